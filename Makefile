@@ -1,0 +1,42 @@
+# make demo    build the environment, train a small network, make it forget 32 images
+# make test    the whole suite
+# make check   style and types
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format bench clean
+
+demo: $(VENV)/core
+	$(BIN)/expunge demo
+
+test: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("expunge needs Python 3.11 or newer: make PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+# The core alone: torch, numpy, safetensors, rich and typer.
+$(VENV)/core: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[all,dev]'
+	touch $@ $(VENV)/core

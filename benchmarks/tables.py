@@ -1,0 +1,234 @@
+"""Writes the measured tables into the docs, between `<!-- table NAME -->` and `<!-- end -->`.
+
+    python -m benchmarks.tables
+
+Figures in the docs come from results/ by this command alone; `--check` fails where a page differs.
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+BLOCK = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Row = dict[str, Any]
+
+
+def load(name: str) -> list[Row]:
+    """The lines of results/forgetting/NAME.jsonl, each with its cell."""
+    path = ROOT / "results" / "forgetting" / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; the first column left, the others right."""
+    head = list(head)
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def percent(values: list[float]) -> str:
+    """Mean in percent, and ± the sample standard deviation where there is more than one value."""
+    mean = 100 * statistics.mean(values)
+    if len(values) == 1:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def number(values: list[float]) -> str:
+    """Mean with three significant figures."""
+    mean = statistics.mean(values)
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
+
+
+def label(row: Row) -> str:
+    """How a run is called in the tables."""
+    cell = json.loads(row["cell"])
+    name = str(row["method"])
+    if name == "targeted":
+        name += f" λ={row['settings']['lam']:g}"
+    return f"{name} ({cell['protocol']} protocol)" if cell.get("protocol") else name
+
+
+def source(rows: list[Row]) -> str:
+    """The line under a table: command, machine, commit."""
+    commits = sorted({row["commit"] for row in rows})
+    row = rows[0]
+    return (
+        f"`python -m benchmarks.forgetting` · {row['device']} · torch {row['versions']['torch']} · "
+        f"commit {', '.join(commits)}"
+    )
+
+
+NEEDS_RETAIN = {"bad_teacher": "300", "amnesiac": "300", "finetune": "10,000", "retrain": "all"}
+
+
+def methods_table(size: int) -> str:
+    """All methods at one size."""
+    rows = [row for row in load("methods") if row["forget_size"] == size]
+    if not rows:
+        return "not measured"
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(label(row), []).append(row)
+    before = {row["seed"]: row["forget_accuracy_before"] for row in rows}
+    baseline = before_line()
+    body = [["before", "", percent(list(before.values())), baseline[0], baseline[1], "", "", "", str(len(before))]]
+    for name, group in groups.items():
+        body.append(
+            [
+                name,
+                NEEDS_RETAIN.get(group[0]["method"], "none"),
+                percent([r["forget_accuracy"] for r in group]),
+                percent([r["retain_accuracy"] for r in group]),
+                percent([r["test_accuracy"] for r in group]),
+                number([r["delta_l1"] for r in group]),
+                number([r["steps"] for r in group]),
+                number([r["seconds"] for r in group]),
+                str(len(group)),
+            ]
+        )
+    head = ["method", "retained data used", "forget %", "retain %", "test %", "‖Δθ‖₁", "steps", "seconds", "n"]
+    return markdown(head, body) + "\n\n" + source(rows)
+
+
+def before_line() -> tuple[str, str]:
+    """Train and test accuracy of the original, from the training record kept beside the results."""
+    path = ROOT / "results" / "forgetting" / "training.json"
+    if not path.exists():
+        return "", ""
+    record = json.loads(path.read_text())
+    return f"{100 * record['train_accuracy']:.1f}", f"{100 * record['test_accuracy']:.1f}"
+
+
+def choices_table(size: int) -> str:
+    """One factor at a time around the paper's setting, at one size."""
+    rows = [row for row in load("choices") if row["forget_size"] == size]
+    if not rows:
+        return "not measured"
+    body = []
+    variants: dict[str, dict[float, Row]] = {}
+    base = {"norm": "train", "stop": "budget", "epochs": 20, "batch_size": None, "lr": 1e-4}
+    for row in rows:
+        chosen = json.loads(row["cell"])["settings"]
+        changed = {k: v for k, v in chosen.items() if k != "lam" and base.get(k, object()) != v}
+        name = ", ".join(f"{k}={v}" for k, v in changed.items()) or "the paper's setting as read here"
+        variants.setdefault(name, {})[float(row["settings"]["lam"])] = row
+    for name, by_lam in variants.items():
+        line = [name]
+        for lam in (1.0, 3.0):
+            row = by_lam.get(lam, {})
+            line += (
+                [
+                    f"{100 * row['forget_accuracy']:.1f}",
+                    f"{100 * row['retain_accuracy']:.1f}",
+                    f"{100 * row['test_accuracy']:.1f}",
+                    str(row["steps"]),
+                ]
+                if row
+                else [""] * 4
+            )
+        body.append(line)
+    head = ["changed"] + [f"λ={lam}: {what}" for lam in (1, 3) for what in ("forget %", "retain %", "test %", "steps")]
+    return markdown(head, body) + "\n\n" + source(rows)
+
+
+def retraining_table() -> str:
+    """Examples seen and seconds of forgetting against retraining."""
+    rows = load("methods")
+    body = []
+    for size in (16, 128, 512):
+        ours = [r for r in rows if r["forget_size"] == size and label(r) == "targeted λ=3"]
+        scratch = [r for r in rows if r["forget_size"] == size and r["method"] == "retrain"]
+        if not ours or not scratch:
+            continue
+        seen = [statistics.mean(r["examples_seen"] for r in group) for group in (ours, scratch)]
+        taken = [statistics.mean(r["seconds"] for r in group) for group in (ours, scratch)]
+        body.append(
+            [
+                str(size),
+                f"{seen[0]:,.0f}",
+                f"{seen[1]:,.0f}",
+                f"{taken[0]:.1f}",
+                f"{taken[1]:,.0f}",
+                f"{taken[1] / taken[0]:,.0f} ×",
+            ]
+        )
+    if not body:
+        return "not measured"
+    head = ["forgotten", "examples seen", "by retraining", "seconds", "by retraining", "faster by"]
+    return markdown(head, body) + "\n\n" + source(rows)
+
+
+def speed_table() -> str:
+    """The figures of benchmarks.speed."""
+    path = ROOT / "results" / "speed.json"
+    if not path.exists():
+        return "not measured"
+    report = json.loads(path.read_text())
+    rows = [
+        [
+            f"`unlearn` against a bare loop, {row['forget_size']} examples, {row['steps']} steps: time",
+            f"{row['ratio']:.3f} ({row['lowest']:.3f} to {row['highest']:.3f})",
+            "≤ 1.03",
+        ]
+        for row in report["overhead"]
+    ]
+    memory, imports = report["memory"], report["imports"]
+    rows += [
+        ["the same: peak memory less one copy of the model", f"{memory['ratio']:.3f}", "≤ 1.05"],
+        ["seconds against forget set × steps, 12 settings: R² of a line", f"{report['growth_r_squared']:.3f}", ""],
+        ["`import expunge` added to `import torch`, seconds", f"{imports['added_seconds']:.2f}", "< 0.3"],
+        ["`expunge --help`, seconds", f"{imports['help_seconds']:.2f}", "without torch"],
+    ]
+    sizes = report["training_set_sizes"]
+    rows += [
+        [
+            f"training set of {row['training_set']:,}: `unlearn` of 32, seconds (one epoch of training)",
+            f"{row['unlearn_seconds']:.2f} ({row['epoch_seconds']:.2f})",
+            "no growth",
+        ]
+        for row in sizes
+    ]
+    note = (
+        f"`{report['command']}` · {report['machine']} · torch {report['versions']['torch']} · commit {report['commit']}"
+    )
+    return markdown(["what", "measured", "aim"], rows) + "\n\n" + note
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods-16": lambda: methods_table(16),
+    "methods-128": lambda: methods_table(128),
+    "methods-512": lambda: methods_table(512),
+    "choices-16": lambda: choices_table(16),
+    "choices-128": lambda: choices_table(128),
+    "retraining": retraining_table,
+    "speed": speed_table,
+}
+
+
+def filled(text: str) -> str:
+    """`text` with every table written anew."""
+    return BLOCK.sub(lambda m: f"{m.group(1)}{TABLES[m.group('name')]()}\n{m.group(3)}", text)
+
+
+def main(check: bool = False) -> None:
+    """Fills the pages, or with `check` fails where one is out of date."""
+    for page in PAGES:
+        text = page.read_text()
+        new = filled(text)
+        if new != text:
+            if check:
+                sys.exit(f"{page} is out of date: run python -m benchmarks.tables")
+            page.write_text(new)
+            print(f"wrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main(check="--check" in sys.argv)

@@ -1,0 +1,104 @@
+"""expunge makes a trained PyTorch classifier forget chosen training examples.
+
+The public names load on first use, so that `expunge --help` answers without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expunge.audit import accuracy
+    from expunge.commands import demo, forget, train
+    from expunge.data import Examples, ImageSet, load_data
+    from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
+    from expunge.methods import (
+        METHODS,
+        Amnesiac,
+        AmnesiacUndo,
+        BadTeacher,
+        FineTune,
+        NegGrad,
+        RandomLabel,
+        Retrain,
+        Targeted,
+        make_method,
+    )
+    from expunge.models import ModelSpec, build, load_model, save_checkpoint
+    from expunge.records import Measurement, Trace
+    from expunge.unlearning import Unlearned, unlearn
+
+_HOMES = {
+    "accuracy": "audit",
+    "demo": "commands",
+    "forget": "commands",
+    "train": "commands",
+    "Examples": "data",
+    "ImageSet": "data",
+    "load_data": "data",
+    "ExpungeError": "errors",
+    "InputError": "errors",
+    "MissingExtraError": "errors",
+    "NonFiniteError": "errors",
+    "SettingError": "errors",
+    "METHODS": "methods",
+    "Amnesiac": "methods",
+    "AmnesiacUndo": "methods",
+    "BadTeacher": "methods",
+    "FineTune": "methods",
+    "NegGrad": "methods",
+    "RandomLabel": "methods",
+    "Retrain": "methods",
+    "Targeted": "methods",
+    "make_method": "methods",
+    "ModelSpec": "models",
+    "build": "models",
+    "load_model": "models",
+    "save_checkpoint": "models",
+    "Measurement": "records",
+    "Trace": "records",
+    "Unlearned": "unlearning",
+    "unlearn": "unlearning",
+}
+
+__all__ = [
+    "METHODS",
+    "Amnesiac",
+    "AmnesiacUndo",
+    "BadTeacher",
+    "Examples",
+    "ExpungeError",
+    "FineTune",
+    "ImageSet",
+    "InputError",
+    "Measurement",
+    "MissingExtraError",
+    "ModelSpec",
+    "NegGrad",
+    "NonFiniteError",
+    "RandomLabel",
+    "Retrain",
+    "SettingError",
+    "Targeted",
+    "Trace",
+    "Unlearned",
+    "accuracy",
+    "build",
+    "demo",
+    "forget",
+    "load_data",
+    "load_model",
+    "make_method",
+    "save_checkpoint",
+    "train",
+    "unlearn",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+    return getattr(import_module(f"expunge.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

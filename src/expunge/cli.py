@@ -1,0 +1,324 @@
+"""The `expunge` command. It parses and prints; each command is one call of `expunge.commands`."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from expunge.errors import ExpungeError, SettingError
+
+if TYPE_CHECKING:
+    from expunge.commands import Report
+
+app = typer.Typer(
+    help="Make a trained PyTorch classifier forget chosen training examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Get and look at data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; repeat for more.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="New directory for what it makes; default: expunge-demo.")] = None,
+    method: Annotated[str, typer.Option(help="See `expunge methods`.")] = "targeted",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a small network on the embedded images, make it forget 32 of them, and report."""
+    with _progress():
+        from expunge import commands
+
+        report = commands.demo(out or _unused(Path("expunge-demo")), method=method, seed=seed)
+    _print_report(report, as_json)
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Option(help="DATA of the training set, such as fashion-mnist or folder:DIR.")],
+    model: Annotated[str, typer.Option(help="small_resnet, resnet18, resnet50, vit or timm:NAME.")],
+    out: Annotated[Path, typer.Option(help="New directory for the checkpoint.")],
+    settings: Set = [],  # noqa: B006  (typer reads it, nobody writes it)
+    seed: Seed = 0,
+    device: Device = "auto",
+    record_updates: Annotated[
+        str | None,
+        typer.Option(metavar="all|IDS", help="Write the update log for amnesiac_undo: all steps, or those with ids."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier, and write a checkpoint that describes itself."""
+    with _progress():
+        from expunge import commands
+
+        done = commands.train(
+            data,
+            model,
+            out,
+            settings=_settings(settings),
+            seed=seed,
+            device=device,
+            record_updates=record_updates,
+            announce=lambda line: print(line, file=sys.stderr),
+        )
+    if as_json:
+        print(done.to_json())
+        return
+    rows = [
+        ("train accuracy", _percent(done.train_accuracy)),
+        ("test accuracy", _percent(done.test_accuracy)),
+        ("examples", f"{done.num_examples:,}"),
+        ("seconds", f"{done.seconds:.1f}"),
+    ]
+    _print_table(f"{model} trained on {data}", ["", ""], rows)
+    print(f"The model is in {out}.")
+
+
+@app.command()
+def forget(
+    model: Annotated[str, typer.Option(help="MODEL: a directory of `expunge train`, hf:DIR, timm:NAME, py:MOD:FN.")],
+    forget: Annotated[str, typer.Option(metavar="DATA", help="The examples to forget, such as folder:DIR.")],
+    out: Annotated[Path, typer.Option(help="New directory for the model and the report.")],
+    ids: Annotated[Path | None, typer.Option(help="File with one id a line: forget only these of DATA.")] = None,
+    retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="A test set, for the report alone.")] = None,
+    method: Annotated[str, typer.Option(help="See `expunge methods`.")] = "targeted",
+    protocol: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
+    settings: Set = [],  # noqa: B006
+    weights: Annotated[Path | None, typer.Option(help="Weights file for timm: and py: models.")] = None,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
+    updates: Annotated[Path | None, typer.Option(help="Update log; default: the one beside the model.")] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize a folder's images to the model's size.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make a model forget examples, and measure it before and after."""
+    with _progress():
+        from expunge import commands
+
+        sources = commands.Sources(
+            model=model,
+            forget=forget,
+            ids=ids,
+            retain=retain,
+            test=test,
+            weights=weights,
+            allow_pickle=allow_pickle,
+            updates=updates,
+            resize=resize,
+        )
+        report = commands.forget(
+            sources,
+            out,
+            method=method,
+            protocol=protocol,
+            settings=_settings(settings),
+            seed=seed,
+            device=device,
+        )
+    _print_report(report, as_json)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List every method: what it needs, where it comes from, its settings and defaults."""
+    from dataclasses import fields
+
+    from expunge.methods import METHODS
+
+    rows = []
+    for name, cls in METHODS.items():
+        needs = [need.name.lower() for need in cls.needs]
+        rows.append(
+            {
+                "method": name,
+                "needs": needs,
+                "what": cls.summary,
+                "source": cls.source,
+                "settings": {f.name: f.default for f in fields(cls)},
+                "protocols": list(cls.presets),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = [(r["method"], ", ".join(r["needs"]), f"{r['what']} ({r['source']})") for r in rows]
+    _print_table("Methods", ["method", "needs", "what (source)"], table)
+    for row in rows:
+        shown = "  ".join(f"{key}={value}" for key, value in row["settings"].items()) or "no settings"
+        print(f"{row['method']}: {shown}\n    protocols: {', '.join(row['protocols'])}")
+
+
+@data_app.command("get")
+def data_get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, cifar100 or tiny-imagenet.")]) -> None:
+    """Download a dataset from where it is published into the cache directory."""
+    with _progress():
+        from expunge.data import download
+
+        print(f"{name} is in {download(name)}.")
+
+
+@data_app.command("show")
+def data_show(data: Annotated[str, typer.Argument(help="DATA, such as fashion-mnist:train.")]) -> None:
+    """Say what a DATA spec holds: how many images, of what shape, in which classes."""
+    with _progress():
+        from expunge.data import load_data
+
+        images = load_data(data)
+    channels, height, width = images.images.shape[1:]
+    counts = images.labels.bincount(minlength=len(images.class_names)).tolist()
+    print(f"{data}: {len(images):,} images, {channels} × {height} × {width}; ids {images.ids[0]} … {images.ids[-1]}")
+    _print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
+
+
+@data_app.command("ids")
+def data_ids(
+    data: Annotated[str, typer.Argument(help="DATA, such as fashion-mnist:train.")],
+    num: Annotated[int, typer.Option(min=1, help="How many to draw.")],
+    seed: Seed = 0,
+) -> None:
+    """Draw ids at random, one a line, for --ids. With one seed, the first of many are the same as few."""
+    with _progress():
+        from expunge.data import draw_ids, load_data
+
+        drawn = draw_ids(load_data(data), num, seed)
+    print("\n".join(drawn))
+
+
+def main() -> None:
+    """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage."""
+    _stop_on_signals()
+    try:
+        code = app(standalone_mode=False)
+    except ExpungeError as error:
+        _fail(str(error), error.exit_code)
+    except (_Stopped, KeyboardInterrupt, typer.Abort):
+        for number in _STOPS:  # on its way out Python puts the defaults back, but not in place of this
+            signal.signal(number, signal.SIG_IGN)
+        _fail("stopped; nothing was written", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; let exit flush quietly
+        sys.exit(1)
+    except OSError as error:
+        _fail(str(error), 1)
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        _fail(" ".join(message().split()), 2)  # click's usage errors
+    sys.exit(code or 0)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C and the like. Its own type: what typer makes of KeyboardInterrupt changes from version to version."""
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_GRACE = 5.0  # seconds in which a second signal does not cut the cleaning up short
+
+
+def _stop_on_signals() -> None:
+    """Makes SIGINT, SIGTERM and SIGHUP raise `_Stopped`, unless they are ignored, as under nohup."""
+    last = float("-inf")
+
+    def stop(*_: object) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _GRACE:
+            last = now
+            raise _Stopped
+
+    for number in _STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"expunge: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    from expunge import progress
+
+    with progress.show():
+        yield
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs:
+        name, found, value = pair.partition("=")
+        if not found or not name:
+            raise SettingError(f"--set takes NAME=VALUE, such as lam=3, not {pair!r}")
+        settings[name.strip().replace("-", "_")] = value.strip()
+    return settings
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or path-2, path-3, … where it is taken."""
+    taken = 1
+    candidate = path
+    while candidate.exists():
+        taken += 1
+        candidate = path.with_name(f"{path.name}-{taken}")
+    return candidate
+
+
+def _print_report(report: "Report", as_json: bool) -> None:
+    if as_json:
+        print(report.to_json())
+        return
+    before, after, trace = report.before, report.after, report.trace
+    rows = [
+        (name, _percent(getattr(before, key)), _percent(getattr(after, key)))
+        for name, key in (
+            ("forget accuracy", "forget_accuracy"),
+            ("retain accuracy", "retain_accuracy"),
+            ("test accuracy", "test_accuracy"),
+        )
+    ]
+    change = f"{trace.change.l1:.4g}"
+    rows += [
+        ("parameter change, L1", "", change),
+        ("parameter change, L2", "", f"{trace.change.l2:.4g}"),
+        ("steps", "", str(trace.steps)),
+        ("seconds", "", f"{trace.seconds:.1f}"),
+    ]
+    _print_table(f"{trace.method}: {trace.num_forget:,} examples to forget", ["", "before", "after"], rows)
+    for line in (*report.notes, *(f"warning: {w}" for w in trace.warnings)):
+        print(line)
+    print(f"The model and report.json are in {report.directory}.")
+
+
+def _print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", show_header=any(columns))
+    for n, column in enumerate(columns):
+        table.add_column(column, justify="left" if n == 0 or (len(columns) > 2 and column.startswith("w")) else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "not given" if value is None else f"{100 * value:.2f}%"

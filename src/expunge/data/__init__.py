@@ -1,0 +1,18 @@
+"""Forget sets and datasets: from folders, named datasets, tensors and id lists to images in memory."""
+
+from expunge.data.download import download
+from expunge.data.examples import Examples, ImageSet, check_disjoint, digests, draw_ids, materialise, read_ids
+from expunge.data.specs import NAMED, load_data
+
+__all__ = [
+    "NAMED",
+    "Examples",
+    "ImageSet",
+    "check_disjoint",
+    "digests",
+    "download",
+    "draw_ids",
+    "load_data",
+    "materialise",
+    "read_ids",
+]

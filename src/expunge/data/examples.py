@@ -1,0 +1,220 @@
+"""Sets of labelled examples: `ImageSet` as loaded from a DATA spec, `Examples` as a method receives them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from expunge.errors import InputError
+from expunge.randomness import stream
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and labels side by side, in memory.
+
+    Attributes:
+        inputs: any dtype, shape (N, ...): what the model takes as a batch.
+        labels: int64, shape (N,), each in [0, C).
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Examples":
+        """The examples at `index`: int64, shape (K,)."""
+        return Examples(self.inputs[index], self.labels[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Examples":
+        """On `device`; floating-point inputs become `dtype`, integer inputs (uint8 images) stay as they are."""
+        inputs = self.inputs.to(device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype)
+        return Examples(inputs, self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageSet(Dataset[tuple[Tensor, int]]):
+    """Decoded images with labels and ids: a `torch.utils.data.Dataset` of (uint8 image, label).
+
+    Attributes:
+        images: uint8, shape (N, channels, height, width), values 0 to 255. The model normalises them.
+        labels: int64, shape (N,).
+        class_names: one name a class; `labels` index it.
+        ids: one text id an example, unique. The position ("0", "1", …) where the source has no names.
+        name: the DATA spec that it came from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...] = field(default=(), repr=False)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise InputError(
+                f"{self.name}: images must be uint8 of shape (N, channels, height, width), "
+                f"not {self.images.dtype} of shape {tuple(self.images.shape)}"
+            )
+        check_labels(self.labels, len(self.class_names), self.name)
+        if len(self.images) != len(self.labels):
+            raise InputError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(map(str, range(len(self.images)))))
+        if len(self.ids) != len(self.images) or len(set(self.ids)) != len(self.ids):
+            raise InputError(f"{self.name}: there must be one id for each of the {len(self.images)} images, all unique")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    @property
+    def examples(self) -> Examples:
+        """The same images and labels, without a copy."""
+        return Examples(self.images, self.labels)
+
+    def take(self, index: Sequence[int] | Tensor, name: str | None = None) -> "ImageSet":
+        """The examples at the positions `index`, in that order."""
+        at = torch.as_tensor(index, dtype=torch.int64)
+        ids = tuple(self.ids[i] for i in at.tolist())
+        return ImageSet(self.images[at], self.labels[at], self.class_names, ids, name or self.name)
+
+    def select(self, ids: Sequence[str]) -> "ImageSet":
+        """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids."""
+        repeated = [i for i, count in Counter(ids).items() if count > 1]
+        if repeated:
+            raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")
+        position = {i: n for n, i in enumerate(self.ids)}
+        unknown = [i for i in ids if i not in position]
+        if unknown:
+            run = f"run from {self.ids[0]!r} to {self.ids[-1]!r}" if self.ids else "are none"
+            raise InputError(
+                f"{self.name} has no example {unknown[0]!r} ({len(unknown)} of {len(ids)} ids are unknown); "
+                f"its ids {run}"
+            )
+        if not ids:
+            raise InputError("the list of ids is empty; there is nothing to forget")
+        return self.take([position[i] for i in ids])
+
+    def without(self, other: "ImageSet") -> "ImageSet":
+        """This set less every image that `other` holds too, compared by pixels."""
+        gone = set(digests(other.images))
+        return self.take([n for n, digest in enumerate(digests(self.images)) if digest not in gone])
+
+
+def read_ids(path: Path) -> list[str]:
+    """Reads a list of ids: one id a line, blank lines ignored. Raises `InputError` if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows write a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list of ids {path}: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:
+    """The ids of the first `num` images of a permutation that depends on `seed` alone, so that draws are nested.
+
+    >>> images = ImageSet(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64), ("a",))
+    >>> draw_ids(images, 2, seed=0) == draw_ids(images, 5, seed=0)[:2]
+    True
+    """
+    if not 1 <= num <= len(images):
+        raise InputError(f"cannot draw {num} of the {len(images)} examples of {images.name}")
+    order = torch.randperm(len(images), generator=stream("ids", seed))
+    return [images.ids[i] for i in order[:num].tolist()]
+
+
+def digests(inputs: Tensor) -> list[bytes]:
+    """A 16-byte BLAKE2b digest of each input's shape, dtype and values; equal inputs have equal digests."""
+    array = inputs.detach().cpu().contiguous()
+    head = f"{array.dtype}{tuple(array.shape[1:])}".encode()
+    if array.dtype == torch.bfloat16:  # NumPy has no bfloat16; its bits serve as well
+        array = array.view(torch.int16)
+    rows = array.reshape(len(array), -1).numpy()
+    return [blake2b(head + row.tobytes(), digest_size=16).digest() for row in rows]
+
+
+def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
+    """Raises `InputError` when an input stands in both sets (compared by content)."""
+    seen = set(digests(first))
+    shared = sum(digest in seen for digest in digests(second))
+    if shared:
+        raise InputError(
+            f"{shared} of the {second_name} examples are in the {first_name} set too; "
+            f"take them out of the {second_name} set, which must share nothing with it"
+        )
+
+
+def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
+    """Raises `InputError` unless `labels` is int64, one-dimensional and within [0, num_classes)."""
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise InputError(f"{name}: labels must be integers, one an example, not {labels.dtype}")
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
+        bad = labels[(labels < 0) | (labels >= num_classes)][0]
+        raise InputError(f"{name}: label {int(bad)} is outside [0, {num_classes}), the model's classes")
+
+
+def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None = None) -> Examples:
+    """Reads a dataset of (input, label) into memory, each example once.
+
+    Args:
+        dataset: anything with `__len__` and `__getitem__` that returns (tensor or array, integer label).
+        name: what to call it in errors ("forget", "retain").
+        index: the positions to read; all of them where it is None.
+
+    Raises:
+        InputError: it is empty, an item is not (input, label), shapes differ, a label is not an integer, or an
+            input holds NaN or infinity.
+    """
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(f"the {name} set must be a dataset with __len__ and __getitem__, not {type(dataset).__name__}")
+    size = len(cast(Sized, dataset))
+    if size == 0:
+        raise InputError(f"the {name} set is empty; give it at least one example")
+    if isinstance(dataset, ImageSet):
+        return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index)))
+    inputs: list[Tensor] = []
+    labels: list[int] = []
+    for n in range(size) if index is None else index:
+        item = dataset[n]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise InputError(f"{name} example {n} is not a pair (input, label)")
+        try:
+            value = item[0] if isinstance(item[0], Tensor) else torch.as_tensor(np.asarray(item[0]))
+        except (TypeError, ValueError) as error:
+            kind = type(item[0]).__name__
+            raise InputError(f"{name} example {n}: its input is no tensor or array but {kind}") from error
+        if inputs and value.shape != inputs[0].shape:
+            raise InputError(
+                f"{name} example {n} has shape {tuple(value.shape)}, the first one {tuple(inputs[0].shape)}; "
+                "all must be alike"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"{name} example {n} holds NaN or infinity; repair or remove it")
+        inputs.append(value)
+        labels.append(as_label(item[1], f"{name} example {n}"))
+    return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64))
+
+
+def as_label(value: object, name: str) -> int:
+    """`value` as an int. Raises `InputError` unless it is an integer (Python, NumPy or a 0-d tensor)."""
+    if isinstance(value, Tensor | np.ndarray):
+        value = value.item() if value.ndim == 0 or value.shape == (1,) else value
+    if isinstance(value, np.integer):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}")
+    return value

@@ -1,0 +1,143 @@
+"""Image files on disk, decoded once: a folder a class, and the cache of what was decoded."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from expunge.data.examples import ImageSet
+from expunge.data.locations import cache_dir
+from expunge.errors import ExpungeError, InputError, MissingExtraError
+from expunge.files import written_whole
+from expunge.progress import track
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+MAX_PIXELS = 50_000_000
+"""The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
+
+_CACHE_FROM = 1_000  # images; below that, decoding is quicker than a reader would notice
+
+
+def load_folder(folder: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+    """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
+
+    Args:
+        folder: the directory.
+        size: resize every image to size × size (bilinear, antialiased); None takes them as they are, and they
+            must then all be alike.
+        channels: 1 (grey) or 3 (RGB); None takes what the first image has.
+
+    Raises:
+        InputError: no such directory, no images, a corrupt or oversized image, or images of different sizes.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"there is no directory {folder}; give one that holds a folder a class")
+    class_names = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    if not class_names:
+        raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise InputError(f"{folder} holds no images; it reads {', '.join(sorted(SUFFIXES))}")
+    images = decode_all(paths, size=size, channels=channels)
+    ids = tuple(path.relative_to(root).as_posix() for path in paths)
+    return ImageSet(images, torch.tensor(labels), class_names, ids, f"folder:{folder}")
+
+
+def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int | None = None) -> Tensor:
+    """Decodes images into one uint8 tensor (N, channels, height, width); large sets are cached on disk."""
+    cached = _cache_path(paths, size, channels) if len(paths) >= _CACHE_FROM else None
+    if cached is not None and cached.exists():
+        try:
+            return load_file(cached)["images"]
+        except (SafetensorError, OSError, KeyError):
+            pass  # damaged: decoded afresh and written over
+    first = decode(paths[0], str(paths[0]), size, channels)
+    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
+    for n, path in enumerate(track(paths, "decoding images", len(paths))):
+        image = decode(path, str(path), size, len(first))
+        if image.shape != first.shape:
+            raise InputError(
+                f"{path} is {image.shape[2]} × {image.shape[1]} pixels, {paths[0].name} is {first.shape[2]} × "
+                f"{first.shape[1]}; make all images the same size, or add --resize"
+            )
+        images[n] = image
+    if cached is not None:
+        with suppress(OSError, ExpungeError):  # the images are here; a cache that cannot be written costs time alone
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(cached) as temporary:
+                save_file({"images": images}, temporary)
+    return images
+
+
+def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -> Path:
+    """The cache's name for these files: it changes with any path, length or time of writing."""
+    key = blake2b(repr((size, channels)).encode(), digest_size=16)
+    for path in paths:
+        status = path.stat()
+        key.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return cache_dir() / "decoded" / f"{key.hexdigest()}.safetensors"
+
+
+def decode(source: Path | BytesIO, name: str, size: int | None, channels: int | None) -> Tensor:
+    """One image file as uint8 (channels, height, width).
+
+    Args:
+        source: the file, or its bytes.
+        name: what to call it in errors.
+        size: resize to size × size; None takes it as it is.
+        channels: 1 or 3; None takes what it has.
+
+    Raises:
+        InputError: it is corrupt, of a format that is not in `FORMATS`, over `MAX_PIXELS` or not of 8 bits.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("reading image files needs Pillow: pip install 'expunge[vision]'") from error
+    too_large = f"over the limit of {MAX_PIXELS:,}; remove it, or make it smaller"
+    try:
+        # Pillow warns of oversized images on standard error, and of odd metadata; the limit here is lower than its own.
+        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"{name} claims {image.width} × {image.height} pixels, {too_large}")
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
+            return _to_tensor(image, size, channels)
+    except ExpungeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} claims a number of pixels {too_large}") from error
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise InputError(f"{name} is not a readable {'/'.join(FORMATS)} image; repair or remove it") from error
+
+
+def _to_tensor(image: "Image", size: int | None, channels: int | None) -> Tensor:
+    """A Pillow image as uint8 (channels, height, width), resized to size × size where `size` is given."""
+    if channels is None:
+        channels = 1 if image.mode in {"1", "L", "LA"} else 3
+    pixels = image.convert("L" if channels == 1 else "RGB")
+    if size is not None and pixels.size != (size, size):
+        from PIL.Image import Resampling
+
+        pixels = pixels.resize((size, size), Resampling.BILINEAR)
+    array = np.asarray(pixels)
+    return torch.from_numpy(array[None].copy() if channels == 1 else array.transpose(2, 0, 1).copy())

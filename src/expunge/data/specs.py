@@ -1,0 +1,142 @@
+"""DATA specs: from a text such as `fashion-mnist:train` or `folder:photos` to an `ImageSet`."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from expunge.data.cifar import load_cifar
+from expunge.data.examples import ImageSet
+from expunge.data.folder import load_folder
+from expunge.data.huggingface import load_huggingface
+from expunge.data.idx import load_fashion_mnist
+from expunge.data.sample import load_sample
+from expunge.data.tiny_imagenet import load_tiny_imagenet
+from expunge.errors import InputError, SettingError
+
+NAMED: dict[str, Callable[[str], ImageSet]] = {
+    "sample": load_sample,
+    "fashion-mnist": load_fashion_mnist,
+    "cifar10": lambda split: load_cifar("cifar10", split),
+    "cifar100": lambda split: load_cifar("cifar100", split),
+    "tiny-imagenet": load_tiny_imagenet,
+}
+"""The named datasets. Each takes `train` or `test`."""
+
+MAX_CLASSES = 1_000_000
+"""The most classes that data without class names may have."""
+
+FORMS = "fashion-mnist:train, folder:DIR, hf:NAME_OR_DIR:SPLIT, safetensors:FILE or py:package.module:factory"
+
+
+def load_data(
+    spec: str,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> ImageSet:
+    """Loads the data that a DATA spec names.
+
+    Args:
+        spec: `NAME:train` or `NAME:test` for a named dataset (`sample`, `fashion-mnist`, `cifar10`, `cifar100`,
+            `tiny-imagenet`; without a split: train), `folder:DIR`, `hf:NAME_OR_DIR:SPLIT`, `safetensors:FILE`
+            (tensors `images`, uint8 (N, C, H, W), and `labels`, integers (N,)), or `py:package.module:factory`
+            (called without arguments; returns an `ImageSet`).
+        size: resize the images of `folder:` and `hf:` to size × size. None takes them as they are.
+        channels: 1 or 3, for `folder:` and `hf:`.
+        class_names: the model's. A folder's or dataset's own classes are matched to them by name. Empty: the model
+            has none, and a folder's sub-directories must be named by class number. None: there is no model.
+
+    Raises:
+        SettingError: the spec has no such form or name.
+        InputError: the data is missing, damaged, empty, or has a class that the model does not know.
+
+    >>> load_data("sample:test").class_names[:2]
+    ('T-shirt/top', 'Trouser')
+    """
+    kind, _, rest = spec.partition(":")
+    if kind in NAMED:
+        if rest not in {"", "train", "test"}:
+            raise SettingError(f"{kind} has the splits train and test, not {rest!r}")
+        return NAMED[kind](rest or "train")
+    if kind == "folder" and rest:
+        images = load_folder(rest, size=size, channels=channels)
+        return _numbered(images) if class_names == () else _to_classes(images, class_names)
+    if kind == "hf" and rest:
+        return _to_classes(load_huggingface(rest, size=size, channels=channels), class_names)
+    if kind == "safetensors" and rest:
+        return load_tensors(Path(rest), class_names)
+    if kind == "py" and rest:
+        return _from_factory(rest)
+    raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
+
+
+def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> ImageSet:
+    """Reads `images` (uint8, N × C × H × W) and `labels` (integers, N) from a safetensors file."""
+    try:
+        tensors = load_file(path)
+        images, labels = tensors["images"], tensors["labels"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path} is not a safetensors file with images and labels: {error}") from error
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InputError(f"{path}: labels must be integers, not {labels.dtype}")
+    labels = labels.long()
+    if not class_names:
+        if len(labels) and int(labels.max()) >= MAX_CLASSES:  # a name is made up for each
+            raise InputError(f"{path}: label {int(labels.max())} is too large; labels number the classes from 0")
+        class_names = tuple(str(n) for n in range(int(labels.max()) + 1)) if len(labels) else ()
+    return ImageSet(images, labels, class_names, name=f"safetensors:{path}")
+
+
+def import_factory(path: str) -> Callable[[], Any]:
+    """The callable that `package.module:factory` names. Raises `InputError` when there is none."""
+    module, _, name = path.partition(":")
+    try:
+        factory = getattr(import_module(module), name)
+    except Exception as error:  # the module's own code runs here, and may raise anything
+        raise InputError(f"cannot import py:{path}: {error}; write py:package.module:factory") from error
+    if not callable(factory):
+        raise InputError(f"py:{path} is not callable; name a function that returns what is needed")
+    found: Callable[[], Any] = factory
+    return found
+
+
+def _from_factory(path: str) -> ImageSet:
+    made = import_factory(path)()
+    if not isinstance(made, ImageSet):
+        raise InputError(f"py:{path} returned {type(made).__name__}; it must return an expunge.ImageSet")
+    return made
+
+
+def _to_classes(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageSet:
+    """Renumbers the labels by class name, so that a folder with some of the classes fits the model."""
+    if not class_names or images.class_names == class_names:
+        return images
+    label_of = {name.replace("/", "_"): label for label, name in enumerate(class_names)}
+    label_of |= {name: label for label, name in enumerate(class_names)}
+    unknown = [name for name in images.class_names if name not in label_of]
+    if unknown:
+        raise InputError(
+            f"{images.name} has a class {unknown[0]!r} that the model does not know; name the folders after its "
+            f"classes: {', '.join(class_names[:12])}{', …' if len(class_names) > 12 else ''}"
+        )
+    renumber = torch.tensor([label_of[name] for name in images.class_names])
+    return ImageSet(images.images, renumber[images.labels], class_names, images.ids, images.name)
+
+
+def _numbered(images: ImageSet) -> ImageSet:
+    """Takes sub-directory names as class numbers: some of the classes alone must not be counted from 0."""
+    wrong = [name for name in images.class_names if not (name.isascii() and name.isdigit()) or int(name) >= MAX_CLASSES]
+    if wrong:
+        raise InputError(
+            f"the model has no class names, so the folders in {images.name} must be named by class number, "
+            f"0, 1, …, not {wrong[0]!r}"
+        )
+    numbers = torch.tensor([int(name) for name in images.class_names])
+    names = tuple(str(n) for n in range(int(numbers.max()) + 1))
+    return ImageSet(images.images, numbers[images.labels], names, images.ids, images.name)

@@ -1,0 +1,29 @@
+"""The errors that expunge raises on purpose.
+
+Each message is one line that says what is wrong and what to do. The command line prints it and exits with
+`exit_code`; nothing has been written by then.
+"""
+
+
+class ExpungeError(Exception):
+    """Something could not be done. Base of every error that expunge raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(ExpungeError, ValueError):
+    """Data, labels, ids or a checkpoint that cannot be used as given."""
+
+
+class SettingError(ExpungeError, ValueError):
+    """An unknown method, setting or name, or a value out of its range."""
+
+    exit_code = 2
+
+
+class NonFiniteError(ExpungeError, ArithmeticError):
+    """A weight or a loss became NaN or infinite. The caller's model is untouched."""
+
+
+class MissingExtraError(ExpungeError, ImportError):
+    """A feature needs a package that is not installed."""

@@ -1,0 +1,116 @@
+"""The methods, one file each, and the registry that names them."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from expunge.errors import SettingError
+from expunge.methods._task import Method, Needs, Recorder, Task
+from expunge.methods.amnesiac import Amnesiac
+from expunge.methods.amnesiac_undo import AmnesiacUndo
+from expunge.methods.bad_teacher import BadTeacher
+from expunge.methods.finetune import FineTune
+from expunge.methods.neg_grad import NegGrad
+from expunge.methods.random_label import RandomLabel
+from expunge.methods.retrain import Retrain
+from expunge.methods.targeted import Targeted
+
+METHODS: dict[str, type[Any]] = {
+    "targeted": Targeted,
+    "neg_grad": NegGrad,
+    "random_label": RandomLabel,
+    "bad_teacher": BadTeacher,
+    "amnesiac": Amnesiac,
+    "amnesiac_undo": AmnesiacUndo,
+    "finetune": FineTune,
+    "retrain": Retrain,
+}
+"""Every method by its registry name."""
+
+
+def make_method(name: str, *, protocol: str | None = None, **settings: Any) -> Method:
+    """Builds a method from its registry name.
+
+    Args:
+        name: a key of `METHODS`.
+        protocol: a preset of that method to start from: `paper` for every method, and published settings such as
+            `chundawat2023`. None starts from the defaults.
+        **settings: fields of the method; text is converted to the field's type.
+
+    Raises:
+        SettingError: unknown method, protocol or setting, or a value of the wrong type or out of range.
+
+    >>> make_method("targeted", lam="3").lam
+    3.0
+    """
+    if name not in METHODS:
+        raise SettingError(f"unknown method {name!r}; there are {', '.join(METHODS)}{_hint(name, METHODS)}")
+    cls = METHODS[name]
+    if protocol is not None and protocol not in cls.presets:
+        raise SettingError(f"{name} has no protocol {protocol!r}; it has {', '.join(cls.presets)}")
+    hints = get_type_hints(cls)
+    known = [field.name for field in fields(cls)]
+    for key in settings:
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise SettingError(f"{name} has no setting {key!r}; it has {listed}{_hint(key, known)}")
+    chosen = {**(cls.presets[protocol] if protocol else {}), **settings}
+    method: Method = cls(**{key: _convert(key, value, hints[key]) for key, value in chosen.items()})
+    return method
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """A method's fields as JSON values; `make_method(method.name, **settings_of(method))` gives it back."""
+    return asdict(method)  # type: ignore[call-overload,no-any-return]
+
+
+def _hint(word: str, known: Mapping[str, Any] | list[str]) -> str:
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """`value`, which may be text, as the type that a field asks for."""
+    options = get_args(hint)
+    if get_origin(hint) in {Union, types.UnionType}:
+        if value is None or value in {"none", "None"}:
+            return None
+        hint = next(option for option in options if option is not type(None))
+    if get_origin(hint) is Literal:
+        if value not in options:
+            raise SettingError(f"{name}={value!r}: it is one of {', '.join(map(str, options))}")
+        return value
+    try:
+        if hint is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if hint is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        converted = hint(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SettingError(f"{name}={value!r} is not a {_WORDS.get(hint, hint)}") from error
+    if hint is float and converted != converted:  # NaN compares false with any range
+        raise SettingError(f"{name}={value!r} is not a number")
+    return converted
+
+
+_WORDS = {int: "whole number", float: "number", bool: "true or false"}
+
+__all__ = [
+    "METHODS",
+    "Amnesiac",
+    "AmnesiacUndo",
+    "BadTeacher",
+    "FineTune",
+    "Method",
+    "Needs",
+    "NegGrad",
+    "RandomLabel",
+    "Recorder",
+    "Retrain",
+    "Targeted",
+    "Task",
+    "make_method",
+    "settings_of",
+]

@@ -1,0 +1,191 @@
+"""The one gradient loop that the methods share, and its settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import NonFiniteError, SettingError
+from expunge.methods._task import Recorder
+from expunge.models import as_float, logits_of
+from expunge.progress import track
+from expunge.records import Epoch
+
+NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+"""Layers that behave differently in train and eval mode: they keep running statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """How a method minimises its loss. Every choice that the paper leaves open is a field here.
+
+    Attributes:
+        optimizer: `adam` (coupled weight decay, as torch.optim.Adam) or `sgd`.
+        lr: learning rate, > 0. The paper: 1e-4 with Adam (section 5).
+        weight_decay: L2 coefficient, ≥ 0. The paper: 1e-5. With Adam it moves even weights without gradient, by
+            about lr a step.
+        momentum: in [0, 1), for `sgd` alone.
+        epochs: passes over the examples, ≥ 0: the budget.
+        max_steps: ends the run after so many updates, ≥ 0, whatever `epochs` says; None: no such limit.
+        batch_size: examples a step, ≥ 1; None takes all at once, as Algorithm 1 does.
+        stop: `budget` runs all epochs; `epsilon` ends when the loss is below `epsilon` (Algorithm 1, line 19);
+            `forgotten` ends when, in eval mode, every forgotten example is predicted as the method wants it,
+            which costs one more forward pass over the forget set an epoch.
+        epsilon: > 0, on the scale of the method's loss; for `epsilon` alone.
+        norm: mode of the normalisation layers that keep running statistics. `train` normalises by the batch at
+            hand and updates the statistics from it, as most published code does; `eval` keeps the statistics.
+    """
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-4
+    weight_decay: float = 1e-5
+    momentum: float = 0.0
+    epochs: int = 20
+    max_steps: int | None = None
+    batch_size: int | None = None
+    stop: Literal["budget", "epsilon", "forgotten"] = "budget"
+    epsilon: float = 0.05
+    norm: Literal["train", "eval"] = "train"
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "optimizer": self.optimizer in {"adam", "sgd"},
+            "lr": self.lr > 0,
+            "weight_decay": self.weight_decay >= 0,
+            "momentum": 0 <= self.momentum < 1,
+            "epochs": self.epochs >= 0,
+            "max_steps": self.max_steps is None or self.max_steps >= 0,
+            "batch_size": self.batch_size is None or self.batch_size >= 1,
+            "stop": self.stop in {"budget", "epsilon", "forgotten"},
+            "epsilon": self.epsilon > 0,
+            "norm": self.norm in {"train", "eval"},
+        }
+        require(self, ranges)
+
+
+def require(settings: object, ranges: dict[str, bool]) -> None:
+    """Raises `SettingError` for the first field whose value is not within its range."""
+    for name, within in ranges.items():
+        if not within:
+            raise SettingError(f"{name}={getattr(settings, name)!r} is out of range; see `expunge methods`")
+
+
+def descend(
+    model: nn.Module,
+    inputs: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    settings: Descent,
+    *,
+    forget_labels: Tensor,
+    goal: Callable[[Tensor], Tensor],
+    rng: torch.Generator,
+    record: Recorder,
+) -> nn.Module:
+    """Minimises the mean of `loss` over `inputs`, and records how it goes.
+
+    Args:
+        model: changed in place.
+        inputs: shape (N, ...); the forget set comes first.
+        loss: maps logits (B, C) and positions (B,), int64, to one loss an example (B,).
+        settings: optimizer, budget, stop rule and mode.
+        forget_labels: true labels of the forget set, int64, shape (F,) with F ≤ N; empty where `inputs` holds none.
+        goal: maps logits (F, C) of the whole forget set to a bool an example: predicted as the method wants it.
+        rng: a CPU generator; it draws the batches where `batch_size` is smaller than N.
+        record: what is reported goes here.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite; says before which step.
+    """
+    size, num_forget = len(inputs), len(forget_labels)
+    batch_size = min(settings.batch_size or size, size)
+    whole = batch_size == size
+    everything = torch.arange(size, device=inputs.device)
+    optimizer = _optimizer(model, settings)
+    for _ in track(range(settings.epochs), "forgetting", settings.epochs):
+        if settings.stop == "forgotten" and _all_reached(model, inputs[:num_forget], goal, record):
+            return model
+        _set_mode(model, settings.norm)
+        order = everything if whole else torch.randperm(size, generator=rng).to(inputs.device)
+        seen: list[Tensor] = []
+        losses: list[float] = []
+        for index in order.split(batch_size):
+            if record.steps == settings.max_steps:
+                break
+            if len(index) == 1 and settings.norm == "train":
+                _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
+                record.warn("a batch held one example: its normalisation layers ran in eval mode")
+            logits = as_float(model(inputs if whole else inputs[index]))
+            value = loss(logits, index).mean()
+            losses.append(float(value.detach()))
+            if not torch.isfinite(value):
+                raise NonFiniteError(
+                    f"the loss became {losses[-1]} after {record.steps} steps; the model is left as it was: "
+                    "lower lr, or set max_steps"
+                )
+            seen.append(logits.detach())
+            if settings.stop == "epsilon" and whole and losses[-1] < settings.epsilon:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            record.steps += 1
+            record.examples_seen += len(index)
+        _record_epoch(record, order, seen, losses, forget_labels, goal)
+        if settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon:
+            return model
+        if record.steps == settings.max_steps:
+            break
+    if settings.stop == "forgotten" and not _all_reached(model, inputs[:num_forget], goal, record):
+        record.warn("the budget ended before every example was forgotten; raise epochs or lr")
+    return model
+
+
+def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise SettingError("every parameter of the model is frozen; set requires_grad on those that may change")
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def _set_mode(model: nn.Module, norm: str) -> None:
+    model.train()
+    if norm == "eval":
+        for module in model.modules():
+            if isinstance(module, NORMALISATION):
+                module.eval()
+
+
+def _all_reached(model: nn.Module, forget: Tensor, goal: Callable[[Tensor], Tensor], record: Recorder) -> bool:
+    reached = bool(goal(logits_of(model, forget)).all())
+    if reached and record.first_step_all_reached is None:
+        record.first_step_all_reached = record.steps
+    return reached
+
+
+def _record_epoch(
+    record: Recorder,
+    order: Tensor,
+    seen: list[Tensor],
+    losses: list[float],
+    forget_labels: Tensor,
+    goal: Callable[[Tensor], Tensor],
+) -> None:
+    """Adds the pass to the record. The logits of a pass over all examples also say whether the goal was met."""
+    if not losses:
+        return
+    accuracy = None
+    num_forget = len(forget_labels)
+    logits = torch.cat(seen)
+    if num_forget and len(logits) == len(order):
+        in_order = torch.empty_like(logits)
+        in_order[order] = logits
+        forget_logits = in_order[:num_forget]
+        accuracy = float((forget_logits.argmax(1) == forget_labels).double().mean())
+        if record.first_step_all_reached is None and bool(goal(forget_logits).all()):
+            # The pass's logits precede its updates: with one batch, this is the state before the last step.
+            record.first_step_all_reached = record.steps - len(seen)
+    record.epochs.append(Epoch(loss=sum(losses) / len(losses), forget_accuracy=accuracy))

@@ -1,0 +1,79 @@
+"""What a method is given, and what it reports back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from expunge.data import Examples
+from expunge.records import Epoch, PseudoLabels
+
+
+class Needs(Flag):
+    """The inputs that a method reads; it is handed no others."""
+
+    FORGET = auto()
+    RETAIN = auto()
+    FACTORY = auto()
+    UPDATES = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The inputs of one run, checked, on the model's device.
+
+    Attributes:
+        forget: the examples to forget.
+        forget_digests: digests of their inputs as the caller gave them, before any change of dtype.
+        forget_logits: the original model's logits on them, in eval mode; float32 or float64, shape (N, C).
+        retain: retained examples, for methods that need RETAIN.
+        factory: builds the model's network with fresh random weights, for methods that need FACTORY.
+        updates: the directory of the update log, for methods that need UPDATES.
+    """
+
+    forget: Examples
+    forget_digests: tuple[bytes, ...]
+    forget_logits: Tensor
+    retain: Examples | None = None
+    factory: Callable[[], nn.Module] | None = None
+    updates: Path | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.forget_logits.shape[1]
+
+
+@dataclass
+class Recorder:
+    """Collects what a method reports while it runs."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    pseudo_labels: PseudoLabels | None = None
+    first_step_all_reached: int | None = None
+    steps: int = 0
+    examples_seen: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, sentence: str) -> None:
+        """Adds a warning, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are the hyperparameters, with one `run`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[Needs]
+    presets: ClassVar[dict[str, dict[str, object]]]
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Changes `model`, which is the run's own copy, or makes another one, and returns it."""
+        ...

@@ -1,0 +1,39 @@
+"""Taking back the recorded updates of the batches that held forgotten examples."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from expunge.methods._task import Needs, Recorder, Task
+from expunge.progress import track
+from expunge.update_log import matching_updates, subtract
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmnesiacUndo:
+    """Subtracts, once, what the training steps with a forgotten example in their batch added to the parameters.
+
+    Graves et al. 2021, "Amnesiac Machine Learning", section 3: θ' = θ − Σ Δθ_b over the sensitive batches b. Needs
+    the update log that `expunge train --record-updates` writes. Running statistics of normalisation layers are not
+    reverted, as in the authors' code. It has no hyperparameters.
+
+    What invalidates it: training went on after the log ends, or the log belongs to another model. The authors
+    follow it with training on retained data where many batches are undone; here that is a second run (`finetune`).
+    """
+
+    name: ClassVar[str] = "amnesiac_undo"
+    summary: ClassVar[str] = "subtract the recorded updates of the batches that held forgotten examples"
+    source: ClassVar[str] = "Graves et al. 2021, section 3"
+    needs: ClassVar[Needs] = Needs.FORGET | Needs.UPDATES
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Reads one update after another and subtracts it."""
+        assert task.updates is not None
+        updates = matching_updates(task.updates, task.forget_digests)
+        for _, path in track(updates, "undoing updates", len(updates)):
+            subtract(model, path)
+            record.steps += 1
+        return model

@@ -1,0 +1,84 @@
+"""An incompetent teacher for the forget set, the original model for the rest."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expunge.methods._loop import Descent, descend, require
+from expunge.methods._task import Needs, Recorder, Task
+from expunge.models import logits_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadTeacher(Descent):
+    """Distils a randomly initialised network on the forget set, and the original model on retained examples.
+
+    Chundawat et al. 2023, "Can bad teaching induce forgetting?", Eq. (1): KL(teacher ‖ student) of softened
+    outputs. Both teachers run in eval mode, once; the incompetent one is built by the model's own factory.
+
+    Attributes:
+        temperature: T > 0; logits are divided by it and the loss multiplied by T².
+        divide_by_classes: also divide the loss by the number of classes, as the authors' code does (its
+            `kl_div` averages over every element). Without it: the mean over examples.
+        retain_size: how many retained examples are drawn, ≥ 1; None takes all that are given. The paper: 300.
+    """
+
+    temperature: float = 1.0
+    divide_by_classes: bool = True
+    retain_size: int | None = 300
+
+    name: ClassVar[str] = "bad_teacher"
+    summary: ClassVar[str] = "distil a random network on the forget set, the original on retained examples"
+    source: ClassVar[str] = "Chundawat et al. 2023, Eq. (1)"
+    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN | Needs.FACTORY
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {},
+        "chundawat2023": {"epochs": 1, "batch_size": 256, "retain_size": None, "weight_decay": 0.0},
+        "kurmanji2023": {
+            "epochs": 1,
+            "batch_size": 256,
+            "retain_size": None,
+            "weight_decay": 0.0,
+            "lr": 1e-3,
+            "temperature": 4.0,
+            "divide_by_classes": False,
+        },
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ranges = {
+            "temperature": self.temperature > 0,
+            "retain_size": self.retain_size is None or self.retain_size >= 1,
+        }
+        require(self, ranges)
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Asks both teachers once, and minimises the divergence from them."""
+        assert task.retain is not None
+        assert task.factory is not None
+        reference = next(model.parameters())
+        incompetent = task.factory().to(reference.device, reference.dtype)
+        taught = torch.cat([logits_of(incompetent, task.forget.inputs), logits_of(model, task.retain.inputs)])
+        if taught.shape[1] != task.num_classes:
+            raise ValueError(f"the factory's network has {taught.shape[1]} classes, not {task.num_classes}")
+        targets = (taught / self.temperature).softmax(1)
+        scale = self.temperature**2 / (task.num_classes if self.divide_by_classes else 1)
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            student = (logits / self.temperature).log_softmax(1)
+            return scale * F.kl_div(student, targets[index], reduction="none").sum(1)
+
+        return descend(
+            model,
+            torch.cat([task.forget.inputs, task.retain.inputs]),
+            loss,
+            self,
+            forget_labels=task.forget.labels,
+            goal=lambda logits: logits.argmax(1) != task.forget.labels,
+            rng=rng,
+            record=record,
+        )

@@ -1,0 +1,41 @@
+"""Training from scratch without the forgotten examples: the reference."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from expunge.methods._task import Needs, Recorder, Task
+from expunge.records import Epoch
+from expunge.training import Recipe, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain(Recipe):
+    """Trains a network with fresh random weights on the retained examples alone.
+
+    Exact by definition, and what every other method is measured against. Its fields are those of `Recipe`; give it
+    the original's, or the comparison says more about the recipe than about forgetting.
+
+    What invalidates it: retained examples that are not the whole of the remaining training set.
+    """
+
+    name: ClassVar[str] = "retrain"
+    summary: ClassVar[str] = "train from scratch on the retained examples: the reference"
+    source: ClassVar[str] = "the definition of exact unlearning"
+    needs: ClassVar[Needs] = Needs.RETAIN | Needs.FACTORY
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Builds a fresh network and trains it; `model` lends only its device and precision."""
+        assert task.retain is not None
+        assert task.factory is not None
+        reference = next(model.parameters())
+        fresh = task.factory().to(reference.device, reference.dtype)
+        history = train(fresh, task.retain, self.recipe, rng=rng, label="retraining")
+        record.epochs += [Epoch(loss=epoch.loss, forget_accuracy=None) for epoch in history]
+        batch_size = min(self.batch_size, len(task.retain))
+        record.steps = self.epochs * (len(task.retain) // batch_size)
+        record.examples_seen = record.steps * batch_size
+        return fresh

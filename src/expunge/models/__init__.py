@@ -1,0 +1,22 @@
+"""Networks: building them from a description, and checkpoints that carry that description."""
+
+from expunge.models.building import ARCHITECTURES, Classifier, build
+from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
+from expunge.models.inference import as_float, logits_of
+from expunge.models.loading import load_model
+from expunge.models.spec import ModelSpec
+
+__all__ = [
+    "ARCHITECTURES",
+    "Classifier",
+    "Header",
+    "ModelSpec",
+    "as_float",
+    "build",
+    "load_model",
+    "load_weights",
+    "logits_of",
+    "read_header",
+    "require_spec",
+    "save_checkpoint",
+]

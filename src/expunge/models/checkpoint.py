@@ -1,0 +1,194 @@
+"""Checkpoints that describe themselves: safetensors, with the model's description in the header."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from expunge.errors import InputError, SettingError
+from expunge.files import written_whole
+from expunge.models.building import Normalise
+from expunge.models.spec import ModelSpec
+
+FORMAT = "expunge-checkpoint/1"
+FILE_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        spec: how to build the network.
+        class_names: one a class.
+        data: the DATA spec that it was trained on, "" where unknown.
+        recipe: the settings that it was trained with, {} where unknown.
+        history: one entry for each thing done to the weights: training, forgetting.
+    """
+
+    spec: ModelSpec
+    class_names: tuple[str, ...]
+    data: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values."""
+        return {
+            "spec": self.spec.to_json(),
+            "class_names": list(self.class_names),
+            "data": self.data,
+            "recipe": dict(self.recipe),
+            "history": [dict(entry) for entry in self.history],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Header":
+        """The inverse of `to_json`."""
+        if not isinstance(content["recipe"], dict) or not all(isinstance(entry, dict) for entry in content["history"]):
+            raise TypeError("recipe and history hold objects")
+        return cls(
+            spec=ModelSpec.from_json(content["spec"]),
+            class_names=tuple(content["class_names"]),
+            data=content["data"],
+            recipe=content["recipe"],
+            history=tuple(content["history"]),
+        )
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint file that `path`, a directory or a file, means."""
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def save_checkpoint(path: Path, model: nn.Module, header: Header) -> None:
+    """Writes weights and header to `path` whole or not at all. Tied weights are stored once."""
+    metadata = {"format": FORMAT, "expunge": json.dumps(header.to_json())}
+    with written_whole(path) as temporary:
+        save_model(model, str(temporary), metadata=metadata)
+
+
+def read_header(path: Path) -> Header:
+    """Reads a checkpoint's description, not its weights.
+
+    Raises:
+        InputError: missing, a pickle, damaged, or not written by expunge.
+    """
+    path = checkpoint_path(path)
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{path} was not written by expunge (its header has no {FORMAT}); name the network with "
+            "--model timm:NAME or py:package.module:factory, and give this file as --weights"
+        )
+    try:
+        return Header.from_json(json.loads(metadata["expunge"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the header is damaged ({error}); take another copy") from error
+
+
+def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
+    """Copies the weights in `path` into `model`, whose names and shapes must match exactly.
+
+    Args:
+        path: a .safetensors file; with `allow_pickle`, also a .pt file that holds a state dict, read with
+            `weights_only=True`. A .safetensors file is never read as a pickle.
+
+    Raises:
+        InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity.
+    """
+    state = _read_pickle(path, allow_pickle) if path.suffix != ".safetensors" else _read_safetensors(path)
+    _fill_in_ties(model, state)
+    wanted = model.state_dict()
+    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    shapes = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
+    if missing or extra or shapes:
+        if missing or extra:
+            name = (missing or extra)[0]
+            why = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {name!r}"
+        else:
+            name = shapes[0]
+            why = f"{name!r} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
+        raise InputError(f"the weights in {path} do not fit the network: {why}")
+    bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+    if bad:
+        raise InputError(f"{path}: {bad[0]!r} holds NaN or infinity; take a sound checkpoint")
+    dtypes = {name: value.dtype for name, value in state.items()}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in dtypes and dtypes[name] != tensor.dtype:
+            tensor.data = tensor.data.to(dtypes[name])
+    model.load_state_dict(state)
+    # Its buffers are no weights, but what it hands on must have the dtype of those.
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    for module in model.modules():
+        if isinstance(module, Normalise):
+            module.to(kind)
+
+
+def _fill_in_ties(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Gives each tied name the tensor that was stored under another of its names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    for tied in names.values():
+        stored = next((name for name in tied if name in state), None)
+        if stored is not None:
+            state.update(dict.fromkeys(tied, state[stored]))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}; check the path")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file is the header's length in eight bytes, then "{". Those bytes can spell a pickle's first two.
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
+        raise InputError(
+            f"{path} is a pickle, which can run any code while it loads; convert it to safetensors, or give it as "
+            "--weights with --allow-pickle, which loads tensors and nothing else"
+        )
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}); take another copy") from error
+
+
+def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; check the path")
+    if not allowed:
+        raise InputError(
+            f"{path} is not a .safetensors file; convert it, or add --allow-pickle, which loads tensors and "
+            "nothing else"
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's age, beside the error below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle raises many types
+        raise InputError(f"{path} cannot be loaded with weights_only=True; convert it to safetensors") from error
+    if isinstance(state, dict) and set(state) >= {"state_dict"}:
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} does not hold a state dict (names and tensors)")
+    return state
+
+
+def require_spec(model: nn.Module) -> ModelSpec:
+    """The spec that `build` left on the model. Raises `SettingError` where there is none."""
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, ModelSpec):
+        raise SettingError("this model was not built by expunge, so it cannot be written with its description")
+    return spec

@@ -1,0 +1,116 @@
+"""MODEL specs: from a text such as `runs/fm-r18` or `timm:vit_tiny_patch16_224` to a network with weights."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from expunge.data.specs import import_factory
+from expunge.errors import InputError, SettingError
+from expunge.models.building import Classifier, build
+from expunge.models.checkpoint import Header, checkpoint_path, load_weights, read_header
+from expunge.models.spec import ModelSpec
+
+
+def load_model(spec: str, *, weights: Path | None = None, allow_pickle: bool = False) -> tuple[nn.Module, Header]:
+    """Loads the model that a MODEL spec names, in eval mode, on the CPU.
+
+    Args:
+        spec: a directory or .safetensors file that expunge wrote; `hf:DIR`; `timm:NAME` or
+            `timm:NAME,num_classes=10,in_chans=1`; `py:package.module:factory` (called without arguments, returns
+            an `nn.Module` that maps a batch of float images in [0, 1] to logits).
+        weights: a .safetensors file (or .pt with `allow_pickle`) for `timm:` and `py:`.
+        allow_pickle: accept a .pt file as `weights`, loaded with `weights_only=True`.
+
+    Raises:
+        SettingError: `weights` is missing where needed, or given where not; unknown architecture.
+        InputError: the file is missing, damaged, a pickle, or does not fit.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind in {"timm", "py"}:
+        if weights is None:
+            raise SettingError(f"{spec} says nothing of the weights; add --weights FILE.safetensors")
+        model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
+        ours = _read_own_header(weights)
+        if ours is not None and ours.spec.architecture == header.spec.architecture:
+            load_weights(model, weights)
+            return model.eval(), ours
+        load_weights(_network(model), weights, allow_pickle=allow_pickle)
+        return model.eval(), header
+    if weights is not None:
+        raise SettingError(f"{spec} brings its own weights; leave out --weights")
+    if kind == "hf" and rest:
+        return _from_hf(rest)
+    path = checkpoint_path(Path(spec))
+    header = read_header(path)
+    if header.spec.architecture.startswith("py:"):
+        raise InputError(
+            f"{path} was built by {header.spec.architecture}, code that expunge does not run on a file's word; "
+            f"give --model {header.spec.architecture} --weights {path}"
+        )
+    try:
+        model = build(header.spec)
+    except SettingError as error:  # the file is at fault, not the command
+        raise InputError(f"{path} cannot be built: {error}") from error
+    load_weights(model, path)
+    return model.eval(), header
+
+
+def _read_own_header(path: Path) -> Header | None:
+    """The header of a checkpoint that expunge wrote, None for any other file."""
+    try:
+        return read_header(path)
+    except InputError:
+        return None
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """What foreign weights belong to: the network without expunge's wrapper around it."""
+    return model.network if isinstance(model, Classifier) else model
+
+
+def _from_timm(rest: str) -> tuple[nn.Module, Header]:
+    from expunge.models.vision import timm_defaults
+
+    name, *pairs = rest.split(",")
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if not value.isdigit():
+            raise SettingError(f"timm:{rest}: write timm:NAME,num_classes=10,in_chans=1, not {pair!r}")
+        options[key] = int(value)
+    defaults = timm_defaults(name)
+    channels = options.pop("in_chans", defaults["input_size"][0])
+    num_classes = options.pop("num_classes", defaults["num_classes"])
+    mean, std = tuple(defaults["mean"]), tuple(defaults["std"])
+    if len(mean) != channels:  # as timm does for another number of channels: the average
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    spec = ModelSpec(
+        architecture=f"timm:{name}",
+        num_classes=num_classes,
+        in_channels=channels,
+        image_size=options.get("img_size", defaults["input_size"][1]),
+        mean=mean,
+        std=std,
+        options=options,
+    )
+    return build(spec), Header(spec=spec, class_names=tuple(map(str, range(num_classes))))
+
+
+def _from_factory(rest: str) -> tuple[nn.Module, Header]:
+    network = import_factory(rest)()
+    if not isinstance(network, nn.Module):
+        raise InputError(f"py:{rest} returned {type(network).__name__}; it must return an nn.Module")
+    # Shape and classes are the factory's business; zeros say "not known" until data is seen.
+    spec = ModelSpec(architecture=f"py:{rest}", num_classes=0, in_channels=0, image_size=0, mean=(0.0,), std=(1.0,))
+    return Classifier(spec, network), Header(spec=spec, class_names=())
+
+
+def _from_hf(directory: str) -> tuple[nn.Module, Header]:
+    from expunge.models.huggingface import load_hf
+
+    found, network = load_hf(directory)
+    class_names = found.pop("class_names")
+    options = {"config": found.pop("config")}
+    spec = ModelSpec(architecture="hf", options=options, **found)
+    return Classifier(spec, network).eval(), Header(spec=spec, class_names=class_names)

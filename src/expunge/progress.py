@@ -1,0 +1,63 @@
+"""Progress bars for anything that takes longer than two seconds, without passing a bar through every call.
+
+Library code wraps its loops in `track`. Nothing is shown until a caller opens `show()`, which the command line
+does when standard error is a terminal.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_current: ContextVar[Callable[[str, int, int, str], None] | None] = ContextVar("expunge_progress", default=None)
+
+
+def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Yields `items` one by one, and reports how many of `total` are done under `label`."""
+    for done, item in enumerate(items):
+        advance(label, done, total)
+        yield item
+    advance(label, total, total)
+
+
+def advance(label: str, done: int, total: int, note: str = "") -> None:
+    """Says that `done` of `total` units of `label` are done. `note` is shown at the end of the bar."""
+    report = _current.get()
+    if report is not None:
+        report(label, done, total, note)
+
+
+@contextmanager
+def show() -> Iterator[None]:
+    """Draws bars on standard error for every `track` and `advance` inside the block.
+
+    >>> with show():
+    ...     sum(track(range(3), "adding", 3))
+    3
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(label: str, done: int, total: int, note: str) -> None:
+            if label not in tasks or (done == 0 and bars.tasks[tasks[label]].finished):
+                tasks[label] = bars.add_task(label, total=total, note=note)
+            bars.update(tasks[label], completed=done, total=total, note=note)
+
+        token = _current.set(report)
+        try:
+            yield
+        finally:
+            _current.reset(token)

@@ -1,0 +1,197 @@
+"""Training a classifier from scratch: what `expunge train` runs, and what a retrained reference is made with."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expunge.data import Examples, digests
+from expunge.errors import InputError, NonFiniteError, SettingError
+from expunge.models import as_float
+from expunge.progress import advance
+from expunge.update_log import UpdateRecorder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train from scratch: SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018).
+
+    Attributes:
+        epochs: passes over the training set, ≥ 0.
+        batch_size: examples a step, ≥ 1. A last, smaller batch is left out of its epoch.
+        lr: the highest learning rate, > 0; it rises to it over `warmup` and falls to zero.
+        momentum: in [0, 1): the highest; it falls by 0.1 while the learning rate rises, and back.
+        weight_decay: ≥ 0, coupled (L2).
+        warmup: share of the steps in which the learning rate rises, in (0, 1).
+        augment: `none`, `shift` (up to 1/8 of the side, zero-padded) or `flip_shift` (also mirrored at random).
+        precision: `fp32`, or `bf16` for autocast in bfloat16.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.95
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    augment: Literal["none", "shift", "flip_shift"] = "none"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "epochs": self.epochs >= 0,
+            "batch_size": self.batch_size >= 1,
+            "lr": self.lr > 0,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "warmup": 0 < self.warmup < 1,
+            "augment": self.augment in {"none", "shift", "flip_shift"},
+            "precision": self.precision in {"fp32", "bf16"},
+        }
+        for name, within in ranges.items():
+            if not within:
+                raise SettingError(f"{name}={getattr(self, name)!r} is out of range")
+
+    @property
+    def recipe(self) -> "Recipe":
+        """The recipe alone, without what a subclass adds."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values."""
+        return asdict(self)
+
+
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("sample", "small_resnet"): {"epochs": 30, "batch_size": 64, "lr": 0.1},
+    ("fashion-mnist", "resnet18"): {"epochs": 6, "batch_size": 256, "lr": 0.1, "options": {"stem": "standard"}},
+}
+"""Measured settings by dataset and architecture, each with the options that the model is built with."""
+
+
+def recipe_for(dataset: str, architecture: str) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe for a dataset (`fashion-mnist`) and an architecture, and the model's options.
+
+    Where none was measured: the defaults of `Recipe` and no options.
+    """
+    settings = dict(RECIPES.get((dataset, architecture), {}))
+    options = settings.pop("options", {})
+    return replace(Recipe(), **settings), options
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """One epoch of training: the mean `loss` and the `accuracy` in [0, 1] over its batches, as trained on."""
+
+    loss: float
+    accuracy: float
+
+
+def train(
+    model: nn.Module,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    rng: torch.Generator,
+    updates: UpdateRecorder | None = None,
+    label: str = "training",
+) -> list[TrainedEpoch]:
+    """Trains `model` in place, on the device that it is on.
+
+    Args:
+        model: maps a batch of inputs to logits (B, C).
+        examples: the training set, in memory.
+        recipe: the settings.
+        rng: a CPU generator; it draws the order of the examples and the augmentation.
+        updates: records what each step added, for `amnesiac_undo`.
+        label: what the progress bar says.
+
+    Returns:
+        One entry an epoch.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite; says at which step.
+    """
+    if len(examples) == 0:
+        raise InputError("the training set is empty")
+    names = digests(examples.inputs) if updates is not None else []  # of the inputs as given
+    device = next(model.parameters()).device
+    examples = examples.to(device, next(model.parameters()).dtype)
+    batch_size = min(recipe.batch_size, len(examples))
+    num_batches = len(examples) // batch_size
+    total = recipe.epochs * num_batches
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    # One step more than is taken: the schedule may be advanced once after the last update.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        recipe.lr,
+        total_steps=max(2, total + 1),
+        pct_start=recipe.warmup,
+        max_momentum=recipe.momentum,
+        base_momentum=max(0.0, recipe.momentum - 0.1),
+    )
+    model.train()
+    history: list[TrainedEpoch] = []
+    step = 0
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(examples), generator=rng)
+        loss_sum = torch.zeros((), device=device)
+        num_correct = torch.zeros((), device=device, dtype=torch.int64)
+        for batch in order[: num_batches * batch_size].split(batch_size):
+            held = [names[i] for i in batch.tolist()] if updates is not None else []
+            recorded = updates is not None and updates.wants(held)
+            if updates is not None and recorded:
+                updates.before(model)
+            index = batch.to(device)
+            inputs = augmented(examples.inputs[index], recipe.augment, rng)
+            if inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model(inputs)
+            loss = F.cross_entropy(as_float(logits), examples.labels[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if updates is not None and recorded:
+                updates.after(model, step, held)
+            loss_sum += loss.detach()
+            num_correct += (logits.detach().argmax(1) == examples.labels[index]).sum()
+            step += 1
+            if step % 10 == 0 or step == total:
+                advance(label, step, total, f"loss {float(loss.detach()):.3f}")
+        epoch = TrainedEpoch(float(loss_sum) / num_batches, int(num_correct) / (num_batches * batch_size))
+        if not torch.isfinite(loss_sum):
+            raise NonFiniteError(f"the training loss became NaN or infinite by step {step}; lower lr")
+        history.append(epoch)
+    model.eval()
+    return history
+
+
+def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
+    """Shifts each image by up to 1/8 of its side, zero-padded, and mirrors it with probability ½, as named.
+
+    Args:
+        images: (B, channels, H, W), any dtype.
+        augment: `none`, `shift` or `flip_shift`.
+        rng: a CPU generator.
+    """
+    if augment == "none":
+        return images
+    size, reach = len(images), images.shape[-1] // 8
+    down, right = torch.randint(0, 2 * reach + 1, (2, size, 1), generator=rng).to(images.device)
+    rows = torch.arange(images.shape[-2], device=images.device) + down
+    columns = torch.arange(images.shape[-1], device=images.device) + right
+    if augment == "flip_shift":
+        mirrored = torch.rand((size, 1), generator=rng).to(images.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = F.pad(images, (reach, reach, reach, reach))
+    example = torch.arange(size, device=images.device)[:, None, None]
+    return padded[example, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

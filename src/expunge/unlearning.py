@@ -1,0 +1,271 @@
+"""`unlearn`: the one driver. It copies the model, checks the inputs, seeds, runs the method, verifies and records."""
+
+import copy
+import platform
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from expunge.audit import parameter_change
+from expunge.data import Examples, check_disjoint, digests, materialise
+from expunge.data.examples import check_labels
+from expunge.errors import InputError, NonFiniteError, SettingError
+from expunge.methods import Method, Needs, Recorder, Targeted, Task, make_method, settings_of
+from expunge.models import ModelSpec, build, logits_of
+from expunge.randomness import stream
+from expunge.records import Trace
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What `unlearn` returns: the unlearned `model`, a new module in the original's mode, and its `trace`."""
+
+    model: nn.Module
+    trace: Trace
+
+
+def unlearn(
+    model: nn.Module,
+    forget: Dataset[Any],
+    *,
+    method: Method | str | None = None,
+    retain: Dataset[Any] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
+    updates: str | Path | None = None,
+    seed: int = 0,
+) -> Unlearned:
+    """Makes a copy of `model` that has forgotten the examples in `forget`. `model` itself is left untouched.
+
+    Args:
+        model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
+        forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
+            one example each; they are read once and held in memory.
+        method: a method, or its registry name; None: `Targeted()`.
+        retain: retained training examples, for the methods that need them; the rest never touch it.
+        factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
+            expunge built need none.
+        updates: the directory of the update log, for `amnesiac_undo`.
+        seed: of everything random. The same seed gives the same bits on the same machine and thread count. The
+            global random states of Python, NumPy and torch are put back afterwards.
+
+    Raises:
+        SettingError: unknown method, or an input that the method needs is missing.
+        InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
+            inputs or weights, or retained examples that overlap the forget set.
+        NonFiniteError: the loss or a weight became NaN or infinite on the way.
+
+    >>> import expunge
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> forget = torch.utils.data.TensorDataset(torch.eye(4)[:2], torch.tensor([0, 1]))
+    >>> result = expunge.unlearn(model, forget, method=expunge.Targeted(lr=0.1, epochs=50))
+    >>> result.trace.forget_accuracy_after
+    0.0
+    """
+    chosen = _resolve(method)
+    missing = [
+        name
+        for need, name, given in (
+            (Needs.RETAIN, "retained examples (retain=, --retain)", retain),
+            (Needs.FACTORY, "a way to build a fresh network (factory=)", factory or _own_factory(model)),
+            (Needs.UPDATES, "an update log (updates=, --updates)", updates),
+        )
+        if need in chosen.needs and given is None
+    ]
+    if missing:
+        raise SettingError(f"{chosen.name} needs {' and '.join(missing)}")
+    reference = next(model.parameters(), None)
+    if reference is None:
+        raise InputError("the model has no parameters; there is nothing to change")
+    _check_finite(model, InputError, "the model", "take a sound checkpoint")
+
+    record = Recorder()
+    started = time.perf_counter()
+    with _random_state(seed, reference.device):
+        rng = stream("method", seed)
+        examples = materialise(forget, "forget")
+        identity = tuple(digests(examples.inputs))
+        own = _own_copy(model)
+        examples = examples.to(reference.device, next(own.parameters()).dtype)
+        logits = _original_logits(own, examples)
+        task = Task(
+            forget=examples,
+            forget_digests=identity,
+            forget_logits=logits,
+            retain=_retained(retain, examples, chosen, seed) if Needs.RETAIN in chosen.needs else None,
+            factory=(factory or _own_factory(model)) if Needs.FACTORY in chosen.needs else None,
+            updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
+        )
+        result = chosen.run(own, task, rng=rng, record=record)
+        _check_finite(result, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
+        _check_same_network(result, model)
+        after = logits_of(result, examples.inputs)
+    for (_, parameter), (_, original) in zip(result.named_parameters(), model.named_parameters(), strict=True):
+        parameter.data = parameter.data.to(original.dtype)
+        parameter.requires_grad_(original.requires_grad)
+        parameter.grad = None
+    for buffer, original_buffer in zip(result.buffers(), model.buffers(), strict=True):
+        buffer.data = buffer.data.to(original_buffer.dtype)
+    for module, original_module in zip(result.modules(), model.modules(), strict=True):
+        module.training = original_module.training
+    change = parameter_change(dict(model.named_parameters()), result)
+    _add_warnings(record, change.l1, logits, after)
+    label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
+    trace = Trace(
+        method=chosen.name,
+        settings=settings_of(chosen),
+        seed=seed,
+        forget_digest=sha256(b"".join(sorted(map(bytes.__add__, identity, label_bytes)))).hexdigest(),
+        num_forget=len(examples),
+        num_retain=len(task.retain) if task.retain is not None else 0,
+        pseudo_labels=record.pseudo_labels,
+        epochs=tuple(record.epochs),
+        first_step_all_reached=record.first_step_all_reached,
+        steps=record.steps,
+        examples_seen=record.examples_seen,
+        forget_accuracy_before=_share(logits, examples.labels),
+        forget_accuracy_after=_share(after, examples.labels),
+        seconds=time.perf_counter() - started,
+        peak_bytes=_peak_bytes(reference.device),
+        change=change,
+        warnings=tuple(record.warnings),
+        versions={
+            "expunge": version("expunge"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        device=_device_name(reference.device),
+    )
+    return Unlearned(result, trace)
+
+
+def _resolve(method: Method | str | None) -> Method:
+    if method is None:
+        return Targeted()
+    if isinstance(method, str):
+        return make_method(method)
+    if isinstance(method, type) or not hasattr(method, "run"):
+        raise SettingError(f"method must be a method such as expunge.Targeted() or its name, not {method!r}")
+    return method
+
+
+def _own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:
+    """The factory of a model that expunge built from a spec, None for any other."""
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, ModelSpec) or spec.architecture.startswith("py:"):
+        return None
+    return lambda: build(spec)
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    """A deep copy to work on; half-precision weights are widened, since small steps would be rounded away."""
+    try:
+        own = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"the model cannot be copied ({error}); give a plain nn.Module") from error
+    if any(parameter.dtype in {torch.bfloat16, torch.float16} for parameter in own.parameters()):
+        own = own.float()
+    return own
+
+
+def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
+    try:
+        logits = logits_of(own, examples.inputs)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        shape = tuple(examples.inputs.shape[1:])
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the model cannot take the forget set's inputs of shape {shape}: {first_line}") from error
+    if logits.ndim != 2 or len(logits) != len(examples) or logits.shape[1] < 2:
+        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(logits.shape)}")
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the model's logits on the forget set hold NaN or infinity; take a sound checkpoint")
+    check_labels(examples.labels, logits.shape[1], "forget set")
+    return logits
+
+
+def _retained(retain: Dataset[Any] | None, forget: Examples, method: Method, seed: int) -> Examples:
+    """The retained examples that the method is to have: all, or a uniform draw that depends on `seed` alone.
+
+    Two methods with one seed and one `retain_size` are handed the same examples.
+    """
+    assert retain is not None
+    size = len(retain)  # type: ignore[arg-type]
+    wanted = getattr(method, "retain_size", None)
+    index = None
+    if wanted is not None and wanted < size:
+        order = torch.randperm(size, generator=stream("retain", seed))
+        index = sorted(order[:wanted].tolist())
+    examples = materialise(retain, "retain", index).to(forget.inputs.device, forget.inputs.dtype)
+    if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
+        raise InputError(
+            f"retained inputs have shape {tuple(examples.inputs.shape[1:])}, "
+            f"forgotten ones {tuple(forget.inputs.shape[1:])}"
+        )
+    check_disjoint(forget.inputs, examples.inputs, "forget", "retain")
+    return examples
+
+
+def _check_finite(model: nn.Module, error: type[Exception], subject: str, advice: str) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise error(f"{subject} holds NaN or infinity in {name!r}; {advice}")
+
+
+def _check_same_network(result: nn.Module, model: nn.Module) -> None:
+    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (result, model)]
+    if shapes[0] != shapes[1]:
+        raise InputError("the factory builds another network than the model; give the model's own")
+
+
+def _add_warnings(record: Recorder, l1: float, before: Tensor, after: Tensor) -> None:
+    if l1 == 0:
+        record.warn("the parameters did not change: nothing was forgotten")
+    predictions = after.argmax(1)
+    if len(predictions) >= 8 and before.argmax(1).unique().numel() > 1 and predictions.unique().numel() == 1:
+        record.warn(f"the model collapsed: it predicts class {int(predictions[0])} for every forgotten example")
+
+
+def _share(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+@contextmanager
+def _random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch inside the block; puts the states of Python, NumPy and torch back after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}"
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,124 @@
+"""The update log: what each training step added to the parameters, and which examples its batch held.
+
+A directory with one safetensors file for every recorded step, written as training goes, so that memory never holds
+more than one update. Each file's header names the step and the digests of the examples in its batch. Written by
+`train(..., updates=UpdateRecorder(...))`; read by the method `amnesiac_undo` (Graves et al. 2021, Amnesiac Machine
+Learning, section 3).
+
+The digests tell anyone who holds an image whether it was in the training set: keep the log as private as the data.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from expunge.errors import ExpungeError, InputError
+from expunge.files import written_whole
+
+FORMAT = "expunge-update/1"
+
+
+@dataclass
+class UpdateRecorder:
+    """Writes the update of each training step whose batch holds an example of `watched`.
+
+    Attributes:
+        directory: where the log goes; made when the first update is written.
+        watched: digests of the examples that may have to be forgotten; None records every step.
+    """
+
+    directory: Path
+    watched: frozenset[bytes] | None = None
+    _before: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def wants(self, batch: Sequence[bytes]) -> bool:
+        """Whether a batch with these examples is recorded."""
+        return self.watched is None or not self.watched.isdisjoint(batch)
+
+    def before(self, model: nn.Module) -> None:
+        """Remembers the parameters as they are before the step."""
+        self._before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def after(self, model: nn.Module, step: int, batch: Sequence[bytes]) -> None:
+        """Writes what the step added to each parameter."""
+        updates = {name: (p.detach() - self._before[name]).cpu() for name, p in model.named_parameters()}
+        self._before = {}
+        metadata = {"format": FORMAT, "step": str(step), "examples": json.dumps([d.hex() for d in batch])}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.directory / f"{step:08d}.safetensors") as temporary:
+            save_file(updates, temporary, metadata=metadata)
+
+    def expected_bytes(self, model: nn.Module, num_examples: int, batch_size: int, epochs: int) -> int:
+        """The expected size of the log on disk.
+
+        A batch of b out of N examples holds none of the w watched ones with probability (1 − b/N)^w.
+        """
+        batches = max(1, num_examples // batch_size) * epochs
+        share = 1.0
+        if self.watched is not None:
+            share = 1 - max(0.0, 1 - batch_size / num_examples) ** len(self.watched)
+        return round(batches * share * sum(p.numel() * p.element_size() for p in model.parameters()))
+
+    def check_room(self, expected_bytes: int) -> None:
+        """Raises `ExpungeError` when the disk has no room for a log of that size."""
+        existing = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if expected_bytes > free:
+            raise ExpungeError(
+                f"the update log would take about {expected_bytes / 1e9:.1f} GB and {self.directory} has "
+                f"{free / 1e9:.1f} GB free; record fewer examples (--record-updates IDS), or free some room"
+            )
+
+
+def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int, Path]]:
+    """The (step, file) of each recorded batch that held one of the examples, in order.
+
+    Args:
+        directory: an update log.
+        forget: digests of the examples to forget.
+
+    Raises:
+        InputError: no log there, a damaged file, or an example that no recorded batch held.
+    """
+    if not directory.is_dir() or not (files := sorted(directory.glob("*.safetensors"))):
+        raise InputError(f"there is no update log in {directory}; `expunge train --record-updates` writes one")
+    wanted = set(forget)
+    held: list[tuple[int, Path]] = []
+    missing = set(wanted)
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            batch = {bytes.fromhex(digest) for digest in json.loads(metadata["examples"])}
+            if metadata["format"] != FORMAT:
+                raise KeyError("format")
+            step = int(metadata["step"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
+        if not wanted.isdisjoint(batch):
+            held.append((step, path))
+        missing -= batch
+    if missing:
+        raise InputError(
+            f"the update log in {directory} holds no batch with {len(missing)} of the {len(wanted)} examples to "
+            "forget; it can undo only examples that were recorded while training"
+        )
+    return held
+
+
+def subtract(model: nn.Module, path: Path) -> None:
+    """Takes the update in one file of a log back from the parameters. Raises `InputError` if it does not fit."""
+    updates = load_file(path)
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != updates.keys() or any(parameters[k].shape != v.shape for k, v in updates.items()):
+        raise InputError(f"the update {path} does not fit the model; was it recorded for another one?")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.sub_(updates[name].to(parameter.device, parameter.dtype))

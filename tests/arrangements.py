@@ -1,0 +1,161 @@
+"""Small networks, data and ready-to-run arrangements of every method, shared by the contract and golden tests."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from expunge.data import Examples
+from expunge.methods import METHODS, make_method
+from expunge.training import Recipe, train
+from expunge.unlearning import Unlearned, unlearn
+from expunge.update_log import UpdateRecorder
+
+NUM_CLASSES = 4
+SHORT: dict[str, dict[str, Any]] = {
+    "retrain": {"epochs": 2, "batch_size": 4},
+    "amnesiac_undo": {},
+    **{
+        name: {"epochs": 3, "lr": 1e-2} | ({} if name == "finetune" else {"stop": "budget"})
+        for name in METHODS
+        if name not in {"retrain", "amnesiac_undo"}
+    },
+}
+"""Settings that make each method quick and its effect large enough to see."""
+
+
+class Pairs(Dataset[tuple[Tensor, int]]):
+    """A plain dataset of (float image, label) that counts how often each example is read."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.reads = [0] * len(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index >= len(self):
+            raise IndexError(index)
+        self.reads[index] += 1
+        return self.inputs[index], int(self.labels[index])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return (self[n] for n in range(len(self)))
+
+
+class Untouchable(Dataset[Any]):
+    """A dataset that fails the test when anything reads it."""
+
+    def __len__(self) -> int:
+        raise AssertionError("an input that the method did not declare was measured")
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("an input that the method did not declare was read")
+
+
+def pairs(size: int, seed: int, shape: tuple[int, ...] = (1, 6, 6)) -> Pairs:
+    """Random images with random labels."""
+    rng = torch.Generator().manual_seed(seed)
+    return Pairs(torch.rand(size, *shape, generator=rng), torch.randint(0, NUM_CLASSES, (size,), generator=rng))
+
+
+class Tied(nn.Module):
+    """Two linear layers that share one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(36, 36, bias=False)
+        self.second = nn.Linear(36, 36, bias=False)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(36, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.second(torch.relu(self.first(x.flatten(1)))))
+        return logits
+
+
+def _batch_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, NUM_CLASSES)
+    )
+
+
+def _layer_norm() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, NUM_CLASSES))
+
+
+def _dropout() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, NUM_CLASSES))
+
+
+def _frozen() -> nn.Module:
+    network = _layer_norm()
+    network[1].requires_grad_(False)  # type: ignore[index]
+    return network
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
+    "dropout": _dropout,
+    "tied": Tied,
+    "frozen": _frozen,
+    "float64": lambda: _batch_norm().double(),
+    "bf16": lambda: _layer_norm().bfloat16(),
+}
+
+
+@dataclass
+class Arrangement:
+    """A method with all that it needs, ready to run."""
+
+    name: str
+    model: nn.Module
+    forget: Pairs
+    retain: Dataset[Any]
+    factory: Callable[[], nn.Module]
+    updates: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, seed: int = 0, **settings: Any) -> Unlearned:
+        """Runs `unlearn` with every input given, also those that the method does not need."""
+        return unlearn(
+            self.model,
+            self.forget,
+            method=make_method(self.name, **{**SHORT[self.name], **self.settings, **settings}),
+            retain=self.retain,
+            factory=self.factory,
+            updates=self.updates,
+            seed=seed,
+        )
+
+
+def arrange(name: str, network: str, directory: Path, num_forget: int = 6) -> Arrangement:
+    """A network trained for a moment on forget and retain examples, with its update log in `directory`."""
+    torch.manual_seed(1)
+    factory = NETWORKS[network]
+    model = factory()
+    forget, retain = pairs(num_forget, seed=2), pairs(12, seed=3)
+    both = Examples(torch.cat([forget.inputs, retain.inputs]), torch.cat([forget.labels, retain.labels]))
+    train(
+        model,
+        both,
+        Recipe(epochs=4, batch_size=3, lr=0.02),
+        rng=torch.Generator().manual_seed(4),
+        updates=UpdateRecorder(directory / "updates"),
+    )
+    return Arrangement(name, model, forget, retain, factory, directory / "updates")
+
+
+def state_bits(model: nn.Module) -> dict[str, bytes]:
+    """Every parameter and buffer as bytes, for comparison to the bit."""
+    return {
+        key: value.detach().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else str(value).encode()
+        for key, value in model.state_dict().items()
+    }

@@ -1,0 +1,94 @@
+"""The shape of the house: which way imports run, what the core needs, how large files may get."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import expunge
+from expunge.methods import METHODS
+
+SOURCE = Path(expunge.__file__).parent
+ROOT = SOURCE.parents[1]
+LAYERS = [
+    {"errors", "progress", "randomness"},
+    {"records", "files"},
+    {"data", "models"},
+    {"update_log", "training"},
+    {"methods", "theory", "audit"},
+    {"unlearning"},
+    {"bench", "requests", "report", "commands"},
+    {"cli"},
+]
+"""Imports run from a later layer to an earlier one, or within one."""
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of expunge that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("expunge."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "expunge":
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path) -> None:
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    depth = next((n for n, layer in enumerate(LAYERS) if part in layer), None)
+    assert depth is not None, f"{part} has no place in LAYERS"
+    allowed = set().union(*LAYERS[: depth + 1])
+    assert imported(path) <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_stay_small(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    limit = 150 if path.parent.name == "methods" and not path.name.startswith("_") else 500
+    assert lines <= limit
+
+
+def test_every_method_is_a_file_and_a_docs_page() -> None:
+    files = {path.stem for path in (SOURCE / "methods").glob("*.py") if not path.name.startswith("_")}
+    assert files == set(METHODS)
+    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == set(METHODS)
+
+
+def test_every_public_name_loads_and_is_listed_once() -> None:
+    assert sorted(set(expunge.__all__)) == sorted(expunge._HOMES)
+    for name in expunge.__all__:
+        assert getattr(expunge, name).__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = expunge.nonsense
+
+
+def test_the_core_runs_without_the_extras() -> None:
+    """A network without torchvision and the like is trained, made to forget, saved and loaded."""
+    code = """
+import sys, tempfile, pathlib
+blocked = ("torchvision", "timm", "PIL", "transformers", "datasets", "matplotlib", "ray", "sklearn", "scipy", "jinja2")
+sys.modules.update(dict.fromkeys(blocked))  # None: an import of it fails
+import expunge
+out = pathlib.Path(tempfile.mkdtemp())
+expunge.train("sample", "small_resnet", out / "a", settings={"epochs": "1", "width": "4"})
+from expunge.commands import Sources
+(out / "ids").write_text("0\\n1\\n")
+sources = Sources(model=str(out / "a"), forget="sample", ids=out / "ids", test="sample:test")
+report = expunge.forget(sources, out / "b")
+assert report.trace.num_forget == 2 and expunge.load_model(str(out / "b"))
+try:
+    expunge.train("sample", "resnet18", out / "c")
+except expunge.MissingExtraError as error:
+    assert "pip install 'expunge[vision]'" in str(error)
+else:
+    raise SystemExit("a missing extra was not reported")
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

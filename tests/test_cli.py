@@ -1,0 +1,242 @@
+"""The installed command, in real processes: what each command prints and writes when all is well."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from expunge.data import draw_ids, load_data
+from expunge.methods import METHODS
+from tests.conftest import COMMAND, expunge, pixels, succeed, tree, write_folder
+
+COMMANDS = [
+    [],
+    ["demo"],
+    ["train"],
+    ["forget"],
+    ["methods"],
+    ["data"],
+    ["data", "get"],
+    ["data", "show"],
+    ["data", "ids"],
+]
+QUICK = {
+    "retrain": {"epochs": "1"},
+    "amnesiac_undo": {},
+    **{name: {"epochs": "2", "batch_size": "16"} for name in METHODS if name not in {"retrain", "amnesiac_undo"}},
+}
+
+
+def only_json(text: str) -> Any:
+    """The one JSON document that `text` is. Standard JSON: no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.fixture(scope="session")
+def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ids") / "ids.txt"
+    path.write_text(succeed("data", "ids", "sample", "--num", "12", "--seed", "5"))
+    return path
+
+
+def test_every_command_is_tested_for_help() -> None:
+    """The commands that --help lists are those in COMMANDS."""
+    for group in ([], ["data"]):
+        text = succeed(*group, "--help")
+        listed = text[text.index("Commands:") :].splitlines()[1:]
+        names = {line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "}
+        assert names == {
+            command[len(group)]
+            for command in COMMANDS
+            if len(command) == len(group) + 1 and command[: len(group)] == group
+        }
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_answers_at_once(command: list[str]) -> None:
+    """Without importing torch, which takes seconds; and every command and option says what it is."""
+    code = (
+        "import sys\nfrom expunge.cli import main\nsys.argv[0] = 'expunge'\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'numpy', 'safetensors', 'PIL'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert done.stdout.startswith(f"Usage: {' '.join(['expunge', *command])}")
+    description, _, options = done.stdout.partition("Options:")
+    assert len(description.splitlines()) >= 3
+    for line in options.splitlines():
+        if line.startswith("  -"):
+            assert len(line.split()) >= 3, f"{line!r} has no help"
+
+
+def test_train_writes_a_checkpoint_that_describes_itself(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    settings = ("--set", "epochs=1", "--set", "width=4", "--set", "batch-size=100")
+    text = succeed("train", "--data", "sample", "--model", "small_resnet", "--out", out, "--json", *settings)
+    told = only_json(text)
+    assert told == json.loads((out / "training.json").read_text())
+    assert told["recipe"]["batch_size"] == 100
+    assert told["options"] == {"width": 4}
+    assert len(told["history"]) == 1
+    assert told["num_examples"] == 2_000
+    assert sorted(tree(tmp_path)) == ["new", "new/out", "new/out/model.safetensors", "new/out/training.json"]
+
+
+def test_train_prints_a_table_for_people(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", pixels(8, channels=3, side=16), ["cat", "dog"] * 4)
+    out = tmp_path / "out"
+    settings = ("--set", "epochs=1", "--set", "width=4")
+    text = succeed("train", "--data", f"folder:{folder}", "--model", "small_resnet", "--out", out, *settings)
+    assert "train accuracy" in text
+    assert "not given" in text
+    assert f"The model is in {out}." in text
+
+
+@pytest.fixture(scope="session")
+def logged(tmp_path_factory: pytest.TempPathFactory, ids: Path) -> Path:
+    """Like `trained`, with an update log of the steps that saw the examples in `ids`."""
+    out = tmp_path_factory.mktemp("logged") / "model"
+    settings = ("--set", "epochs=1", "--set", "width=4", "--record-updates", ids)
+    done = expunge("train", "--data", "sample", "--model", "small_resnet", "--out", out, *settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("the update log will take about")
+    return out
+
+
+def test_recording_updates_changes_nothing(trained: Path, logged: Path) -> None:
+    plain, recorded = (load_file(path / "model.safetensors") for path in (trained, logged))
+    assert all(bool((plain[name] == recorded[name]).all()) for name in plain)
+    assert 1 <= len(list((logged / "updates").iterdir())) <= 12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forget_with_every_method(tmp_path: Path, method: str, logged: Path, ids: Path) -> None:
+    needs = [need.name for need in METHODS[method].needs]
+    retain = ["--retain", "sample"] if "RETAIN" in needs else []
+    settings = [part for key, value in QUICK[method].items() for part in ("--set", f"{key}={value}")]
+    out = tmp_path / "out"
+    arguments: list[str | Path] = [
+        "--model",
+        logged,
+        "--forget",
+        "sample",
+        "--ids",
+        ids,
+        "--method",
+        method,
+        *retain,
+        *settings,
+    ]
+    text = succeed("forget", *arguments, "--test", "sample:test", "--out", out, "--json")
+    report = only_json(text)
+    assert report == json.loads((out / "report.json").read_text())
+    assert sorted(tree(tmp_path)) == ["out", "out/model.safetensors", "out/report.json"]
+    assert report["format"] == "expunge-report/1"
+    assert report["trace"]["method"] == method
+    assert report["trace"]["num_forget"] == 12
+    assert report["trace"]["change"]["l1"] > 0
+    assert report["before"]["test_accuracy"] is not None
+    assert (report["before"]["retain_accuracy"] is not None) == bool(retain)
+    if retain:
+        assert report["notes"] == ["left 12 examples that are to be forgotten out of the retain set"]
+    before, after = (load_file(path / "model.safetensors") for path in (logged, out))
+    assert before.keys() == after.keys()
+    assert any(bool((before[name] != after[name]).any()) for name in before)
+
+
+def test_forget_with_a_model_and_a_folder_alone(tmp_path: Path, trained: Path) -> None:
+    images = load_data("sample").take(range(4))
+    names = [images.class_names[label].replace("/", "_") for label in images.labels.tolist()]
+    folder = write_folder(tmp_path / "images", images.images, names)
+    text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out")
+    assert "targeted: 4 examples to forget" in text
+    assert "not given" in text
+    assert f"The model and report.json are in {tmp_path / 'out'}." in text
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_the_seed_decides_every_bit(tmp_path: Path, trained: Path, ids: Path) -> None:
+    written = []
+    for n, seed in enumerate((3, 3, 4)):
+        arguments = ("--forget", "sample", "--ids", ids, "--method", "random_label", "--seed", str(seed))
+        succeed("forget", "--model", trained, *arguments, "--out", tmp_path / str(n))
+        written.append(load_file(tmp_path / str(n) / "model.safetensors"))
+    same, again, other = written
+    assert all(bool((same[name] == again[name]).all()) for name in same)
+    assert any(bool((same[name] != other[name]).any()) for name in same)
+
+
+def test_training_follows_the_seed(tmp_path: Path, trained: Path) -> None:
+    weights = [load_file(trained / "model.safetensors")]
+    for seed in ("0", "1"):
+        settings = ("--set", "epochs=1", "--set", "width=4", "--seed", seed)
+        succeed("train", "--data", "sample", "--model", "small_resnet", "--out", tmp_path / seed, *settings)
+        weights.append(load_file(tmp_path / seed / "model.safetensors"))
+    fixture, same, other = weights
+    assert all(bool((fixture[name] == same[name]).all()) for name in same)
+    assert any(bool((same[name] != other[name]).any()) for name in same)
+
+
+def test_methods_lists_every_method_and_setting() -> None:
+    rows = {row["method"]: row for row in only_json(succeed("methods", "--json"))}
+    assert rows.keys() == METHODS.keys()
+    assert rows["targeted"]["settings"]["lam"] == METHODS["targeted"]().lam
+    assert rows["bad_teacher"]["needs"] == ["forget", "retain", "factory"]
+    text = succeed("methods")
+    for name, row in rows.items():
+        assert f"{name}: " in text
+        assert all(f"{key}=" in text for key in row["settings"])
+        assert all(protocol in text for protocol in row["protocols"])
+
+
+def test_data_show(tmp_path: Path) -> None:
+    text = succeed("data", "show", "sample:test")
+    assert "sample:test: 1,000 images, 1 × 28 × 28; ids 0 … 999" in text
+    assert "Ankle boot" in text
+    folder = write_folder(tmp_path, pixels(3, channels=3, side=9), ["cat", "dog", "dog"])
+    text = succeed("data", "show", f"folder:{folder}")
+    assert "3 images, 3 × 9 × 9; ids cat/0000.png … dog/0002.png" in text
+
+
+def test_data_ids_are_those_of_the_api() -> None:
+    text = succeed("data", "ids", "sample", "--num", "3", "--seed", "7")
+    assert text.split() == draw_ids(load_data("sample"), 3, 7)
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {COMMAND} data ids sample --num 2000 | head -n 1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip().isdigit()
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    """As a newcomer runs it, but for the threads: a network is trained, 32 images are forgotten."""
+    done = expunge("demo", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = only_json(done.stdout)
+    out = tmp_path / "expunge-demo"
+    assert report == json.loads((out / "forgot/report.json").read_text())
+    assert report["before"]["forget_accuracy"] >= 0.95
+    assert report["before"]["test_accuracy"] >= 0.8
+    assert report["after"]["forget_accuracy"] <= 0.75
+    assert report["after"]["retain_accuracy"] >= 0.9
+    ids = (out / "ids.txt").read_text().split()
+    assert len(ids) == len(set(ids)) == report["trace"]["num_forget"] == 32
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expunge-demo"]
+    sources = report["sources"]
+    again = expunge(
+        *("forget", "--model", sources["model"], "--forget", sources["forget"], "--ids", sources["ids"]),
+        *("--out", "again", "--json"),
+        cwd=tmp_path,
+    )
+    assert again.returncode == 0, again.stderr
+    assert only_json(again.stdout)["trace"]["change"] == report["trace"]["change"]

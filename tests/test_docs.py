@@ -1,0 +1,57 @@
+"""The docs are true: figures come from results/, links lead somewhere, commands and their options exist."""
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from benchmarks.tables import PAGES, ROOT, filled
+
+from expunge.methods import METHODS
+
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+COMMAND = re.compile(r"^\s*(?:`)?(expunge (?:data )?[a-z]+)(.*)$", re.MULTILINE)
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_the_tables_are_those_of_the_results(page: Path) -> None:
+    text = page.read_text()
+    assert filled(text) == text, "run python -m benchmarks.tables"
+    assert "not measured" not in text
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@cache
+def help_of(command: str) -> str:
+    binary = Path(sys.executable).parent / "expunge"
+    done = subprocess.run([binary, *command.split()[1:], "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} is no command"
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=named)
+def test_commands_and_options_exist(page: Path) -> None:
+    for command, rest in COMMAND.findall(page.read_text()):
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", rest):
+            assert option in help_of(command), f"{command} has no {option}"
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_methods_page_names_its_class_and_source(name: str) -> None:
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    assert page.startswith(f"# {name}\n")
+    assert f"expunge.{METHODS[name].__name__}(" in page
+    for protocol in set(METHODS[name].presets) - {"paper"}:
+        assert f'protocol="{protocol}"' in page

@@ -1,0 +1,290 @@
+"""The contract that every method keeps, checked over all of them at once."""
+
+import random
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import InputError, NonFiniteError, SettingError
+from expunge.methods import METHODS, Needs, make_method, settings_of
+from expunge.records import Trace
+from expunge.unlearning import unlearn
+from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, arrange, pairs, state_bits
+
+ALL = sorted(METHODS)
+GRADIENT = sorted(set(METHODS) - {"retrain", "amnesiac_undo"})
+ON_FORGET = sorted(set(GRADIENT) - {"finetune"})
+
+
+@pytest.fixture(params=ALL)
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_it_runs_on_every_kind_of_network(method: str, network: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, network, tmp_path)
+    before = state_bits(arrangement.model)
+    result = arrangement.run()
+    assert state_bits(arrangement.model) == before, "the caller's model changed"
+    assert result.model is not arrangement.model
+    assert result.trace.change.l1 > 0, "the method changed nothing"
+    originals = dict(arrangement.model.named_parameters())
+    for name, parameter in result.model.named_parameters():
+        assert parameter.dtype == originals[name].dtype
+        assert parameter.requires_grad == originals[name].requires_grad
+        assert parameter.data_ptr() != originals[name].data_ptr(), f"{name} is shared with the caller's model"
+        assert parameter.grad is None
+        if not parameter.requires_grad and method not in {"retrain", "amnesiac_undo"}:
+            assert torch.equal(parameter, originals[name]), f"frozen {name} moved"
+    logits = result.model(arrangement.forget.inputs.to(next(result.model.parameters()).dtype))
+    assert logits.shape == (len(arrangement.forget), NUM_CLASSES)
+    assert torch.isfinite(logits).all()
+
+
+def test_tied_weights_stay_tied(method: str, tmp_path: Path) -> None:
+    model = arrange(method, "tied", tmp_path).run().model
+    assert isinstance(model, Tied)
+    assert model.first.weight is model.second.weight
+
+
+@pytest.mark.parametrize("network", ["batch_norm", "dropout"])
+def test_one_seed_gives_one_set_of_bits(method: str, network: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, network, tmp_path)
+    first = state_bits(arrangement.run(seed=5).model)
+    torch.manual_seed(99)  # whatever the caller's random state
+    assert state_bits(arrangement.run(seed=5).model) == first
+
+
+@pytest.mark.parametrize("name", ["random_label", "amnesiac", "bad_teacher", "retrain"])
+def test_another_seed_gives_another_model(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "layer_norm", tmp_path)
+    arrangement.settings = {"retain_size": 5} if name in {"amnesiac", "bad_teacher"} else {}
+    assert state_bits(arrangement.run(seed=1).model) != state_bits(arrangement.run(seed=2).model)
+
+
+def test_the_callers_random_states_and_modes_are_put_back(method: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "dropout", tmp_path)
+    arrangement.model.train()
+    arrangement.model[3].eval()  # type: ignore[index]
+    torch.manual_seed(7)
+    np.random.seed(7)
+    random.seed(7)
+    states = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    model = arrangement.run().model
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert str(np.random.get_state()) == states[1]
+    assert random.getstate() == states[2]
+    for network in (arrangement.model, model):
+        assert [module.training for module in network.modules()] == [True, True, True, True, False, True]
+
+
+def test_it_reads_nothing_that_it_did_not_declare(method: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "layer_norm", tmp_path)
+    needs: Needs = METHODS[method].needs
+    if Needs.RETAIN not in needs:
+        arrangement.retain = Untouchable()
+    if Needs.FACTORY not in needs:
+        arrangement.factory = lambda: pytest.fail("the factory was called")
+    if Needs.UPDATES not in needs:
+        arrangement.updates = tmp_path / "absent"
+    assert arrangement.run().trace.method == method
+
+
+@pytest.mark.parametrize("missing", ["retain", "factory", "updates"])
+def test_a_missing_input_is_refused(method: str, missing: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "layer_norm", tmp_path)
+    setattr(arrangement, missing, None)
+    if Needs[missing.upper()] in METHODS[method].needs:
+        with pytest.raises(SettingError, match=f"{method} needs"):
+            arrangement.run()
+    else:
+        assert arrangement.run().trace.method == method
+
+
+def test_every_example_is_used_once_a_pass(method: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "layer_norm", tmp_path)
+    trace = arrangement.run().trace
+    assert arrangement.forget.reads == [1] * 6
+    assert trace.num_forget == 6
+    if method in GRADIENT:
+        each = {"finetune": 12, "amnesiac": 18, "bad_teacher": 18}.get(method, 6)
+        assert (trace.steps, trace.examples_seen) == (3, 3 * each)
+        assert trace.num_retain == each - (0 if method == "finetune" else 6) or method in {"targeted"}
+        small = arrangement.run(batch_size=4).trace
+        assert small.examples_seen == 3 * each, "a mini-batch run must see every example too"
+        assert small.steps == 3 * -(-each // 4)
+
+
+def test_settings_survive_json_and_presets_are_valid(method: str, tmp_path: Path) -> None:
+    trace = arrange(method, "layer_norm", tmp_path).run().trace
+    again = Trace.from_json(trace.to_json())
+    assert again == trace
+    assert make_method(again.method, **again.settings) == make_method(trace.method, **trace.settings)
+    for protocol in METHODS[method].presets:
+        made = make_method(method, protocol=protocol)
+        assert make_method(method, **settings_of(made)) == made
+    assert "paper" in METHODS[method].presets
+
+
+def test_a_method_is_frozen_named_and_described(method: str) -> None:
+    cls = METHODS[method]
+    assert cls.name == method
+    assert cls.__module__ == f"expunge.methods.{method}"
+    assert cls.summary
+    assert cls.source
+    assert cls.__doc__
+    instance = make_method(method)
+    for field in fields(cls):
+        with pytest.raises(FrozenInstanceError):
+            setattr(instance, field.name, None)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+@pytest.mark.parametrize("network", ["batch_norm", "bf16"])
+def test_zero_steps_is_identity(name: str, network: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, network, tmp_path)
+    for settings in ({"max_steps": 0}, {"epochs": 0}):
+        result = arrangement.run(**settings)
+        assert state_bits(result.model) == state_bits(arrangement.model)
+        assert "nothing was forgotten" in result.trace.warnings[0]
+        assert result.trace.steps == 0
+
+
+@pytest.mark.parametrize("network", ["batch_norm", "layer_norm"])
+def test_one_example_can_be_forgotten(method: str, network: str, tmp_path: Path) -> None:
+    trace = arrange(method, network, tmp_path, num_forget=1).run().trace
+    assert trace.num_forget == 1
+    if method in ON_FORGET and trace.num_retain == 0 and network == "batch_norm":
+        assert any("one example" in warning for warning in trace.warnings)
+
+
+def test_inputs_need_not_be_contiguous(method: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "batch_norm", tmp_path)
+    expected = state_bits(arrangement.run().model)
+    strided = arrangement.forget.inputs.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not strided[0].is_contiguous()
+    arrangement.forget = Pairs(strided, arrangement.forget.labels)
+    assert state_bits(arrangement.run().model) == expected
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_norm_mode_decides_whether_running_statistics_move(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "batch_norm", tmp_path)
+    original = arrangement.model.state_dict()["1.running_mean"]
+    assert torch.equal(arrangement.run(norm="eval").model.state_dict()["1.running_mean"], original)
+    assert not torch.equal(arrangement.run(norm="train").model.state_dict()["1.running_mean"], original)
+
+
+@pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"bad_teacher"}))  # a random teacher may guess right
+def test_stop_forgotten_ends_when_every_example_is_forgotten(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "layer_norm", tmp_path)
+    settings = {"retain_size": 1} if name in {"amnesiac", "bad_teacher"} else {}
+    result = arrangement.run(stop="forgotten", epochs=400, lr=3e-3, **settings)
+    assert result.trace.forget_accuracy_after == 0
+    assert 0 < result.trace.steps < 400
+    assert result.trace.first_step_all_reached is not None
+    assert result.trace.first_step_all_reached <= result.trace.steps
+
+
+def test_a_budget_that_ends_too_early_is_reported(tmp_path: Path) -> None:
+    trace = arrange("targeted", "layer_norm", tmp_path).run(stop="forgotten", epochs=1, lr=1e-5).trace
+    assert trace.warnings == ("the budget ended before every example was forgotten; raise epochs or lr",)
+
+
+@pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"neg_grad"}))
+def test_stop_epsilon_ends_below_the_threshold(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "layer_norm", tmp_path)
+    first = arrangement.run(epochs=1).trace.epochs[0].loss
+    assert first is not None
+    trace = arrangement.run(stop="epsilon", epsilon=0.9 * first, epochs=300, lr=3e-3).trace
+    losses = [epoch.loss for epoch in trace.epochs if epoch.loss is not None]
+    assert losses[-1] < 0.9 * first <= min(losses[:-1])
+    assert trace.steps == len(losses) - 1, "Algorithm 1 makes no update once the loss is below ε"
+
+
+def test_finetune_has_no_goal_to_stop_at() -> None:
+    with pytest.raises(SettingError, match="stop='forgotten'"):
+        make_method("finetune", stop="forgotten")
+
+
+@pytest.mark.parametrize("name", sorted(set(GRADIENT) | {"retrain"}))
+def test_a_run_that_diverges_says_when_and_leaves_the_model(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "layer_norm", tmp_path)
+    before = state_bits(arrangement.model)
+    settings: dict[str, Any] = {"lr": 1e30, "epochs": 60} | ({} if name == "retrain" else {"optimizer": "sgd"})
+    with pytest.raises(NonFiniteError, match=r"step"):
+        arrangement.run(**settings)
+    assert state_bits(arrangement.model) == before
+
+
+def test_retained_draws_are_shared_by_methods(tmp_path: Path) -> None:
+    drawn = {}
+    for name in ("amnesiac", "bad_teacher"):
+        arrangement = arrange(name, "layer_norm", tmp_path / name)
+        retain = pairs(12, seed=3)
+        arrangement.retain = retain
+        arrangement.run(seed=3, retain_size=4)
+        drawn[name] = retain.reads
+    assert drawn["amnesiac"] == drawn["bad_teacher"]
+    assert sum(drawn["amnesiac"]) == 4
+
+
+def test_a_retained_example_that_is_to_be_forgotten_is_refused(tmp_path: Path) -> None:
+    arrangement = arrange("finetune", "layer_norm", tmp_path)
+    arrangement.retain = arrangement.forget
+    with pytest.raises(InputError, match="6 of the retain examples are in the forget set"):
+        arrangement.run()
+
+
+def test_collapse_is_reported(tmp_path: Path) -> None:
+    arrangement = arrange("neg_grad", "layer_norm", tmp_path, num_forget=12)
+    warnings = arrangement.run(lr=0.5, epochs=40).trace.warnings
+    assert any("collapsed" in warning for warning in warnings)
+
+
+def test_a_factory_for_another_network_is_refused(tmp_path: Path) -> None:
+    arrangement = arrange("retrain", "layer_norm", tmp_path)
+    arrangement.factory = NETWORKS["dropout"]
+    with pytest.raises(InputError, match="another network"):
+        arrangement.run()
+
+
+def test_undo_gives_back_the_model_of_training_without_those_steps(tmp_path: Path) -> None:
+    """With every step recorded and every example forgotten, what is left is the initial network."""
+    arrangement = arrange("amnesiac_undo", "layer_norm", tmp_path)
+    torch.manual_seed(1)
+    initial = NETWORKS["layer_norm"]()
+    everything = Pairs(
+        torch.cat([arrangement.forget.inputs, arrangement.retain.inputs]),  # type: ignore[attr-defined]
+        torch.cat([arrangement.forget.labels, arrangement.retain.labels]),  # type: ignore[attr-defined]
+    )
+    model = unlearn(arrangement.model, everything, method="amnesiac_undo", updates=arrangement.updates).model
+    for (name, parameter), original in zip(model.named_parameters(), initial.parameters(), strict=True):
+        torch.testing.assert_close(parameter, original, msg=f"{name} differs", atol=1e-6, rtol=0)
+
+
+def test_undo_refuses_examples_that_were_not_recorded(tmp_path: Path) -> None:
+    arrangement = arrange("amnesiac_undo", "layer_norm", tmp_path)
+    arrangement.forget = pairs(3, seed=77)
+    with pytest.raises(InputError, match="holds no batch with 3 of the 3 examples"):
+        arrangement.run()
+
+
+class _Wide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weight
+
+
+def test_a_model_without_logits_is_refused() -> None:
+    with pytest.raises(InputError, match=r"logits \(N, C\)"):
+        unlearn(_Wide(), pairs(2, seed=0))

@@ -1,0 +1,111 @@
+"""Training from scratch and the update log."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from expunge.data import Examples, ImageSet, digests, draw_ids
+from expunge.errors import ExpungeError, InputError, NonFiniteError
+from expunge.training import Recipe, augmented, train
+from expunge.update_log import UpdateRecorder, matching_updates
+from tests.arrangements import NETWORKS, pairs
+
+
+def examples(size: int) -> Examples:
+    made = pairs(size, seed=0)
+    return Examples(made.inputs, made.labels)
+
+
+def test_training_lowers_the_loss_and_is_repeatable() -> None:
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = NETWORKS["batch_norm"]()
+        runs.append(train(model, examples(40), Recipe(epochs=20, batch_size=8), rng=torch.Generator().manual_seed(0)))
+    assert runs[0] == runs[1]
+    assert runs[0][-1].loss < 0.5 * runs[0][0].loss
+    assert runs[0][-1].accuracy > 0.9
+
+
+def test_bf16_autocast_trains_too() -> None:
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=20, batch_size=8, precision="bf16")
+    history = train(NETWORKS["batch_norm"](), examples(40), recipe, rng=torch.Generator().manual_seed(0))
+    assert history[-1].accuracy > 0.9
+
+
+def test_divergence_is_an_error_that_names_the_step() -> None:
+    with pytest.raises(NonFiniteError, match="by step"):
+        train(NETWORKS["dropout"](), examples(40), Recipe(epochs=30, lr=1e30), rng=torch.Generator())
+
+
+@given(st.integers(0, 200), st.integers(8, 20))
+def test_shifted_images_hold_the_original_or_zero(seed: int, side: int) -> None:
+    images = torch.arange(1, 2 * side * side + 1, dtype=torch.float32).view(2, 1, side, side)
+    moved = augmented(images, "shift", torch.Generator().manual_seed(seed))
+    assert moved.shape == images.shape
+    reach = side // 8
+    candidates = {
+        tuple(nn.functional.pad(images[0, 0], (reach,) * 4)[d : d + side, r : r + side].flatten().tolist())
+        for d in range(2 * reach + 1)
+        for r in range(2 * reach + 1)
+    }
+    assert tuple(moved[0, 0].flatten().tolist()) in candidates
+
+
+def test_mirrored_images_are_mirrored_half_of_the_time() -> None:
+    images = torch.zeros(4000, 1, 4, 4)
+    images[:, :, :, 0] = 1
+    moved = augmented(images, "flip_shift", torch.Generator().manual_seed(0))  # a side below 8 shifts by nothing
+    mirrored = (moved[:, 0, 0, 3] == 1).double().mean()
+    assert torch.equal(moved.sum((1, 2, 3)), torch.full((4000,), 4.0))
+    assert 0.45 < mirrored < 0.55
+    assert torch.equal(augmented(images, "none", torch.Generator()), images)
+
+
+def test_the_log_is_as_large_as_expected(tmp_path: Path) -> None:
+    data = examples(40)
+    model = NETWORKS["layer_norm"]()
+    recipe = Recipe(epochs=30, batch_size=4)
+    watched = frozenset(digests(data.inputs[:3]))
+    recorder = UpdateRecorder(tmp_path / "log", watched)
+    train(model, data, recipe, rng=torch.Generator().manual_seed(0), updates=recorder)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    recorded = len(list((tmp_path / "log").glob("*.safetensors"))) * size
+    assert recorder.expected_bytes(model, 40, 4, 30) == pytest.approx(recorded, rel=0.25)
+    assert UpdateRecorder(tmp_path).expected_bytes(model, 40, 4, 30) == 300 * size
+
+
+def test_a_log_that_would_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExpungeError, match=r"would take about 1000000000\.0 GB"):
+        UpdateRecorder(tmp_path / "log").check_room(10**18)
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
+    data = examples(8)
+    train(
+        NETWORKS["layer_norm"](),
+        data,
+        Recipe(epochs=1, batch_size=4),
+        rng=torch.Generator(),
+        updates=UpdateRecorder(tmp_path),
+    )
+    file = sorted(tmp_path.glob("*.safetensors"))[0]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="not part of an update log"):
+        matching_updates(tmp_path, digests(data.inputs[:1]))
+    with pytest.raises(InputError, match="no update log"):
+        matching_updates(tmp_path / "absent", digests(data.inputs[:1]))
+
+
+def test_the_forget_draw_is_not_the_first_training_batch() -> None:
+    """One seed for both must not tie them: the first batch of a run would be exactly what is forgotten."""
+    images = ImageSet(torch.zeros(1000, 1, 1, 1, dtype=torch.uint8), torch.zeros(1000, dtype=torch.int64), ("a",))
+    first_batch = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:100]
+    drawn = {int(i) for i in draw_ids(images, 100, seed=0)}
+    assert len(drawn & set(first_batch.tolist())) < 30

@@ -1,0 +1,160 @@
+"""The driver: its trace, its measurements, and what it says of odd runs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import expunge
+from expunge.audit import accuracy, last_layer, parameter_change
+from expunge.errors import InputError, SettingError
+from expunge.methods import METHODS, make_method
+from expunge.records import Trace
+from expunge.unlearning import unlearn
+from tests.arrangements import NETWORKS, arrange, pairs
+
+
+def test_parameter_change_is_the_norm_of_the_difference() -> None:
+    torch.manual_seed(0)
+    model = NETWORKS["batch_norm"]().double()
+    result = unlearn(model, pairs(5, 0), method=make_method("targeted", lr=1e-2, epochs=4))
+    before, after = dict(model.named_parameters()), dict(result.model.named_parameters())
+    flat = torch.cat([(after[k] - before[k]).detach().flatten() for k in before])
+    change = result.trace.change
+    assert change.l1 == pytest.approx(float(flat.abs().sum()), rel=1e-12)
+    assert change.l2 == pytest.approx(float(flat.norm()), rel=1e-12)
+    assert change.num_parameters == flat.numel()
+    last = torch.cat([(after[k] - before[k]).detach().flatten() for k in ("4.weight", "4.bias")])
+    assert change.l1_last_layer == pytest.approx(float(last.abs().sum()), rel=1e-12)
+    assert change.l2_last_layer == pytest.approx(float(last.norm()), rel=1e-12)
+    assert list(change.by_layer) == ["0", "1", "4"]
+    assert math.fsum(l1 for l1, _ in change.by_layer.values()) == pytest.approx(change.l1)
+    assert math.fsum(l2**2 for _, l2 in change.by_layer.values()) == pytest.approx(change.l2**2)
+
+
+def test_the_last_layer_is_the_last_linear_one() -> None:
+    assert last_layer(NETWORKS["batch_norm"]()) == "4"
+    assert last_layer(NETWORKS["tied"]()) == "head"
+    assert last_layer(nn.Sequential(nn.Conv2d(1, 4, 6), nn.Flatten())) == "0"
+
+
+def test_an_untouched_model_changed_by_nothing() -> None:
+    model = NETWORKS["layer_norm"]()
+    change = parameter_change({k: v.detach().clone() for k, v in model.named_parameters()}, model)
+    assert (change.l1, change.l2, change.l1_last_layer) == (0, 0, 0)
+
+
+def test_the_traces_accuracies_are_those_of_the_models() -> None:
+    torch.manual_seed(0)
+    model, forget = NETWORKS["batch_norm"](), pairs(20, 0)
+    result = unlearn(model, forget, method=make_method("targeted", lr=1e-2))
+    assert result.trace.forget_accuracy_before == accuracy(model, forget)
+    assert result.trace.forget_accuracy_after == accuracy(result.model, forget)
+
+
+def test_accuracy_leaves_modes_and_counts_exactly() -> None:
+    model = NETWORKS["dropout"]().train()
+    data = pairs(50, 1)
+    value = accuracy(model, data, batch_size=7)
+    assert all(module.training for module in model.modules())
+    with torch.no_grad():
+        predicted = model.eval()(data.inputs).argmax(1)
+    assert value == int((predicted == data.labels).sum()) / 50
+
+
+def test_the_first_step_reached_is_the_first(tmp_path: Path) -> None:
+    """One run tells the step; a run cut there predicts every pseudo-label, a run cut one step earlier does not."""
+    arrangement = arrange("targeted", "layer_norm", tmp_path)
+    settings: dict[str, Any] = {"epochs": 300, "lr": 3e-3}
+    first = arrangement.run(**settings).trace.first_step_all_reached
+    assert first is not None
+    assert first > 1
+    logits = arrangement.model.eval()(arrangement.forget.inputs)
+    best, second = logits.topk(2).indices.T
+    wanted = torch.where(best == arrangement.forget.labels, second, best)
+    reached = [
+        torch.equal(arrangement.run(**settings, max_steps=n).model.eval()(arrangement.forget.inputs).argmax(1), wanted)
+        for n in (first - 1, first)
+    ]
+    assert reached == [False, True]
+
+
+def test_the_digest_depends_on_content_and_not_on_order() -> None:
+    model, forget = NETWORKS["layer_norm"](), pairs(6, 0)
+    turned = pairs(6, 0)
+    turned.inputs, turned.labels = turned.inputs.flip(0), turned.labels.flip(0)
+    relabelled = pairs(6, 0)
+    relabelled.labels = (relabelled.labels + 1) % 4
+    method = make_method("targeted", epochs=0)
+    digests = [unlearn(model, data, method=method).trace.forget_digest for data in (forget, turned, relabelled)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_trace_says_where_and_with_what_it_ran() -> None:
+    trace = unlearn(NETWORKS["layer_norm"](), pairs(3, 0)).trace
+    assert trace.versions["torch"] == torch.__version__
+    assert trace.versions["expunge"] == "0.1.0"
+    assert "threads" in trace.device
+    assert trace.seconds > 0
+    assert trace.peak_bytes > 50e6
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"change": 1, "pseudo_labels": null}'])
+def test_a_foreign_trace_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="not a trace"):
+        Trace.from_json(text)
+
+
+def test_traces_are_standard_json() -> None:
+    trace = unlearn(NETWORKS["layer_norm"](), pairs(3, 0)).trace
+    content = json.loads(trace.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert content["num_forget"] == 3
+
+
+def test_names_and_objects_are_accepted_as_methods() -> None:
+    model, forget = NETWORKS["layer_norm"](), pairs(3, 0)
+    default, explicit = unlearn(model, forget), unlearn(model, forget, method=expunge.Targeted())
+    assert default.trace.settings == explicit.trace.settings
+    assert default.trace.change == explicit.trace.change
+    assert unlearn(model, forget, method="neg_grad").trace.method == "neg_grad"
+    with pytest.raises(SettingError, match="did you mean 'targeted'"):
+        unlearn(model, forget, method="targetted")
+    with pytest.raises(SettingError, match="method must be"):
+        unlearn(model, forget, method=expunge.Targeted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("targeted", {"delta": 1.5}, "delta=1.5"),
+        ("targeted", {"lam": 0.5}, "lam=0.5"),
+        ("targeted", {"lam": "three"}, "lam='three' is not a number"),
+        ("targeted", {"lam": "nan"}, "not a number"),
+        ("targeted", {"epochs": 2.5}, "whole number"),
+        ("targeted", {"epochs": -1}, "epochs=-1"),
+        ("targeted", {"norm": "trane"}, "one of train, eval"),
+        ("targeted", {"batch_size": 0}, "batch_size=0"),
+        ("targeted", {"lr": 0}, "lr=0"),
+        ("targeted", {"lamda": 3}, "did you mean 'lam'"),
+        ("bad_teacher", {"temperature": 0}, "temperature=0"),
+        ("bad_teacher", {"divide_by_classes": "perhaps"}, "true or false"),
+        ("amnesiac", {"retain_size": 0}, "retain_size=0"),
+        ("amnesiac_undo", {"lr": 1}, "it has none"),
+        ("retrain", {"warmup": 1}, "warmup=1"),
+        ("finetune", {"protocol": "chundawat2023"}, "no protocol"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingError, match=said) as caught:
+        make_method(name, **settings)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_text_becomes_the_fields_type() -> None:
+    method = make_method("amnesiac", lr="1e-3", epochs="7", batch_size="none", retain_size="20", norm="eval")
+    assert method == METHODS["amnesiac"](lr=1e-3, epochs=7, batch_size=None, retain_size=20, norm="eval")
