@@ -1,0 +1,38 @@
+"""`expunge demo`: the main job on the embedded images."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from expunge.commands.forget import Report, forget
+from expunge.commands.sources import Sources
+from expunge.commands.train import train
+from expunge.data import draw_ids, load_data
+from expunge.files import check_unused, new_directory
+
+DEMO_SIZE = 32
+"""How many images the demo forgets."""
+
+
+def demo(out: Path, *, method: str = "targeted", seed: int = 0) -> Report:
+    """Trains the small residual network on the embedded sample and makes it forget 32 of its images.
+
+    Writes `original/` (as `train` does), `ids.txt` and `forgot/` (as `forget` does) to the new directory `out`.
+    """
+    check_unused(out)
+    with new_directory(out) as temporary:
+        train("sample:train", "small_resnet", temporary / "original", seed=seed, device="cpu")
+        drawn = draw_ids(load_data("sample:train"), DEMO_SIZE, seed)
+        (temporary / "ids.txt").write_text("\n".join(drawn) + "\n")
+        sources = Sources(
+            model=str(temporary / "original"),
+            forget="sample:train",
+            ids=temporary / "ids.txt",
+            retain="sample:train",
+            test="sample:test",
+        )
+        report = forget(sources, temporary / "forgot", method=method, seed=seed, device="cpu")
+        final = replace(sources, model=str(out / "original"), ids=out / "ids.txt")
+        told = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(final).items()}
+        report = replace(report, directory=str(out / "forgot"), sources=told)
+        (temporary / "forgot" / "report.json").write_text(report.to_json())
+    return report

@@ -1,0 +1,103 @@
+"""From MODEL and DATA specs to what a command works on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from expunge.audit import accuracy
+from expunge.data import ImageSet, load_data
+from expunge.errors import InputError, SettingError
+from expunge.models import Header
+from expunge.models.building import Classifier
+from expunge.models.checkpoint import checkpoint_path
+from expunge.records import Measurement
+
+UPDATES = "updates"
+"""The directory of the update log, inside a trained model's directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What `forget` reads, as MODEL and DATA specs.
+
+    Attributes:
+        model: MODEL spec.
+        forget: DATA spec of the examples to forget.
+        ids: a file with one id a line picks from `forget`; None takes all of it.
+        retain: DATA spec of retained training examples; those that `forget` holds too are left out.
+        test: DATA spec of a test set, for the report alone.
+        weights: a weights file, for `timm:` and `py:` models.
+        allow_pickle: accept a .pt file as weights, read with `weights_only=True`.
+        updates: an update log; None: the one beside the model.
+        resize: resize images of folders to the model's size.
+    """
+
+    model: str
+    forget: str
+    ids: Path | None = None
+    retain: str | None = None
+    test: str | None = None
+    weights: Path | None = None
+    allow_pickle: bool = False
+    updates: Path | None = None
+    resize: bool = False
+
+
+def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
+    """Loads data and checks that the model can take it."""
+    wanted = header.spec
+    size = wanted.image_size if resize and wanted.image_size else None
+    images = load_data(spec, size=size, channels=wanted.in_channels or None, class_names=header.class_names)
+    if wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:
+        raise InputError(
+            f"{spec} has label {int(images.labels.max())}, outside [0, {wanted.num_classes}), the model's classes"
+        )
+    shape = tuple(images.images.shape[1:])
+    if wanted.image_size and shape != (wanted.in_channels, wanted.image_size, wanted.image_size):
+        expected = f"{wanted.in_channels} × {wanted.image_size} × {wanted.image_size}"
+        raise InputError(
+            f"{spec} holds images of {' × '.join(map(str, shape))} (channels × height × width), the model takes "
+            f"{expected}; convert them, or add --resize for a folder"
+        )
+    return images
+
+
+def measure(network: nn.Module, retain: ImageSet | None, test: ImageSet | None) -> Measurement:
+    """Accuracies on what there is; `forget_accuracy` is left 0 for the caller, since `unlearn` measures it."""
+    return Measurement(
+        forget_accuracy=0.0,
+        retain_accuracy=accuracy(network, retain.examples) if retain is not None else None,
+        test_accuracy=accuracy(network, test.examples) if test is not None else None,
+    )
+
+
+def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:
+    """For `py:` models the factory that the user named; the rest build themselves from their spec."""
+    if not spec.startswith("py:") or not isinstance(network, Classifier):
+        return None
+    from expunge.data.specs import import_factory
+
+    make = import_factory(spec.removeprefix("py:"))
+    return lambda: Classifier(network.spec, make())
+
+
+def updates_of(sources: Sources) -> Path:
+    """The update log that was named, or the one beside the model."""
+    return sources.updates or checkpoint_path(Path(sources.model)).parent / UPDATES
+
+
+def device_named(name: str) -> torch.device:
+    """`cpu`, `cuda`, or what `auto` finds; raises `SettingError` where it cannot be used here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in {"cpu", "cuda"}:
+            raise RuntimeError("it is cpu, cuda or auto")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
