@@ -58,7 +58,8 @@ def choices() -> Iterator[dict[str, Any]]:
         {},
         gentle,
         {**gentle, "norm": "eval"},
-        {**gentle, "lr": 1e-5},
+        {**gentle, "lr": 3e-5, "epochs": 1000},
+        {**gentle, "lr": 1e-5, "epochs": 1000},
         {**gentle, "optimizer": "sgd", "lr": 0.01},
         {**gentle, "norm": "eval", "optimizer": "sgd", "lr": 0.01},
         {"epochs": 5},
@@ -70,9 +71,10 @@ def choices() -> Iterator[dict[str, Any]]:
         {"reduction": "paper"},
         {"delta": 0.1},
     ]
-    for size in (128, 16):
-        for lam in (1, 3):
-            for variant in variants:
+    for size in (16, 128, 512):
+        # The largest size, at almost a second a step, with the candidates for a default alone.
+        for variant in variants if size < 512 else variants[3:5]:
+            for lam in (1, 3) if size < 512 else (1,):
                 settings = {**base, **variant, "lam": lam}
                 yield {
                     "method": "targeted",
