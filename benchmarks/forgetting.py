@@ -9,9 +9,11 @@ on where it was. `python -m benchmarks.tables` writes the tables of the docs fro
 
 import argparse
 import json
+import platform
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 
 from expunge.audit import accuracy
 from expunge.data import Examples, ImageSet, draw_ids, load_data
+from expunge.errors import NonFiniteError
 from expunge.methods import METHODS, Needs, make_method, settings_of
 from expunge.models import load_model
 from expunge.unlearning import unlearn
@@ -101,10 +104,14 @@ def main() -> None:
         key = json.dumps(cell, sort_keys=True)
         if key in done or not all(text in key for text in arguments.only):
             continue
-        record = {"cell": key, **bench.run(cell)}
+        try:
+            record = {"cell": key, **bench.run(cell)}
+        except NonFiniteError as error:  # a figure too: this setting does not work
+            record = {"cell": key, **bench.told(), "forget_size": cell["size"], "failed": str(error)}
         with target.open("a") as file:
             file.write(json.dumps(record, sort_keys=True) + "\n")
-        print(key, *(f"{name} {record[name]}" for name in ("forget_accuracy", "retain_accuracy", "test_accuracy")))
+        measured = ("failed", "forget_accuracy", "retain_accuracy", "test_accuracy")
+        print(key, *(f"{name} {record[name]}" for name in measured if name in record), flush=True)
 
 
 class Bench:
@@ -156,9 +163,18 @@ class Bench:
             "examples_seen": trace.examples_seen,
             "seconds": trace.seconds,
             "warnings": list(trace.warnings),
-            "device": trace.device,
-            "threads": torch.get_num_threads(),
-            "versions": dict(trace.versions),
+            **self.told(),
+        }
+
+    def told(self) -> dict[str, Any]:
+        """Where and with what a cell was measured."""
+        return {
+            "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "versions": {
+                "expunge": version("expunge"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
             "commit": self.commit,
             "model_digest": self.digest,
         }

@@ -119,11 +119,14 @@ def choices_table(size: int) -> str:
         chosen = json.loads(row["cell"])["settings"]
         changed = {k: v for k, v in chosen.items() if k != "lam" and base.get(k, object()) != v}
         name = ", ".join(f"{k}={v}" for k, v in changed.items()) or "the paper's setting as read here"
-        variants.setdefault(name, {})[float(row["settings"]["lam"])] = row
+        variants.setdefault(name, {})[float(chosen["lam"])] = row
     for name, by_lam in variants.items():
         line = [name]
         for lam in (1.0, 3.0):
             row = by_lam.get(lam, {})
+            if "failed" in row:
+                line += ["diverged", "", "", ""]
+                continue
             line += (
                 [
                     f"{100 * row['forget_accuracy']:.1f}",
