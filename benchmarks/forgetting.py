@@ -74,10 +74,9 @@ def choices() -> Iterator[dict[str, Any]]:
         {"reduction": "paper"},
         {"delta": 0.1},
     ]
-    for size in (16, 128, 512):
-        # The largest size, at almost a second a step, with the candidates for a default alone.
-        for variant in variants if size < 512 else variants[3:5]:
-            for lam in (1, 3) if size < 512 else (1,):
+    for size in (16, 128):
+        for variant in variants:
+            for lam in (1, 3):
                 settings = {**base, **variant, "lam": lam}
                 yield {
                     "method": "targeted",

@@ -211,7 +211,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods-512": lambda: methods_table(512),
     "choices-16": lambda: choices_table(16),
     "choices-128": lambda: choices_table(128),
-    "choices-512": lambda: choices_table(512),
     "retraining": retraining_table,
     "speed": speed_table,
 }
