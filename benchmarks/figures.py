@@ -14,7 +14,7 @@ TARGET = ROOT / "docs" / "forgetting.svg"
 SHOWN = {
     "targeted λ=1 (paper protocol)": ("targeted λ=1", "#9ecae1", "o"),
     "targeted λ=3 (paper protocol)": ("targeted λ=3", "#3182bd", "o"),
-    "targeted λ=3": ("targeted λ=3, our defaults", "#08306b", "D"),
+    "targeted λ=2": ("targeted, our defaults", "#08306b", "D"),
     "neg_grad (paper protocol)": ("neg_grad", "#de2d26", "s"),
     "random_label (paper protocol)": ("random_label", "#fc9272", "s"),
     "bad_teacher (paper protocol)": ("bad_teacher (300 retained)", "#74c476", "^"),

@@ -39,8 +39,8 @@ def methods() -> Iterator[dict[str, Any]]:
     for seed in range(3):
         for size in SIZES:
             common: dict[str, Any] = {"size": size, "seed": seed, "retain_measured": RETAIN_MEASURED}
+            yield {"method": "targeted", "settings": {}, **common}
             for lam in (1, 3):
-                yield {"method": "targeted", "settings": {"lam": lam}, **common}
                 yield {"method": "targeted", "protocol": "paper", "settings": {"lam": lam}, **common}
             for method in ("neg_grad", "random_label", "bad_teacher", "amnesiac"):
                 yield {"method": method, "protocol": "paper", "settings": {}, **common}
