@@ -32,9 +32,9 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("expunge needs Python 3.11 or newer: make PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 
-# The core alone: torch, numpy, safetensors, rich and typer.
+# The core and what report.html takes.
 $(VENV)/core: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[report]'
 	touch $@
 
 $(VENV)/dev: $(BIN)/python pyproject.toml

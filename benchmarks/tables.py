@@ -147,7 +147,7 @@ def retraining_table() -> str:
     rows = load("methods")
     body = []
     for size in (16, 128, 512):
-        ours = [r for r in rows if r["forget_size"] == size and label(r) == "targeted λ=3"]
+        ours = [r for r in rows if r["forget_size"] == size and label(r) == "targeted λ=2"]
         scratch = [r for r in rows if r["forget_size"] == size and r["method"] == "retrain"]
         if not ours or not scratch:
             continue
@@ -205,6 +205,20 @@ def speed_table() -> str:
     return markdown(["what", "measured", "aim"], rows) + "\n\n" + note
 
 
+def theory_table(which: str) -> str:
+    """A table of benchmarks.theory, which imports from here."""
+    from benchmarks import theory
+
+    return theory.TABLES[which]()
+
+
+def simulation_table() -> str:
+    """The figures of benchmarks.audit_simulation."""
+    from benchmarks import audit_simulation  # it draws on this module
+
+    return audit_simulation.simulation_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -213,6 +227,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices-128": lambda: choices_table(128),
     "retraining": retraining_table,
     "speed": speed_table,
+    "audit-simulation": simulation_table,
+    "theory-where": lambda: theory_table("where"),
+    "theory-single": lambda: theory_table("single"),
+    "theory-runs": lambda: theory_table("runs"),
 }
 
 

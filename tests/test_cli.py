@@ -18,6 +18,8 @@ COMMANDS = [
     ["demo"],
     ["train"],
     ["forget"],
+    ["audit"],
+    ["theory"],
     ["methods"],
     ["data"],
     ["data", "get"],
@@ -132,11 +134,12 @@ def test_forget_with_every_method(tmp_path: Path, method: str, logged: Path, ids
         *retain,
         *settings,
     ]
-    text = succeed("forget", *arguments, "--test", "sample:test", "--out", out, "--json")
-    report = only_json(text)
+    done = expunge("forget", *arguments, "--test", "sample:test", "--out", out, "--json")
+    report = only_json(done.stdout)
+    assert (done.returncode, done.stderr) == (3 if report["audit"]["verdict"] == "FAIL" else 0, "")
     assert report == json.loads((out / "report.json").read_text())
-    assert sorted(tree(tmp_path)) == ["out", "out/model.safetensors", "out/report.json"]
-    assert report["format"] == "expunge-report/1"
+    assert sorted(tree(tmp_path)) == ["out", "out/model.safetensors", "out/report.html", "out/report.json"]
+    assert report["format"] == "expunge-report/2"
     assert report["trace"]["method"] == method
     assert report["trace"]["num_forget"] == 12
     assert report["trace"]["change"]["l1"] > 0
@@ -156,7 +159,7 @@ def test_forget_with_a_model_and_a_folder_alone(tmp_path: Path, trained: Path) -
     text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out")
     assert "targeted: 4 examples to forget" in text
     assert "not given" in text
-    assert f"The model and report.json are in {tmp_path / 'out'}." in text
+    assert f"The model and the report are in {tmp_path / 'out'}." in text
     assert (tmp_path / "out/model.safetensors").is_file()
 
 
@@ -232,6 +235,10 @@ def test_the_demo(tmp_path: Path) -> None:
     ids = (out / "ids.txt").read_text().split()
     assert len(ids) == len(set(ids)) == report["trace"]["num_forget"] == 32
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expunge-demo"]
+    assert report["audit"]["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
+    page = (out / "forgot/report.html").read_text()
+    assert report["audit"]["verdict"] in page
+    assert ".part" not in page, "the page names the directory in which the demo worked"
     sources = report["sources"]
     again = expunge(
         *("forget", "--model", sources["model"], "--forget", sources["forget"], "--ids", sources["ids"]),

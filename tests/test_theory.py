@@ -19,7 +19,7 @@ from torch import nn
 
 import expunge
 from expunge import theory
-from expunge.audit.concentration import concentration, measure_updates
+from expunge.audit import concentration, measure_updates
 from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.methods.random_label import wrong_labels

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from expunge import audit as audit
+    from expunge import theory as theory
     from expunge.audit import accuracy
     from expunge.commands import demo, forget, train
     from expunge.data import Examples, ImageSet, load_data
@@ -94,7 +96,13 @@ __all__ = [
 ]
 
 
+_PARTS = {"audit", "theory"}
+"""Packages whose functions are called by their full name, such as `expunge.audit.score_test`."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"expunge.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")
     return getattr(import_module(f"expunge.{_HOMES[name]}"), name)

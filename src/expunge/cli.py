@@ -30,6 +30,11 @@ app.add_typer(data_app, name="data")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Resize = Annotated[bool, typer.Option("--resize", help="Resize a folder's images to the model's size.")]
+WithImages = Annotated[
+    bool,
+    typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),
+]
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; repeat for more.")]
 
 
@@ -96,19 +101,20 @@ def forget(
     out: Annotated[Path, typer.Option(help="New directory for the model and the report.")],
     ids: Annotated[Path | None, typer.Option(help="File with one id a line: forget only these of DATA.")] = None,
     retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
-    test: Annotated[str | None, typer.Option(metavar="DATA", help="A test set, for the report alone.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Held-out examples, for the audit alone.")] = None,
     method: Annotated[str, typer.Option(help="See `expunge methods`.")] = "targeted",
     protocol: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
     settings: Set = [],  # noqa: B006
     weights: Annotated[Path | None, typer.Option(help="Weights file for timm: and py: models.")] = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
     updates: Annotated[Path | None, typer.Option(help="Update log; default: the one beside the model.")] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Resize a folder's images to the model's size.")] = False,
+    resize: Resize = False,
+    with_images: WithImages = False,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make a model forget examples, and measure it before and after."""
+    """Make a model forget examples, measure it before and after, and audit it where there is a test set."""
     with _progress():
         from expunge import commands
 
@@ -131,8 +137,95 @@ def forget(
             settings=_settings(settings),
             seed=seed,
             device=device,
+            with_images=with_images,
         )
     _print_report(report, as_json)
+    raise typer.Exit(_audit_code(report))
+
+
+@app.command()
+def audit(
+    before: Annotated[str, typer.Option(metavar="MODEL", help="The original model.")],
+    after: Annotated[str, typer.Option(metavar="MODEL", help="The model that was made to forget.")],
+    forget: Annotated[str, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")],
+    test: Annotated[str, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")],
+    out: Annotated[Path, typer.Option(help="New directory for the report.")],
+    ids: Annotated[Path | None, typer.Option(help="File with one id a line: only these of --forget.")] = None,
+    retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of --before, for timm: and py: models.")] = None,
+    after_weights: Annotated[Path | None, typer.Option(help="Weights of --after, likewise.")] = None,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
+    resize: Resize = False,
+    with_images: WithImages = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
+    with _progress():
+        from expunge import commands
+
+        sources = commands.Sources(
+            model=before,
+            forget=forget,
+            ids=ids,
+            retain=retain,
+            test=test,
+            weights=weights,
+            allow_pickle=allow_pickle,
+            resize=resize,
+        )
+        report = commands.audit(
+            sources, after, out, after_weights=after_weights, seed=seed, device=device, with_images=with_images
+        )
+    _print_report(report, as_json)
+    raise typer.Exit(_audit_code(report))
+
+
+@app.command()
+def theory(
+    model: Annotated[str, typer.Option(help="MODEL, as for `expunge forget`.")],
+    data: Annotated[str, typer.Option(help="DATA of examples that the model was trained on.")],
+    ids: Annotated[Path | None, typer.Option(help="File with one id a line: measure only these of DATA.")] = None,
+    num: Annotated[int | None, typer.Option(min=1, help="Draw so many of DATA; default: 512.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="The runs forget the first so many; default: 64.")] = None,
+    steps: Annotated[str, typer.Option(help="Adam updates after which the runs are measured.")] = "1,2,5,10,20",
+    weights: Annotated[Path | None, typer.Option(help="Weights file for timm: and py: models.")] = None,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
+    resize: Resize = False,
+    out: Annotated[Path | None, typer.Option(help="New directory for theory.json and theory.svg.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure how concentrated updates are: single steps, as the theorem has it, and runs."""
+    with _progress():
+        from expunge import commands
+
+        report = commands.theory(
+            model,
+            data,
+            ids=ids,
+            num=num,
+            batch=batch,
+            steps=_counts("--steps", steps),
+            seed=seed,
+            device=device,
+            weights=weights,
+            allow_pickle=allow_pickle,
+            resize=resize,
+            out=out,
+        )
+    if as_json:
+        print(report.to_json())
+        return
+    from expunge.report import theory_tables
+
+    for table in theory_tables.tables(report):
+        _print_table(table.title, list(table.columns), table.rows)
+    print(theory_tables.SCOPE)
+    if report.directory:
+        print(f"theory.json and theory.svg are in {report.directory}.")
 
 
 @app.command()
@@ -202,7 +295,7 @@ def data_ids(
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage."""
+    """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done but the audit failed."""
     _stop_on_signals()
     try:
         code = app(standalone_mode=False)
@@ -230,23 +323,39 @@ class _Stopped(BaseException):
 
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 3.0  # seconds for the work to come to a point where it can be stopped, before it is stopped anywhere
 _GRACE = 5.0  # seconds in which a second signal does not cut the cleaning up short
+_asked = False  # to stop, and not yet stopped
 
 
 def _stop_on_signals() -> None:
-    """Makes SIGINT, SIGTERM and SIGHUP raise `_Stopped`, unless they are ignored, as under nohup."""
+    """Makes SIGINT, SIGTERM and SIGHUP raise `_Stopped`, unless they are ignored, as under nohup.
+
+    It is raised between two steps of the work where there are any: an exception in the midst of native code that has
+    called back into Python would abort the process.
+    """
     last = float("-inf")
 
-    def stop(*_: object) -> None:
+    def ask(*_: object) -> None:
         nonlocal last
+        global _asked
         now = time.monotonic()
         if now - last > _GRACE:
-            last = now
-            raise _Stopped
+            last, _asked = now, True
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
+    signal.signal(signal.SIGALRM, lambda *_: _stop_if_asked())
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+            signal.signal(number, ask)
+
+
+def _stop_if_asked() -> None:
+    global _asked
+    if _asked:
+        _asked = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise _Stopped
 
 
 def _fail(message: str, code: int) -> None:
@@ -258,7 +367,7 @@ def _fail(message: str, code: int) -> None:
 def _progress() -> Iterator[None]:
     from expunge import progress
 
-    with progress.show():
+    with progress.show(check=_stop_if_asked):
         yield
 
 
@@ -272,6 +381,13 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _counts(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SettingError(f"{option} takes whole numbers, such as 1,2,5, not {text!r}") from error
+
+
 def _unused(path: Path) -> Path:
     """`path`, or path-2, path-3, … where it is taken."""
     taken = 1
@@ -282,11 +398,16 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
+def _audit_code(report: "Report") -> int:
+    """3 where the audit failed, else 0."""
+    return 3 if report.verdict == "FAIL" else 0
+
+
 def _print_report(report: "Report", as_json: bool) -> None:
     if as_json:
         print(report.to_json())
         return
-    before, after, trace = report.before, report.after, report.trace
+    before, after, trace, audit = report.before, report.after, report.trace, report.audit
     rows = [
         (name, _percent(getattr(before, key)), _percent(getattr(after, key)))
         for name, key in (
@@ -295,17 +416,30 @@ def _print_report(report: "Report", as_json: bool) -> None:
             ("test accuracy", "test_accuracy"),
         )
     ]
-    change = f"{trace.change.l1:.4g}"
-    rows += [
-        ("parameter change, L1", "", change),
-        ("parameter change, L2", "", f"{trace.change.l2:.4g}"),
-        ("steps", "", str(trace.steps)),
-        ("seconds", "", f"{trace.seconds:.1f}"),
-    ]
-    _print_table(f"{trace.method}: {trace.num_forget:,} examples to forget", ["", "before", "after"], rows)
-    for line in (*report.notes, *(f"warning: {w}" for w in trace.warnings)):
+    if audit is not None:
+        rows += [
+            (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
+            for name, key in (("placement A1 (0.5: as unseen)", "a1"), ("both tails A2 (0.5: as unseen)", "a2"))
+        ]
+    change = trace.change if trace else audit.change if audit else None
+    if change is not None:
+        rows += [("parameter change, L1", "", f"{change.l1:.4g}"), ("parameter change, L2", "", f"{change.l2:.4g}")]
+    if trace is not None:
+        rows += [("steps", "", str(trace.steps)), ("seconds", "", f"{trace.seconds:.1f}")]
+        title = f"{trace.method}: {trace.num_forget:,} examples to forget"
+    else:
+        title = f"audit of {audit.num_forget if audit else 0:,} forgotten examples"
+    _print_table(title, ["", "before", "after"], rows)
+    for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
-    print(f"The model and report.json are in {report.directory}.")
+    if audit is not None:
+        print(f"Audit: {audit.verdict}. {audit.scores_after.reason}")
+        from expunge.report.wording import mark_of_accuracy
+
+        if mark := mark_of_accuracy(audit):
+            print(mark)
+    written = "The model and the report are" if trace else "The report is"
+    print(f"{written} in {report.directory}.")
 
 
 def _print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:

@@ -30,8 +30,11 @@ def advance(label: str, done: int, total: int, note: str = "") -> None:
 
 
 @contextmanager
-def show() -> Iterator[None]:
+def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Draws bars on standard error for every `track` and `advance` inside the block.
+
+    Args:
+        check: called at each of them, on a terminal or not; what it raises ends the work there.
 
     >>> with show():
     ...     sum(track(range(3), "adding", 3))
@@ -52,6 +55,7 @@ def show() -> Iterator[None]:
         tasks: dict[str, TaskID] = {}
 
         def report(label: str, done: int, total: int, note: str) -> None:
+            check()
             if label not in tasks or (done == 0 and bars.tasks[tasks[label]].finished):
                 tasks[label] = bars.add_task(label, total=total, note=note)
             bars.update(tasks[label], completed=done, total=total, note=note)
@@ -61,3 +65,13 @@ def show() -> Iterator[None]:
             yield
         finally:
             _current.reset(token)
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Shows nothing of what is tracked inside the block, for a caller that reports a coarser count of its own."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)

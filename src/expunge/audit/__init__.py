@@ -1,6 +1,44 @@
-"""Measuring what unlearning did: accuracy and parameter change."""
+"""Measuring what unlearning did: whether the model forgot, what it cost, and how its updates are spread."""
 
 from expunge.audit.accuracy import accuracy
+from expunge.audit.audit_report import AuditReport, Relearning
+from expunge.audit.concentration import Concentration, UpdateShape, concentration
+from expunge.audit.default_audit import audit
+from expunge.audit.leakage import update_leakage
+from expunge.audit.membership import Rate, auc, auc_interval, roc, tpr_at_fpr
 from expunge.audit.parameter_change import last_layer, parameter_change
+from expunge.audit.placement import Placements, placements
+from expunge.audit.relearning import relearn, relearn_network, relearn_statistic
+from expunge.audit.scores import cross_entropy, logit_margin, modified_entropy
+from expunge.audit.updates import UpdateMeasurement, measure_updates
+from expunge.audit.verdict import ScoreTest, score_test
 
-__all__ = ["accuracy", "last_layer", "parameter_change"]
+__all__ = [
+    "AuditReport",
+    "Concentration",
+    "Placements",
+    "Rate",
+    "Relearning",
+    "ScoreTest",
+    "UpdateMeasurement",
+    "UpdateShape",
+    "accuracy",
+    "auc",
+    "auc_interval",
+    "audit",
+    "concentration",
+    "cross_entropy",
+    "last_layer",
+    "logit_margin",
+    "measure_updates",
+    "modified_entropy",
+    "parameter_change",
+    "placements",
+    "relearn",
+    "relearn_network",
+    "relearn_statistic",
+    "roc",
+    "score_test",
+    "tpr_at_fpr",
+    "update_leakage",
+]

@@ -1,11 +1,14 @@
 """What each command does, callable from Python: from specs and paths to files on disk.
 
-`expunge train` is `train(...)`, `expunge forget` is `forget(...)`, `expunge demo` is `demo(...)`.
+`expunge train` is `train(...)`, and so for `forget`, `audit`, `demo` and `theory`.
 """
 
+from expunge.commands.audit import audit
 from expunge.commands.demo import demo
-from expunge.commands.forget import Report, forget
+from expunge.commands.forget import forget
+from expunge.commands.report import Report
 from expunge.commands.sources import Sources
+from expunge.commands.theory import TheoryReport, theory
 from expunge.commands.train import Training, train
 
-__all__ = ["Report", "Sources", "Training", "demo", "forget", "train"]
+__all__ = ["Report", "Sources", "TheoryReport", "Training", "audit", "demo", "forget", "theory", "train"]

@@ -1,9 +1,10 @@
 """`expunge demo`: the main job on the embedded images."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from expunge.commands.forget import Report, forget
+from expunge.commands.forget import forget
+from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import Sources
 from expunge.commands.train import train
 from expunge.data import draw_ids, load_data
@@ -32,7 +33,5 @@ def demo(out: Path, *, method: str = "targeted", seed: int = 0) -> Report:
         )
         report = forget(sources, temporary / "forgot", method=method, seed=seed, device="cpu")
         final = replace(sources, model=str(out / "original"), ids=out / "ids.txt")
-        told = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(final).items()}
-        report = replace(report, directory=str(out / "forgot"), sources=told)
-        (temporary / "forgot" / "report.json").write_text(report.to_json())
-    return report
+        report = replace(report, directory=str(out / "forgot"), sources=told(final))
+        return write_report(temporary / "forgot", report)

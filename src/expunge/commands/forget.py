@@ -1,36 +1,20 @@
 """`expunge forget`: the main job, from specs to an unlearned model and a report on disk."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge.commands.sources import Sources, device_named, factory_of, load_for, measure, updates_of
-from expunge.data import check_disjoint, read_ids
-from expunge.errors import InputError, SettingError
+from expunge.audit.default_audit import audit_outputs, observe
+from expunge.commands.report import Report, told, write_report
+from expunge.commands.sources import Sources, device_named, factory_of, forget_set, load_for, retain_set, updates_of
+from expunge.data import check_disjoint
+from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import METHODS, Method, Needs, make_method
 from expunge.models import load_model, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
-from expunge.records import Measurement, Trace
 from expunge.unlearning import unlearn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What `forget` did and measured; `report.json` in its directory."""
-
-    directory: str
-    sources: Mapping[str, Any]
-    before: Measurement
-    after: Measurement
-    trace: Trace
-    notes: tuple[str, ...] = field(default=())
-
-    def to_json(self) -> str:
-        """JSON text."""
-        return json.dumps({"format": "expunge-report/1", **asdict(self)}, indent=2)
 
 
 def forget(
@@ -42,8 +26,11 @@ def forget(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
+    with_images: bool = False,
 ) -> Report:
-    """Makes a model forget, measures it before and after, and writes `model.safetensors` and `report.json`.
+    """Makes a model forget and measures it before and after; audits it where there is a test set.
+
+    Writes `model.safetensors`, `report.json` and, with an audit, `report.html`.
 
     Args:
         sources: what to read.
@@ -53,6 +40,7 @@ def forget(
         settings: fields of the method.
         seed: of everything random.
         device: `cpu`, `cuda`, or `auto`.
+        with_images: show the forgotten images that are still recognisable in the report, which then holds them.
     """
     check_unused(out)
     where = device_named(device)
@@ -64,26 +52,14 @@ def forget(
     network, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
     recipe = dict(header.recipe) if method == "retrain" and protocol is None else {}
     chosen: Method = make_method(method, protocol=protocol, **{**recipe, **(settings or {})})
-    forgotten = load_for(sources.forget, header, sources.resize)
-    if sources.ids is not None:
-        forgotten = forgotten.select(read_ids(sources.ids))
-    if len(forgotten) == 0:
-        raise InputError("the forget set is empty; give it at least one example")
-    notes = []
-    test = retain = None
+    forgotten = forget_set(sources, header)
+    test = None
     if sources.test is not None:
         test = load_for(sources.test, header, sources.resize)
         check_disjoint(forgotten.images, test.images, "forget", "test")
-    if sources.retain is not None:
-        whole = load_for(sources.retain, header, sources.resize)
-        retain = whole.without(forgotten)
-        if len(retain) == 0:
-            raise InputError("every retained example is in the forget set too; give others with --retain")
-        if len(retain) < len(whole):
-            notes.append(f"left {len(whole) - len(retain):,} examples that are to be forgotten out of the retain set")
+    retain, notes = retain_set(sources, header, forgotten)
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)
-        before = measure(network, retain, test)
         result = unlearn(
             network,
             forgotten,
@@ -93,22 +69,29 @@ def forget(
             updates=updates_of(sources) if Needs.UPDATES in needs else None,
             seed=seed,
         )
-        after = measure(result.model, retain, test)
         trace = result.trace
+        sets = {"forget": forgotten.examples}
+        sets |= {name: held.examples for name, held in (("test", test), ("retain", retain)) if held is not None}
+        before, after = observe(network, sets), observe(result.model, sets)
+        class_names = header.class_names or forgotten.class_names
+        audited = None
+        if test is not None:
+            audited = audit_outputs(
+                network, result.model, before, after, seed=seed, ids=forgotten.ids, class_names=class_names
+            )
         report = Report(
             directory=str(out),
-            sources={key: str(value) if isinstance(value, Path) else value for key, value in asdict(sources).items()},
-            before=replace(before, forget_accuracy=trace.forget_accuracy_before),
-            after=replace(after, forget_accuracy=trace.forget_accuracy_after),
+            sources=told(sources),
+            before=before.measurement(),
+            after=after.measurement(),
             trace=trace,
-            notes=tuple(notes),
+            audit=audited,
+            notes=notes,
         )
         entry = {"did": "forget", "method": method, "settings": dict(trace.settings), "num_forget": trace.num_forget}
-        class_names = header.class_names or forgotten.class_names
         header = replace(header, class_names=class_names, history=(*header.history, entry))
         save_checkpoint(temporary / FILE_NAME, result.model.cpu(), header)
-        (temporary / "report.json").write_text(report.to_json())
-    return report
+        return write_report(temporary, report, forgotten if with_images else None)
 
 
 def _check_method(name: str) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from expunge.audit import accuracy
-from expunge.data import ImageSet, load_data
+from expunge.data import ImageSet, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.models import Header
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
-from expunge.records import Measurement
 
 UPDATES = "updates"
 """The directory of the update log, inside a trained model's directory."""
@@ -21,14 +19,14 @@ UPDATES = "updates"
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What `forget` reads, as MODEL and DATA specs.
+    """What `forget` and `audit` read, as MODEL and DATA specs.
 
     Attributes:
         model: MODEL spec.
         forget: DATA spec of the examples to forget.
         ids: a file with one id a line picks from `forget`; None takes all of it.
         retain: DATA spec of retained training examples; those that `forget` holds too are left out.
-        test: DATA spec of a test set, for the report alone.
+        test: DATA spec of held-out examples, for the audit and the report; no method sees them.
         weights: a weights file, for `timm:` and `py:` models.
         allow_pickle: accept a .pt file as weights, read with `weights_only=True`.
         updates: an update log; None: the one beside the model.
@@ -65,13 +63,27 @@ def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
     return images
 
 
-def measure(network: nn.Module, retain: ImageSet | None, test: ImageSet | None) -> Measurement:
-    """Accuracies on what there is; `forget_accuracy` is left 0 for the caller, since `unlearn` measures it."""
-    return Measurement(
-        forget_accuracy=0.0,
-        retain_accuracy=accuracy(network, retain.examples) if retain is not None else None,
-        test_accuracy=accuracy(network, test.examples) if test is not None else None,
-    )
+def forget_set(sources: Sources, header: Header) -> ImageSet:
+    """The examples to forget: those that `ids` picks, or all; at least one."""
+    forgotten = load_for(sources.forget, header, sources.resize)
+    if sources.ids is not None:
+        forgotten = forgotten.select(read_ids(sources.ids))
+    if len(forgotten) == 0:
+        raise InputError("the forget set is empty; give it at least one example")
+    return forgotten
+
+
+def retain_set(sources: Sources, header: Header, forgotten: ImageSet) -> tuple[ImageSet | None, tuple[str, ...]]:
+    """The retained examples without forgotten ones, None where none are named; and what to say about that."""
+    if sources.retain is None:
+        return None, ()
+    whole = load_for(sources.retain, header, sources.resize)
+    retain = whole.without(forgotten)
+    if len(retain) == 0:
+        raise InputError("every retained example is in the forget set too; give others with --retain")
+    if len(retain) == len(whole):
+        return retain, ()
+    return retain, (f"left {len(whole) - len(retain):,} examples that are to be forgotten out of the retain set",)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:

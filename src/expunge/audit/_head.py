@@ -1,0 +1,62 @@
+"""The last linear layer of a model by itself: what goes into it, and its parameters as one matrix."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from expunge.audit.parameter_change import last_layer
+from expunge.data import Examples
+from expunge.errors import InputError
+from expunge.progress import advance
+
+
+def features_and_head(model: nn.Module, examples: Examples, *, batch_size: int = 500) -> tuple[Tensor, nn.Linear]:
+    """The inputs o of the last linear layer in eval mode, and a copy of that layer.
+
+    Args:
+        model: maps a batch to logits (B, C), which its last linear layer puts out as they are; its mode is put back.
+        examples: N ≥ 1 of them.
+        batch_size: examples a forward pass.
+
+    Returns:
+        Features, shape (N, M), and the layer (C, M): float64, on the CPU.
+
+    Raises:
+        InputError: the last layer is not a plain linear one, or the logits are not its output on features (B, M).
+    """
+    name = last_layer(model)
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Linear) or set(dict(layer.named_parameters())) - {"weight", "bias"}:
+        raise InputError(f"the model's last layer {name!r} is not a plain linear layer, which the theorem is about")
+    reference = next(model.parameters())
+    modes = {module: module.training for module in model.modules()}
+    passed: list[tuple[Tensor, Tensor]] = []
+    parts: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _, given, output: passed.append((given[0], output)))
+    model.eval()
+    try:
+        for start in range(0, len(examples), batch_size):
+            index = torch.arange(start, min(start + batch_size, len(examples)))
+            passed.clear()
+            with torch.no_grad():
+                logits = model(examples.take(index).to(reference.device, reference.dtype).inputs)
+            if len(passed) != 1 or passed[0][0].ndim != 2 or not torch.equal(passed[0][1].to(logits), logits):
+                raise InputError(f"the logits are not what the last linear layer {name!r} puts out for each example")
+            parts.append(passed[0][0].double().cpu())
+            if len(examples) > batch_size:
+                advance("features", start + len(index), len(examples))
+    finally:
+        hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    return torch.cat(parts), copy.deepcopy(layer).double().cpu()
+
+
+def with_bias(parameters: Mapping[str, Tensor]) -> Tensor:
+    """A weight (..., C, M) with the bias (..., C), where there is one, as its last column."""
+    parts = [parameters["weight"]]
+    if "bias" in parameters:
+        parts.append(parameters["bias"][..., None])
+    return torch.cat(parts, -1)

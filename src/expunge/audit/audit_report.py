@@ -1,0 +1,141 @@
+"""The record of a default audit: what report.json holds and report.html shows."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from expunge.audit.verdict import ScoreTest
+from expunge.records import Measurement, ParameterChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margins:
+    """Histograms of the logit margins s = z_y − logsumexp_{j≠y} z_j: counts, so that no example's score is told.
+
+    Attributes:
+        edges: increasing, shape (B + 1,); the first and last bin also hold what lies beyond.
+        counts: {"forget" | "heldout" | "retain": {"before" | "after": B counts}}; no `retain` where none was given.
+    """
+
+    edges: tuple[float, ...]
+    counts: Mapping[str, Mapping[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roc:
+    """Points of a membership attack's ROC curve that calls examples with high margins forgotten ones.
+
+    Attributes:
+        fpr, tpr: in [0, 1], non-decreasing, from (0, 0) to (1, 1).
+        low, high: Clopper-Pearson limits (95%) of each tpr.
+    """
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leakage:
+    """Whether the update itself tells who was forgotten: ‖p_before − p_after‖₂ of forgotten against test examples.
+
+    Attributes:
+        auc: in [0, 1]; ½ where the update tells nothing.
+        interval: its 95% limits.
+    """
+
+    auc: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relearning:
+    """How fast the unlearned model relearns the forget set, against sets of the same size and classes it never saw.
+
+    Attributes:
+        steps: T(D_f): optimiser steps until the stop, fractional.
+        control_steps: T(C_r) of the controls, in the order of their draws.
+        ratio: ρ = T(D_f) / median T(C_r); below 1: faster than unseen examples.
+        p_value: (1 + #{T(C_r) ≤ T(D_f)}) / (R + 1).
+        note: how it was measured, in a sentence; "" where there is nothing to say.
+    """
+
+    steps: float
+    control_steps: tuple[float, ...]
+    ratio: float
+    p_value: float
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognisable:
+    """A forgotten example whose margin lies in the outer hundredth of the held-out ones.
+
+    Attributes:
+        id: the example's id.
+        label, predicted: class names (or numbers, where there are none), of the truth and of the unlearned model.
+        placement: the share of held-out margins below its own, in [0, 1].
+        side: `memorised` (above) or `over-forgotten` (below).
+    """
+
+    id: str
+    label: str
+    predicted: str
+    placement: float
+    side: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What an audit measured on the model before and after; `audit` in report.json.
+
+    Attributes:
+        before, after: accuracies, in [0, 1].
+        num_forget, num_heldout, num_retain: examples in each set; num_retain is 0 where none was given.
+        num_classes: classes of the model.
+        change: ‖Δθ‖ by norm and layer.
+        relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
+        scores_before, scores_after: the score test on each model's margins. The verdict is that of `scores_after`.
+        margins: histograms of the margins.
+        roc_before, roc_after: membership attacks on each model.
+        relearning: None where no control set could be drawn; `caveats` says why.
+        leakage: what the update tells about who was forgotten: a warning, never part of the verdict.
+        recognisable: forgotten examples in either tail of the held-out margins, most extreme first.
+        caveats: one sentence each: what these figures cannot tell.
+        seconds: wall clock by part: `forward`, `statistics`, `relearning`.
+        seed: of the draws of the relearning controls.
+        versions, device: where it ran.
+    """
+
+    before: Measurement
+    after: Measurement
+    num_forget: int
+    num_heldout: int
+    num_retain: int
+    num_classes: int
+    change: ParameterChange
+    relative_l1: float
+    relative_l2: float
+    scores_before: ScoreTest
+    scores_after: ScoreTest
+    margins: Margins
+    roc_before: Roc
+    roc_after: Roc
+    relearning: Relearning | None
+    leakage: Leakage
+    recognisable: tuple[Recognisable, ...]
+    caveats: tuple[str, ...]
+    seconds: Mapping[str, float]
+    seed: int
+    versions: Mapping[str, str]
+    device: str
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL or INCONCLUSIVE."""
+        return self.scores_after.verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the verdict and its reason come first."""
+        return {"verdict": self.verdict, "reason": self.scores_after.reason, **asdict(self)}

@@ -1,0 +1,289 @@
+"""The default audit: what can be told from the model before and after, the forget set and a held-out test set."""
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.forward import Outputs, outputs_of
+from expunge.audit.leakage import update_leakage
+from expunge.audit.membership import roc
+from expunge.audit.parameter_change import parameter_change
+from expunge.audit.placement import TAIL, placements
+from expunge.audit.relearning import relearn
+from expunge.audit.scores import Floats, cross_entropy, logit_margin
+from expunge.audit.verdict import score_test
+from expunge.data import Examples, check_disjoint, materialise
+from expunge.data.examples import check_labels
+from expunge.errors import InputError
+from expunge.records import Measurement
+
+BINS = 40
+"""Bins of the margins' histograms."""
+
+ROC_POINTS = 200
+"""The most points of a ROC curve that a report keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One model's outputs on the sets at hand, and how long they took; None stands for a set that was not given."""
+
+    forget: Outputs
+    heldout: Outputs | None = None
+    retain: Outputs | None = None
+    seconds: float = 0.0
+
+    def measurement(self) -> Measurement:
+        """Accuracies."""
+        return Measurement(
+            forget_accuracy=self.forget.accuracy,
+            retain_accuracy=self.retain.accuracy if self.retain else None,
+            test_accuracy=self.heldout.accuracy if self.heldout else None,
+        )
+
+    def margins(self) -> dict[str, Floats]:
+        """Logit margins of each set."""
+        sets = {"forget": self.forget, "heldout": self.heldout, "retain": self.retain}
+        return {name: logit_margin(found.logits, found.labels) for name, found in sets.items() if found}
+
+
+def audit(
+    before: nn.Module,
+    after: nn.Module,
+    forget: "Examples | Dataset[Any]",
+    test: "Examples | Dataset[Any]",
+    *,
+    retain: "Examples | Dataset[Any] | None" = None,
+    ids: Sequence[str] | None = None,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 500,
+) -> AuditReport:
+    """Tells how well `after` forgot what `before` was trained on. docs/audit.md says what each figure means.
+
+    Each model sees each example once. Nothing is trained but the last layer, on features kept from that one pass.
+
+    Args:
+        before: the original model; maps a batch to logits (B, C).
+        after: the unlearned model, with the same parameters by name and shape.
+        forget: the forgotten examples, of (input, label).
+        test: held-out examples that neither model was trained on; they must not share an input with `forget`.
+        retain: retained training examples, for accuracy and histograms alone.
+        ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
+        class_names: by class; default: the dataset's, else numbers.
+        seed: of the draws of relearning's controls.
+        batch_size: examples a forward pass.
+
+    Raises:
+        InputError: empty or mislabelled sets, sets that overlap, other networks, or NaN or infinity in the logits.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> data = Examples(torch.rand(60, 4), torch.arange(60) % 3)
+    >>> report = audit(net, net, data.take(torch.arange(5)), data.take(torch.arange(5, 60)))
+    >>> report.num_forget, report.change.l1
+    (5, 0.0)
+    """
+    examples = {
+        "forget": _examples(forget, "forget"),
+        "test": _examples(test, "test"),
+        **({"retain": _examples(retain, "retain")} if retain is not None else {}),
+    }
+    check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
+    return audit_outputs(
+        before,
+        after,
+        observe(before, examples, batch_size),
+        observe(after, examples, batch_size),
+        ids=ids or getattr(forget, "ids", None),
+        class_names=class_names or getattr(forget, "class_names", ()),
+        seed=seed,
+    )
+
+
+def observe(model: nn.Module, examples: Mapping[str, Examples], batch_size: int = 500) -> Observed:
+    """One pass of a model over the sets named `forget` and, where they are given, `test` and `retain`."""
+    started = time.perf_counter()
+    outputs = {
+        name: outputs_of(model, held, features=name != "retain", batch_size=batch_size, label=f"evaluating {name} set")
+        for name, held in examples.items()
+    }
+    for name, found in outputs.items():
+        if found.logits.ndim != 2 or found.logits.shape[1] < 2:
+            raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {found.logits.shape}")
+        check_labels(examples[name].labels, found.logits.shape[1], f"{name} set")
+        if not np.isfinite(found.logits).all():
+            raise InputError(f"the model's logits on the {name} set hold NaN or infinity; take a sound checkpoint")
+    return Observed(
+        forget=outputs["forget"],
+        heldout=outputs.get("test"),
+        retain=outputs.get("retain"),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def audit_outputs(
+    before: nn.Module,
+    after: nn.Module,
+    seen_before: Observed,
+    seen_after: Observed,
+    *,
+    ids: Sequence[str] | None = None,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+) -> AuditReport:
+    """`audit` where both models' outputs are there already: the models serve for their parameters alone."""
+    started = time.perf_counter()
+    if seen_before.heldout is None or seen_after.heldout is None:
+        raise InputError("an audit needs held-out examples; give a test set")
+    change = _change(before, after)
+    margins = {"before": seen_before.margins(), "after": seen_after.margins()}
+    labels, heldout_labels = seen_after.forget.labels, seen_after.heldout.labels
+    tests = {
+        when: score_test(found["forget"], found["heldout"], forget_labels=labels, heldout_labels=heldout_labels)
+        for when, found in margins.items()
+    }
+    leakage_auc, leakage_interval = update_leakage(
+        seen_before.forget.probabilities,
+        seen_after.forget.probabilities,
+        seen_before.heldout.probabilities,
+        seen_after.heldout.probabilities,
+    )
+    sizes = [sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in before.parameters())]
+    sizes.append(sum(float(p.detach().double().square().sum()) for p in before.parameters()) ** 0.5)
+    statistics = time.perf_counter() - started
+    relearning, why_not = _relearning(after, seen_before, seen_after, seed)
+    seconds = {
+        "forward": seen_before.seconds + seen_after.seconds,
+        "statistics": statistics,
+        "relearning": time.perf_counter() - started - statistics,
+    }
+    return AuditReport(
+        before=seen_before.measurement(),
+        after=seen_after.measurement(),
+        num_forget=len(labels),
+        num_heldout=len(heldout_labels),
+        num_retain=len(seen_after.retain.labels) if seen_after.retain else 0,
+        num_classes=seen_after.forget.logits.shape[1],
+        change=change,
+        relative_l1=change.l1 / sizes[0] if sizes[0] else 0.0,
+        relative_l2=change.l2 / sizes[1] if sizes[1] else 0.0,
+        scores_before=tests["before"],
+        scores_after=tests["after"],
+        margins=histograms(margins),
+        roc_before=_curve(margins["before"]),
+        roc_after=_curve(margins["after"]),
+        relearning=relearning,
+        leakage=Leakage(auc=leakage_auc, interval=leakage_interval),
+        recognisable=_recognisable(seen_after, margins["after"], ids, class_names),
+        caveats=_caveats(why_not),
+        seconds=seconds,
+        seed=seed,
+        versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
+        device=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+    )
+
+
+def histograms(margins: Mapping[str, Mapping[str, Floats]]) -> Margins:
+    """Counts of margins in `BINS` bins, which span 99% of all of them; the outer bins take the rest.
+
+    Args:
+        margins: {"before" | "after": {set: margins}}.
+    """
+    everything = np.concatenate([values for found in margins.values() for values in found.values()])
+    low, high = np.quantile(everything, [0.005, 0.995])
+    edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
+    counts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for when, found in margins.items():
+        for name, values in found.items():
+            counted = np.histogram(values.clip(edges[0], edges[-1]), edges)[0]
+            counts.setdefault(name, {})[when] = tuple(int(c) for c in counted)
+    return Margins(edges=tuple(float(edge) for edge in edges), counts=counts)
+
+
+def _examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
+    examples = dataset if isinstance(dataset, Examples) else materialise(dataset, name)
+    if len(examples) == 0:
+        raise InputError(f"the {name} set is empty; give it at least one example")
+    return examples
+
+
+def _change(before: nn.Module, after: nn.Module) -> Any:
+    originals = dict(before.named_parameters())
+    if {name: p.shape for name, p in originals.items()} != {name: p.shape for name, p in after.named_parameters()}:
+        raise InputError("the two models are not the same network: their parameters differ in name or shape")
+    return parameter_change(originals, after)
+
+
+def _curve(margins: Mapping[str, Floats]) -> Roc:
+    """The ROC curve, thinned to `ROC_POINTS` points that lie evenly on the logarithm of the false positive rate."""
+    from scipy import special
+
+    fpr, tpr = roc(margins["forget"], margins["heldout"])
+    num = len(margins["forget"])
+    if len(fpr) > ROC_POINTS:
+        wanted = np.concatenate([[0], np.geomspace(1 / len(margins["heldout"]), 1, ROC_POINTS - 1)])
+        keep = np.unique([0, *(np.searchsorted(fpr, wanted, side="right") - 1), len(fpr) - 1])
+        fpr, tpr = fpr[keep], tpr[keep]
+    hits = np.round(tpr * num)
+    low = np.where(hits == 0, 0.0, special.betaincinv(np.maximum(hits, 1), num - hits + 1, 0.025))
+    high = np.where(hits == num, 1.0, special.betaincinv(hits + 1, np.maximum(num - hits, 1), 0.975))
+    columns = ([float(value) for value in column] for column in (fpr, tpr, low, high))
+    return Roc(**dict(zip(("fpr", "tpr", "low", "high"), map(tuple, columns), strict=True)))
+
+
+def _recognisable(
+    seen: Observed, margins: Mapping[str, Floats], ids: Sequence[str] | None, class_names: Sequence[str]
+) -> tuple[Recognisable, ...]:
+    assert seen.heldout is not None
+    placed = placements(
+        margins["forget"], margins["heldout"], forget_labels=seen.forget.labels, heldout_labels=seen.heldout.labels
+    ).u
+    predictions = seen.forget.logits.argmax(1)
+
+    def named(label: int) -> str:
+        return class_names[label] if label < len(class_names) else str(label)
+
+    found = [
+        Recognisable(
+            id=ids[n] if ids else str(n),
+            label=named(int(seen.forget.labels[n])),
+            predicted=named(int(predictions[n])),
+            placement=float(placed[n]),
+            side="memorised" if placed[n] > 0.5 else "over-forgotten",
+        )
+        for n in np.argsort(-np.abs(placed - 0.5), kind="stable")
+        if placed[n] > 1 - TAIL or placed[n] < TAIL
+    ]
+    return tuple(found)
+
+
+def _relearning(
+    after: nn.Module, seen_before: Observed, seen_after: Observed, seed: int
+) -> tuple[Relearning | None, str]:
+    """The relearning of the last layer on kept features, or why there is none."""
+    assert seen_after.heldout is not None
+    original_loss = float(cross_entropy(seen_before.forget.logits, seen_before.forget.labels).mean())
+    try:
+        return relearn(after, seen_after.forget, seen_after.heldout, original_loss=original_loss, seed=seed), ""
+    except InputError as error:
+        return None, f"Relearning was left out: {error}."
+
+
+def _caveats(why_no_relearning: str) -> tuple[str, ...]:
+    caveats = [
+        "An odd forget set (mislabelled examples, or all of one person) stands out even from a model that was "
+        "retrained without it: the test compares it with ordinary unseen examples.",
+        "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
+    ]
+    if why_no_relearning:
+        caveats.append(why_no_relearning)
+    return tuple(caveats)

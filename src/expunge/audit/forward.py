@@ -1,0 +1,90 @@
+"""The audits' one pass of a model over examples: everything else is computed from what it leaves behind."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from expunge.audit.parameter_change import last_layer
+from expunge.data import Examples
+from expunge.models import as_float
+from expunge.progress import advance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a model in eval mode says about N examples.
+
+    Attributes:
+        logits: float64, shape (N, C).
+        labels: int64, shape (N,): the truth.
+        features: float32 or float64, shape (N, M): the input of the last linear layer, whose output the logits are;
+            None where they were not asked for, or the model does not end in such a layer.
+    """
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    features: Tensor | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples whose largest logit is their label's, in [0, 1]."""
+        return float((self.logits.argmax(1) == self.labels).mean())
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Softmax of the logits, float64, shape (N, C)."""
+        odds = np.exp(self.logits - self.logits.max(1, keepdims=True))
+        return np.asarray(odds / odds.sum(1, keepdims=True))
+
+
+def outputs_of(
+    model: nn.Module, examples: Examples, *, features: bool = False, batch_size: int = 500, label: str = "evaluating"
+) -> Outputs:
+    """Runs `model` once over `examples`, in eval mode and without gradients; its mode is put back.
+
+    Args:
+        model: maps a batch to logits (B, C).
+        examples: inputs of any device; they are brought to the model a batch at a time.
+        features: also keep the last linear layer's inputs.
+        batch_size: examples a forward pass.
+        label: what the progress bar says.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> outputs = outputs_of(net, Examples(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)), features=True)
+    >>> outputs.logits.shape, outputs.features.shape
+    ((5, 3), torch.Size([5, 4]))
+    """
+    reference = next(model.parameters())
+    head = model.get_submodule(last_layer(model))
+    caught: list[tuple[Tensor, Tensor]] = []
+    hook = None
+    if features and isinstance(head, nn.Linear):
+        hook = head.register_forward_hook(lambda _, given, output: caught.append((given[0], output)))
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    logits: list[Tensor] = []
+    kept: list[Tensor] = []
+    try:
+        for start in range(0, len(examples), batch_size):
+            stop = min(start + batch_size, len(examples))
+            batch = Examples(examples.inputs[start:stop], examples.labels[start:stop])
+            caught.clear()
+            with torch.inference_mode():
+                logits.append(as_float(model(batch.to(reference.device, reference.dtype).inputs)).cpu())
+            if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), logits[-1]):
+                kept.append(as_float(caught[0][0]).cpu())
+            advance(label, stop, len(examples))
+    finally:
+        if hook is not None:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    whole = len(kept) == len(logits) and len(kept) > 0
+    return Outputs(
+        logits=torch.cat(logits).double().numpy(),
+        labels=examples.labels.cpu().numpy(),
+        features=torch.cat(kept) if whole else None,
+    )

@@ -1,0 +1,316 @@
+"""Where forgotten examples stand among held-out ones, and how surely that is no accident.
+
+Under the null hypothesis, that forgotten and held-out scores (of a class) are exchangeable, the rank of a forgotten
+example among m held-out ones is uniform on 0, …, m, whatever the scores' distribution. All null distributions here
+follow from that alone. docs/audit.md explains them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expunge.errors import InputError, SettingError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+MIN_PER_CLASS = 100
+"""A class with fewer held-out examples is compared with the held-out examples of all classes."""
+
+TAIL = 0.01
+"""k⁺ counts placements above 1 − TAIL, k⁻ those below TAIL."""
+
+UNIFORM_VARIANCE = 1 / 12
+"""Of one placement, and of one |2u − 1|, under the null."""
+
+
+@dataclass(frozen=True)
+class Placements:
+    """The placement of each of n forgotten examples, and the groups in which they were compared.
+
+    Attributes:
+        u: float64, shape (n,), in (0, 1).
+        below, through: int64, shape (n,): how many held-out scores of the example's group are <, and ≤, its own.
+        group: int64, shape (n,): which entry of `sizes` the example belongs to.
+        num_heldout: m, all held-out examples.
+        sizes: (forgotten, held-out) examples of each group. The first groups are classes, each with its own
+            held-out examples; where `mixed`, the last one is compared with all of them.
+        mixed: some classes stand alone and others do not, so that the groups share held-out examples.
+    """
+
+    u: Floats
+    below: Integers
+    through: Integers
+    group: Integers
+    num_heldout: int
+    sizes: tuple[tuple[int, int], ...]
+    mixed: bool
+
+    @property
+    def a1(self) -> float:
+        """Mean placement: ½ under the null, above it where examples are still memorised."""
+        return float(self.u.mean())
+
+    @property
+    def a2(self) -> float:
+        """Mean |2u − 1|: ½ under the null, above it where examples stand out in either tail."""
+        return float(self.folded.mean())
+
+    @property
+    def folded(self) -> Floats:
+        """|2u − 1|, float64, shape (n,)."""
+        return np.asarray(np.abs(2 * self.u - 1))
+
+    @property
+    def k_plus(self) -> int:
+        """How many placements lie above 1 − `TAIL`; an example tied with held-out ones counts as below them."""
+        return int(self.above.sum())
+
+    @property
+    def k_minus(self) -> int:
+        """How many placements lie below `TAIL`; an example tied with held-out ones counts as above them."""
+        return int((self.through < self._tail_ranks()).sum())
+
+    @property
+    def above(self) -> NDArray[np.bool_]:
+        """Which examples `k_plus` counts, shape (n,)."""
+        heldout, tails = self._heldout(), self._tail_ranks()
+        return np.asarray((heldout - self.below < tails) & (tails > 0))
+
+    def _heldout(self) -> Integers:
+        return np.array([m for _, m in self.sizes], dtype=np.int64)[self.group]
+
+    def _tail_ranks(self) -> Integers:
+        return np.array([tail_rank(m) for _, m in self.sizes], dtype=np.int64)[self.group]
+
+
+def placements(
+    forget_scores: ArrayLike,
+    heldout_scores: ArrayLike,
+    *,
+    forget_labels: ArrayLike | None = None,
+    heldout_labels: ArrayLike | None = None,
+    min_per_class: int = MIN_PER_CLASS,
+) -> Placements:
+    """Places each forgotten score among the held-out ones: u = (#{t < s} + ½ #{t = s} + ½) / (m + 1).
+
+    With labels, an example is compared with the held-out examples of its class where there are at least
+    `min_per_class` of those, with all held-out examples otherwise. Classes differ in difficulty: without labels, a
+    forget set with other shares of classes than the held-out set has u ≠ ½ on average after a perfect retraining.
+
+    Args:
+        forget_scores: s, float, shape (n,), finite; higher means more memorised.
+        heldout_scores: t, float, shape (m,), of examples that the model was never trained on.
+        forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither.
+        min_per_class: ≥ 1.
+
+    Raises:
+        InputError: no scores, other shapes, NaN or infinity, or labels for one of the two only.
+        SettingError: `min_per_class` < 1.
+
+    >>> placements([0.5, 9.0], [0.0, 1.0, 2.0]).u
+    array([0.375, 0.875])
+    """
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    if min_per_class < 1:
+        raise SettingError(f"min_per_class must be ≥ 1, not {min_per_class}")
+    if (forget_labels is None) != (heldout_labels is None):
+        raise InputError("give the labels of the forgotten and of the held-out examples, or of neither")
+    parts: list[tuple[NDArray[Any], Floats]] = []
+    pooled = np.ones(len(s), dtype=bool)
+    if forget_labels is not None and heldout_labels is not None:
+        own = _as_labels(forget_labels, s, "forget_labels")
+        others = _as_labels(heldout_labels, t, "heldout_labels")
+        classes, counts = np.unique(others, return_counts=True)
+        for label in np.intersect1d(classes[counts >= min_per_class], own):
+            members = own == label
+            parts.append((np.flatnonzero(members), t[others == label]))
+            pooled &= ~members
+    mixed = bool(parts) and bool(pooled.any())
+    if pooled.any():
+        parts.append((np.flatnonzero(pooled), t))
+    below, through, group = (np.empty(len(s), dtype=np.int64) for _ in range(3))
+    for number, (members, among) in enumerate(parts):
+        below[members], through[members] = ranks(s[members], among)
+        group[members] = number
+    sizes = tuple((len(members), len(among)) for members, among in parts)
+    heldout = np.array([m for _, m in sizes])[group]
+    u = (0.5 * (below + through) + 0.5) / (heldout + 1)
+    return Placements(u=u, below=below, through=through, group=group, num_heldout=len(t), sizes=sizes, mixed=mixed)
+
+
+def ranks(forget_scores: Floats, heldout_scores: Floats) -> tuple[Integers, Integers]:
+    """How many of `heldout_scores` are below, and how many at most, each of `forget_scores`: int64, shape (n,)."""
+    among = np.sort(heldout_scores)
+    return np.searchsorted(among, forget_scores, side="left"), np.searchsorted(among, forget_scores, side="right")
+
+
+def tail_rank(num_heldout: int) -> int:
+    """The rank r, from the top, of the held-out score that an example must exceed to have u > 1 − `TAIL`.
+
+    r = ⌈TAIL (m + 1) − ½⌉. 0 where no score can get there: below 50 held-out examples.
+
+    >>> tail_rank(1000), tail_rank(100), tail_rank(49)
+    (10, 1, 0)
+    """
+    return math.ceil(round(TAIL * (num_heldout + 1) - 0.5, 9))
+
+
+def null_moments(placed: Placements) -> tuple[float, float, float, float]:
+    """Null mean of A1, null mean of A2, and the variance of each: exact where no scores are tied and nothing is mixed.
+
+    Ranks of different forgotten examples among the same m held-out ones have, for every function of the rank, the
+    correlation 1 / (m + 2); hence Var(mean) = Var(one) (n + m + 1) / (n (m + 2)) within a group. Var(u) = m (m + 2) /
+    (12 (m + 1)²). E|2u − 1| = ½ for odd m and ½ − ½ / (m + 1)² for even m. Groups with their own held-out examples
+    are independent; a last group that shares all of them (`mixed`) has the covariance 1 / (12 m) with the others.
+    """
+    n = len(placed.u)
+    mean_a2 = variance_a1 = variance_a2 = 0.0
+    for num, m in placed.sizes:
+        share = num / n
+        of_u = m * (m + 2) / (12 * (m + 1) ** 2)
+        mean = 0.5 if m % 2 else 0.5 - 0.5 / (m + 1) ** 2
+        of_mean = (num + m + 1) / (num * (m + 2))
+        mean_a2 += share * mean
+        variance_a1 += share**2 * of_u * of_mean
+        variance_a2 += share**2 * (4 * of_u - mean**2) * of_mean
+    if placed.mixed:
+        num, m = placed.sizes[-1]
+        shared = 2 * (num / n) * (1 - num / n) * UNIFORM_VARIANCE / m
+        variance_a1 += shared
+        variance_a2 += shared
+    return 0.5, mean_a2, variance_a1, variance_a2
+
+
+def p_values(placed: Placements) -> dict[str, float]:
+    """p-values of A1, A2 and k⁺: how likely values as far from ½ (A1), or as high, are if nothing is recognisable.
+
+    That of A1 is two-sided: examples that score too low on average were pushed too far, and A2 is slow to see it where
+    they all lie a little too low.
+
+    A1 and A2 are referred to the symmetric beta distribution (Pearson's type II) with their null mean and variance and
+    with the kurtosis of the rank-sum statistic; for n = 1 that is the uniform distribution, for large n the normal
+    one. k⁺ is referred to its exact distribution, a sum of beta-binomials over the groups; where groups share held-out
+    examples, to that of the classes and that of the rest, with twice the smaller p-value. Ties make all three
+    conservative.
+
+    Returns:
+        {"a1": p, "a2": p, "k_plus": p}, each in [0, 1].
+    """
+    mean_a1, mean_a2, variance_a1, variance_a2 = null_moments(placed)
+    kurtosis = _excess_kurtosis(placed, variance_a1)
+    step = 1 / (len(placed.u) * (max(m for _, m in placed.sizes) + 1))
+    least = math.exp(sum(math.lgamma(n + 1) + math.lgamma(m + 1) - math.lgamma(n + m + 1) for n, m in placed.sizes))
+    far = max(placed.a1, 1 - placed.a1)  # the null distribution of A1 is symmetric
+    return {
+        # Half of the least step between two values is the continuity correction.
+        "a1": min(1.0, 2 * max(least, _upper_tail(far - 0.5 * step, mean_a1, variance_a1, kurtosis))),
+        "a2": max(least, _upper_tail(placed.a2 - step, mean_a2, variance_a2, kurtosis)),
+        "k_plus": _k_plus_p_value(placed),
+    }
+
+
+def standard_errors(placed: Placements) -> tuple[float, float]:
+    """Of A1 and A2, whether or not the null holds: √(S_forget / n + Σ_g (n_g / n)² S_g / m_g), as DeLong's.
+
+    S_forget is the sample variance of the placements (or of |2u − 1|), S_g that of what each held-out score of the
+    group contributes. Each is at least 1/12, its value under the null, so that a small sample that happens to agree
+    with itself is not taken for a precise one.
+    """
+    n = len(placed.u)
+    errors = []
+    for values, weights in ((placed.u, np.ones(n)), (placed.folded, 2 * np.sign(2 * placed.u - 1))):
+        parts = []
+        for number, (num, m) in enumerate(placed.sizes):
+            members = placed.group == number
+            share = contributions(placed.below[members], placed.through[members], m, weights[members])
+            parts.append((num / n) ** 2 * _floored_variance(share) / m)
+        # Where groups share held-out examples, the largest covariance that there can be.
+        heldout = (math.sqrt(sum(parts[:-1])) + math.sqrt(parts[-1])) ** 2 if placed.mixed else sum(parts)
+        errors.append(math.sqrt(_floored_variance(values) / n + heldout))
+    return errors[0], errors[1]
+
+
+def contributions(below: Integers, through: Integers, num_heldout: int, weights: Floats) -> Floats:
+    """For each held-out score t, from the lowest: the weighted mean over forgotten s of 1{t < s} + ½ 1{t = s}."""
+    jumps = np.bincount(below, weights, num_heldout + 1) + np.bincount(through, weights, num_heldout + 1)
+    above: Floats = np.cumsum(jumps[::-1])[::-1][1:]
+    return above / (2 * len(below))
+
+
+def as_scores(scores: ArrayLike, name: str) -> Floats:
+    """`scores` as float64, shape (N,), N ≥ 1. Raises `InputError` on other shapes, NaN or infinity."""
+    try:
+        values = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be an array of numbers: {error}") from error
+    if values.ndim != 1 or values.size == 0:
+        raise InputError(f"{name} must have shape (N,) with N ≥ 1, not {values.shape}")
+    if not bool(np.isfinite(values).all()):
+        raise InputError(f"{name} hold NaN or infinity")
+    return values
+
+
+def _as_labels(labels: ArrayLike, scores: Floats, name: str) -> NDArray[Any]:
+    values = np.asarray(labels)
+    if values.dtype.kind not in "iu":
+        raise InputError(f"{name} must hold integer classes, not {values.dtype}")
+    if values.shape != scores.shape:
+        raise InputError(f"{name} must have shape {scores.shape}, one a score, not {values.shape}")
+    return values
+
+
+def _floored_variance(values: Floats) -> float:
+    return max(UNIFORM_VARIANCE, float(values.var(ddof=1)) if len(values) > 1 else 0.0)
+
+
+def _excess_kurtosis(placed: Placements, variance: float) -> float:
+    """Of A1: fourth cumulants of the groups' rank sums add up. That of A2 is the same to first order."""
+    n, fourth = len(placed.u), 0.0
+    for num, m in placed.sizes:
+        own = m * (num + m + 1) / (12 * num * (m + 1) ** 2)
+        excess = -1.2 * (m * m + num * num + num * m + num + m) / (num * m * (num + m + 1))
+        fourth += (num / n) ** 4 * excess * own**2
+    return fourth / variance**2
+
+
+def _upper_tail(value: float, mean: float, variance: float, excess_kurtosis: float) -> float:
+    from scipy import special
+
+    if variance < 1e-12:  # one held-out example: |2u − 1| is ½ whatever happens
+        return 1.0
+    shape = max(0.5, -3 / excess_kurtosis - 1.5)
+    half_width = math.sqrt(variance * (2 * shape + 1))
+    position = (mean + half_width - value) / (2 * half_width)
+    return float(special.betainc(shape, shape, min(1.0, max(0.0, position))))
+
+
+def _k_plus_p_value(placed: Placements) -> float:
+    if not placed.mixed:
+        return _count_p_value(placed.k_plus, placed.sizes)
+    rest = placed.group == len(placed.sizes) - 1
+    parts = ((placed.above & ~rest, placed.sizes[:-1]), (placed.above & rest, placed.sizes[-1:]))
+    return min(1.0, 2 * min(_count_p_value(int(above.sum()), sizes) for above, sizes in parts))
+
+
+def _count_p_value(count: int, sizes: tuple[tuple[int, int], ...]) -> float:
+    """P(K ≥ count): the share of scores above the r-th largest of m is Beta(r, m + 1 − r), whatever they are."""
+    if count == 0:
+        return 1.0
+    total = np.ones(1)
+    for n, m in sizes:
+        if (rank := tail_rank(m)) > 0:
+            total = np.convolve(total, _beta_binomial(n, rank, m + 1 - rank))
+    return min(1.0, float(total[count:].sum()))
+
+
+def _beta_binomial(n: int, a: float, b: float) -> Floats:
+    """Probabilities of 0, …, n."""
+    from scipy import special
+
+    k = np.arange(n + 1)
+    log_choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+    return np.asarray(np.exp(log_choose + special.betaln(k + a, n - k + b) - special.betaln(a, b)))

@@ -1,0 +1,363 @@
+"""Reference models for the full audit: trained in parallel processes, one small file each, resumable at any moment.
+
+A directory holds `manifest.json`, `labels.safetensors` and, for each number j, `original-j`, `retrained-j` and one
+`unlearned-NAME-j` for each method: the logits (float32) on the forget set, on held-out examples and on a fixed draw
+of retained ones. The manifest and the files name digests of the images: keep them as private as the data.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from expunge.audit._reference_files import (
+    FORMAT,
+    digest_of,
+    file_of,
+    read,
+    read_manifest,
+    read_tag,
+    tag_of,
+    update_manifest,
+)
+from expunge.audit._workers import run_in_processes
+from expunge.audit.forward import outputs_of
+from expunge.audit.relearning import network_steps
+from expunge.audit.scores import cross_entropy
+from expunge.data import Examples, ImageSet, check_disjoint
+from expunge.errors import InputError, SettingError
+from expunge.files import written_whole
+from expunge.methods import Method, Needs, settings_of
+from expunge.models import ModelSpec, build
+from expunge.progress import advance
+from expunge.randomness import stream
+from expunge.training import Recipe, train
+
+SETS = ("forget", "heldout", "retained")
+OWN_DATA = "the model's own training data and recipe"
+RECIPE_ALONE = "audits the recipe, not this model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """What the reference models say. Keys of the mappings: `original`, `retrained` and the names of the methods.
+
+    Attributes:
+        logits: {row: {"forget" | "heldout" | "retained": float32, shape (N, n, C)}}.
+        labels: {set: int64, shape (n,)}.
+        relearn_steps: {row: float64, shape (N,)}: T(D_f) of the whole network, cut at `relearn_max_steps`.
+        methods: {name: {"method": its registry name, "settings": its fields}}.
+        settings: everything else that the results depend on, JSON values.
+        subject: what the audit is about: `OWN_DATA` or `RECIPE_ALONE`.
+    """
+
+    logits: Mapping[str, Mapping[str, NDArray[np.float32]]]
+    labels: Mapping[str, NDArray[np.int64]]
+    relearn_steps: Mapping[str, NDArray[np.float64]]
+    methods: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    subject: str = OWN_DATA
+
+    @property
+    def num_models(self) -> int:
+        """N, of each kind."""
+        return len(self.relearn_steps["original"])
+
+
+def train_references(
+    directory: Path,
+    *,
+    spec: ModelSpec,
+    recipe: Recipe,
+    data: ImageSet,
+    forget_ids: Sequence[str],
+    heldout: ImageSet,
+    methods: Mapping[str, Method],
+    unlearn: Callable[..., Any],
+    num_models: int = 64,
+    num_retained: int = 512,
+    relearn_max_steps: int = 100,
+    relearn_lr: float = 0.01,
+    workers: int = 2,
+    seed: int = 0,
+    subject: str = OWN_DATA,
+    announce: Callable[[str], None] = lambda message: None,
+) -> References:
+    """Trains O_j on all data, U_j = unlearn(O_j) by every method, and R_j without the forget set, j < `num_models`.
+
+    Every network starts from fresh random weights of its own seed. What is in the directory already is not trained
+    again; killing it loses at most the models in the making. More models or methods can be asked for later (a new
+    method trains the originals anew, to the same bits on the same machine, since weights are not kept).
+
+    Workers are fresh interpreters that import the caller's main module: a script that calls this needs the usual
+    `if __name__ == "__main__":`. Each computes on one thread.
+
+    Args:
+        directory: where the results go; made if it is not there.
+        spec, recipe: the network and how it is trained.
+        data: D, with `forget_ids` among its ids.
+        forget_ids: of D_f. Every image of D with the same pixels counts as forgotten.
+        heldout: examples that no model is trained on.
+        methods: by a name of letters, digits and `._=+-`. `amnesiac_undo` is not possible: no update log is kept.
+        unlearn: `expunge.unlearn`, or another top-level function with its arguments; handed in, since audits know
+            nothing of the driver.
+        num_models: N, ≥ 1. The full audit wants 64.
+        num_retained: the most retained examples whose logits are kept.
+        relearn_max_steps, relearn_lr: of `network_steps`, on the whole forget set toward 1.05 × O_j's loss on it.
+        workers: processes, ≥ 1.
+        seed: of everything random.
+        subject: what the audit is about, told in its report.
+        announce: is told how much there is to do, and after the first pair of models how long the rest will take.
+
+    Raises:
+        InputError: unknown ids, forgotten examples among the held-out ones, or results of other settings in the
+            directory.
+        SettingError: a setting out of range, a method's name that cannot stand in a file's name, or `amnesiac_undo`.
+        ExpungeError: a worker process died.
+    """
+    _check(methods, unlearn, num_models, num_retained, relearn_max_steps, relearn_lr, workers)
+    forget = data.select(forget_ids)
+    check_disjoint(forget.images, heldout.images, "forget", "held-out")
+    rest = data.without(forget)
+    if len(rest) == 0:
+        raise InputError("the forget set is all of the data; nothing is left to train the retrained models on")
+    order = torch.randperm(len(rest), generator=stream("retained", seed))
+    retained = rest.take(sorted(order[:num_retained].tolist()))
+    sets = dict(zip(SETS, (forget, heldout, retained), strict=True))
+    settings = {
+        "spec": spec.to_json(),
+        "recipe": recipe.recipe.to_json(),
+        "data": digest_of(data),
+        **{name: digest_of(images) for name, images in sets.items()},
+        "seed": seed,
+        "relearn": {"max_steps": relearn_max_steps, "lr": relearn_lr},
+        "subject": subject,
+    }
+    told = {name: {"method": method.name, "settings": settings_of(method)} for name, method in methods.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    known = update_manifest(directory, settings, told)
+    with written_whole(directory / "labels.safetensors") as temporary:
+        save_file({name: images.labels for name, images in sets.items()}, temporary)
+    job = _Job(
+        directory=directory,
+        tags={row: tag_of(settings, known.get(row)) for row in ("original", "retrained", *methods)},
+        spec=spec,
+        recipe=recipe.recipe,
+        data=_plain(data),
+        rest=_plain(rest),
+        sets={name: _plain(images) for name, images in sets.items()},
+        methods=dict(methods),
+        unlearn=unlearn,
+        max_steps=relearn_max_steps,
+        lr=relearn_lr,
+        seed=seed,
+    )
+    missing = [j for j in range(num_models) if any(not _is_there(job, row, j) for row in job.tags)]
+    announce(f"{len(missing)} of {num_models} pairs of reference models are to be trained in {directory}")
+    finished = num_models - len(missing)
+    advance("reference models", finished, num_models)
+    for n, (_, seconds) in enumerate(run_in_processes(make_pair, job, missing, workers)):
+        if n == 0 and len(missing) > 1:
+            left = (len(missing) - 1) * seconds / min(workers, len(missing))
+            announce(f"the first pair took {seconds:.0f} s; the rest will take about {left / 60:.0f} min")
+        advance("reference models", finished + n + 1, num_models)
+    return load_references(directory, rows=tuple(methods), num_models=num_models)
+
+
+def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_models: int | None = None) -> References:
+    """Reads what `train_references` wrote.
+
+    Args:
+        directory: as given there.
+        rows: names of methods; None: all in the manifest.
+        num_models: N; None: as many as are there without a gap.
+
+    Raises:
+        InputError: no references there, a damaged or foreign file, or models that are missing.
+
+    >>> load_references(Path("nowhere"))
+    Traceback (most recent call last):
+    expunge.errors.InputError: there are no reference models in nowhere; train_references makes them
+    """
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise InputError(f"there are no reference models in {directory}; train_references makes them")
+    settings, methods = manifest["settings"], manifest["methods"]
+    chosen = tuple(methods) if rows is None else tuple(rows)
+    unknown = [row for row in chosen if row not in methods]
+    if unknown:
+        raise InputError(
+            f"{directory} has no models unlearned by {unknown[0]!r}; it has {', '.join(methods) or 'none'}"
+        )
+    tags = {row: tag_of(settings, methods.get(row)) for row in ("original", "retrained", *chosen)}
+    if num_models is None:
+        num_models = 0
+        while all(file_of(directory, row, num_models).exists() for row in tags):
+            num_models += 1
+    if num_models == 0:
+        raise InputError(f"{directory} has no complete pair of reference models yet")
+    outputs = {row: [read(directory, row, j, tag) for j in range(num_models)] for row, tag in tags.items()}
+    labels = load_file(directory / "labels.safetensors")
+    return References(
+        logits={
+            row: {name: np.stack([f[name].numpy() for f in found]) for name in SETS} for row, found in outputs.items()
+        },
+        labels={name: labels[name].numpy() for name in SETS},
+        relearn_steps={row: np.array([float(f["relearn_steps"]) for f in found]) for row, found in outputs.items()},
+        methods={row: methods[row] for row in chosen},
+        settings=settings,
+        subject=settings["subject"],
+    )
+
+
+def recipe_sets(heldout: ImageSet, num_forget: int, seed: int = 0) -> tuple[ImageSet, tuple[str, ...], ImageSet]:
+    """Halves of a held-out set, for an audit without training data: `data`, `forget_ids`, `heldout`.
+
+    Give `subject=RECIPE_ALONE` along with them: such an audit says how the method fares under this recipe, nothing
+    about the model at hand.
+
+    Args:
+        heldout: examples of the same kind as the training data; copies of one image go to one half.
+        num_forget: ≥ 1, drawn from the first half.
+        seed: of the split.
+
+    >>> images = ImageSet(torch.arange(16).to(torch.uint8).reshape(-1, 1, 1, 1), torch.arange(16) % 2, ("a", "b"))
+    >>> data, forget_ids, rest = recipe_sets(images, 3)
+    >>> len(data), len(forget_ids), len(rest)
+    (8, 3, 8)
+    """
+    order = torch.randperm(len(heldout), generator=stream("halves", seed)).tolist()
+    data = heldout.take(order[: len(order) // 2])
+    if not 1 <= num_forget < len(data):
+        raise InputError(f"cannot forget {num_forget} of {len(data)} examples, half of the held-out set")
+    return data, data.ids[:num_forget], heldout.without(data)
+
+
+Plain = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a worker is given once. Images travel as arrays: tensors would go through shared memory, which is scarce."""
+
+    directory: Path
+    tags: Mapping[str, str]
+    spec: ModelSpec
+    recipe: Recipe
+    data: Plain
+    rest: Plain
+    sets: Mapping[str, Plain]
+    methods: Mapping[str, Method]
+    unlearn: Callable[..., Any]
+    max_steps: int
+    lr: float
+    seed: int
+
+
+def make_pair(job: _Job, j: int) -> None:
+    """Makes those of O_j, its U_j and R_j that are not there yet. Runs in a worker."""
+    wanted = [name for name in job.methods if not _is_there(job, name, j)]
+    if wanted or not _is_there(job, "original", j):
+        original = _trained(job, job.data, f"original {j}")
+        if not _is_there(job, "original", j):
+            _write(job, "original", j, original, 0.0)
+        forget, rest = _examples(job.sets["forget"]), _examples(job.rest)
+        for name in wanted:
+            method = job.methods[name]
+            seed = _seed(job.seed, f"{name} {j}")
+            result = job.unlearn(original, _Pairs(forget), method=method, retain=_Pairs(rest), seed=seed)
+            _write(job, name, j, result.model, _target(job, j))
+    if not _is_there(job, "retrained", j):
+        _write(job, "retrained", j, _trained(job, job.rest, f"retrained {j}"), _target(job, j))
+
+
+def _trained(job: _Job, data: Plain, name: str) -> torch.nn.Module:
+    seed = _seed(job.seed, name)
+    torch.manual_seed(seed)
+    network = build(job.spec)
+    train(network, _examples(data), job.recipe, rng=torch.Generator().manual_seed(seed))
+    return network
+
+
+def _target(job: _Job, j: int) -> float:
+    """1.05 × the loss of O_j on the forget set."""
+    logits = read(job.directory, "original", j, job.tags["original"])["forget"]
+    return 1.05 * float(cross_entropy(logits.numpy(), job.sets["forget"][1]).mean())
+
+
+def _write(job: _Job, row: str, j: int, model: torch.nn.Module, target: float) -> None:
+    tensors = {
+        name: torch.from_numpy(outputs_of(model, _examples(images)).logits.astype(np.float32))
+        for name, images in job.sets.items()
+    }
+    steps = 0.0
+    if row != "original":
+        steps = network_steps(model, _examples(job.sets["forget"]), target, lr=job.lr, max_steps=job.max_steps)
+    tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64)
+    with written_whole(file_of(job.directory, row, j)) as temporary:
+        save_file(tensors, temporary, metadata={"format": FORMAT, "digest": job.tags[row]})
+
+
+class _Pairs(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Images and labels as a dataset."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.examples.inputs[index], int(self.examples.labels[index])
+
+
+def _plain(images: ImageSet) -> Plain:
+    return images.images.numpy(), images.labels.numpy()
+
+
+def _examples(plain: Plain) -> Examples:
+    return Examples(torch.from_numpy(plain[0]), torch.from_numpy(plain[1]))
+
+
+def _seed(seed: int, purpose: str) -> int:
+    return int(torch.randint(2**31, (1,), generator=stream(f"reference {purpose}", seed)))
+
+
+def _is_there(job: _Job, row: str, j: int) -> bool:
+    path = file_of(job.directory, row, j)
+    if path.exists():
+        read_tag(path, job.tags[row])
+    return path.exists()
+
+
+def _check(
+    methods: Mapping[str, Method],
+    unlearn: Callable[..., Any],
+    num_models: int,
+    num_retained: int,
+    max_steps: int,
+    lr: float,
+    workers: int,
+) -> None:
+    if min(num_models, num_retained, max_steps, workers) < 1 or not lr > 0:
+        raise SettingError(
+            "num_models, num_retained, relearn_max_steps and workers are at least 1, relearn_lr positive"
+        )
+    for name, method in methods.items():
+        if name in {"original", "retrained"} or not name or not set(name.replace("_", "a")) <= _NAME:
+            raise SettingError(f"a method cannot be called {name!r} here; use letters, digits and ._=+-")
+        if Needs.UPDATES in method.needs:
+            raise SettingError(f"{name} needs an update log, which reference models do not write; leave it out")
+    try:
+        pickle.dumps(unlearn)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise SettingError("unlearn must be a top-level function such as expunge.unlearn") from error
+
+
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.=+-")

@@ -1,0 +1,68 @@
+"""`expunge audit`: how well a model forgot, whoever made it forget and however."""
+
+from pathlib import Path
+
+from expunge.audit.default_audit import audit_outputs, observe
+from expunge.commands.report import Report, told, write_report
+from expunge.commands.sources import Sources, device_named, forget_set, load_for, retain_set
+from expunge.data import check_disjoint
+from expunge.errors import InputError, SettingError
+from expunge.files import check_unused, new_directory
+from expunge.models import load_model
+
+
+def audit(
+    sources: Sources,
+    after: str,
+    out: Path,
+    *,
+    after_weights: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    with_images: bool = False,
+) -> Report:
+    """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`.
+
+    Args:
+        sources: what to read: `model` is the original, `test` must be given.
+        after: MODEL spec of the unlearned model.
+        out: must not exist.
+        after_weights: a weights file of the unlearned model, for `timm:` and `py:` models.
+        seed: of the draws of relearning's controls.
+        device: `cpu`, `cuda`, or `auto`.
+        with_images: show the forgotten images that are still recognisable in the report, which then holds them.
+    """
+    check_unused(out)
+    where = device_named(device)
+    if sources.test is None:
+        raise SettingError("an audit needs held-out examples: add --test DATA")
+    original, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
+    unlearned, header_after = load_model(after, weights=after_weights, allow_pickle=sources.allow_pickle)
+    if header.spec != header_after.spec:
+        raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
+    forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
+    check_disjoint(forgotten.images, test.images, "forget", "test")
+    retain, notes = retain_set(sources, header, forgotten)
+    sets = {"forget": forgotten.examples, "test": test.examples}
+    sets |= {"retain": retain.examples} if retain is not None else {}
+    with new_directory(out) as temporary:
+        original.to(where)
+        unlearned.to(where)
+        before_seen, after_seen = observe(original, sets), observe(unlearned, sets)
+        report = Report(
+            directory=str(out),
+            sources=told(sources, after=after, after_weights=after_weights),
+            before=before_seen.measurement(),
+            after=after_seen.measurement(),
+            audit=audit_outputs(
+                original,
+                unlearned,
+                before_seen,
+                after_seen,
+                ids=forgotten.ids,
+                class_names=header.class_names or forgotten.class_names,
+                seed=seed,
+            ),
+            notes=notes,
+        )
+        return write_report(temporary, report, forgotten if with_images else None)

@@ -1,0 +1,239 @@
+"""`expunge theory`: the theorem's quantities for real examples, and the runs that it says nothing about."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from expunge.audit import Concentration, UpdateMeasurement, accuracy, concentration, last_layer, measure_updates
+from expunge.commands.sources import device_named, load_for
+from expunge.data import ImageSet, draw_ids, read_ids
+from expunge.errors import InputError, SettingError
+from expunge.files import check_unused, new_directory
+from expunge.models import load_model
+from expunge.unlearning import unlearn
+
+FORMAT = "expunge-theory/1"
+NUM_EXAMPLES = 512
+"""How many examples are drawn where neither ids nor a number is given, and there are as many."""
+BATCH = 64
+STEPS = (1, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleSteps:
+    """The theorem's regime: one SGD step on one example, over the examples. JSON values.
+
+    Percentiles are lists of 101 numbers: the least value, the 1st, …, the 99th percentile, the greatest, with linear
+    interpolation.
+
+    Attributes:
+        num_examples: N.
+        num_predicted: how many the model predicts right; the theorem applies to these.
+        num_majorized_predicted: in how many of these targeted's |Δφ| majorizes that of gradient ascent.
+        num_majorized_mispredicted: the same among the others.
+        disagreement: largest relative difference between closed form and autograd.
+        label_probability: percentiles of p_y.
+        l1_ratio: percentiles, over the examples predicted right, of ‖Δφ‖₁ with which targeted levels y and y′ over
+            that of gradient ascent; None where there is none.
+        percentiles: {method: {measure: percentiles}} over all N; methods `targeted`, `gradient_ascent` and
+            `random_label`, measures the fields of `UpdateShape`.
+    """
+
+    num_examples: int
+    num_predicted: int
+    num_majorized_predicted: int
+    num_majorized_mispredicted: int
+    disagreement: float
+    label_probability: tuple[float, ...]
+    l1_ratio: tuple[float, ...] | None
+    percentiles: Mapping[str, Mapping[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryReport:
+    """What `theory` measured; `theory.json` in its directory.
+
+    Attributes:
+        directory: where it was written; None: nowhere.
+        model, data: the MODEL and DATA specs.
+        ids: the file with ids; None: drawn.
+        seed: of the draw and of everything random.
+        num_classes: C.
+        num_entries: parameters of the last layer: C × M, with a bias C × (M + 1).
+        single: one SGD step on one example, for each of the examples.
+        batch: how many of the examples, the first ones, the runs forget.
+        forget_accuracy_before: accuracy on the batch, in [0, 1].
+        trajectory: what the runs on the batch did.
+        versions, device: where it ran.
+    """
+
+    directory: str | None
+    model: str
+    data: str
+    ids: str | None
+    seed: int
+    num_classes: int
+    num_entries: int
+    single: SingleSteps
+    batch: int
+    forget_accuracy_before: float
+    trajectory: tuple[UpdateMeasurement, ...]
+    versions: Mapping[str, str]
+    device: str
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TheoryReport":
+        """The inverse of `to_json`. Raises `InputError` when `text` is not such a report."""
+        try:
+            content = json.loads(text)
+            if content.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            single = content.pop("single")
+            single["percentiles"] = {
+                method: {measure: tuple(values) for measure, values in measures.items()}
+                for method, measures in single["percentiles"].items()
+            }
+            single["label_probability"] = tuple(single["label_probability"])
+            single["l1_ratio"] = None if single["l1_ratio"] is None else tuple(single["l1_ratio"])
+            trajectory = tuple(UpdateMeasurement(**entry) for entry in content.pop("trajectory"))
+            return cls(single=SingleSteps(**single), trajectory=trajectory, **content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"this is not a theory report that expunge wrote: {error}") from error
+
+
+def theory(
+    model: str,
+    data: str,
+    *,
+    ids: Path | None = None,
+    num: int | None = None,
+    batch: int | None = None,
+    steps: Sequence[int] = STEPS,
+    seed: int = 0,
+    device: str = "auto",
+    weights: Path | None = None,
+    allow_pickle: bool = False,
+    resize: bool = False,
+    out: Path | None = None,
+) -> TheoryReport:
+    """Measures how concentrated updates are: single steps, which theorem 4.1 is about, and runs, which it is not.
+
+    Single steps: `expunge.audit.concentration` for each example. Runs: `expunge.audit.measure_updates`, which makes
+    the model forget a batch of them. See docs/theory.md.
+
+    Args:
+        model, weights, allow_pickle: MODEL spec and what it may need; as for `forget`.
+        data: DATA spec of the examples, which the model should know: training examples.
+        ids: a file with one id a line picks examples, in its order.
+        num: how many to draw, by `draw_ids`, without ids; None: 512, or all where there are fewer.
+        batch: how many of them, the first ones, the runs forget; None: 64, or all where there are fewer.
+        steps: the numbers of Adam updates after which the runs are measured, each ≥ 1.
+        seed: of the draw, the random labels and the runs.
+        device: `cpu`, `cuda`, or `auto`.
+        resize: resize a folder's images to the model's size.
+        out: a new directory for `theory.json` and `theory.svg`, which need the extra `report`; None writes nothing.
+
+    Raises:
+        SettingError: settings out of range, or ids and a number at once.
+        InputError: the model or data cannot be used, `out` exists, the model's last layer is not a plain linear one
+            whose output are the logits, or an example's gradient is exactly zero.
+        MissingExtraError: `out` is given and matplotlib is missing.
+        NonFiniteError: a run's loss became NaN or infinite.
+    """
+    if out is not None:
+        from expunge.report.theory_figure import check_available
+
+        check_available()
+        check_unused(out)
+    where = device_named(device)
+    if ids is not None and num is not None:
+        raise SettingError("give --ids or --num, not both: the ids say how many")
+    if not steps or min(steps) < 1:
+        raise SettingError("--steps takes numbers of updates, each at least 1, such as 1,2,5")
+    network, header = load_model(model, weights=weights, allow_pickle=allow_pickle)
+    examples = _chosen(load_for(data, header, resize), ids, num, seed)
+    if batch is not None and not 1 <= batch <= len(examples):
+        raise SettingError(f"--batch {batch} is not between 1 and the {len(examples)} examples that there are")
+    size = min(BATCH, len(examples)) if batch is None else batch
+
+    def measured() -> TheoryReport:
+        return _measured(
+            network.to(where),
+            examples,
+            size,
+            steps=sorted(set(steps)),
+            seed=seed,
+            described={"directory": None if out is None else str(out), "model": model, "data": data}
+            | {"ids": None if ids is None else str(ids)},
+        )
+
+    if out is None:
+        return measured()
+    with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
+        report = measured()
+        from expunge.report.theory_figure import draw_theory
+
+        (temporary / "theory.json").write_text(report.to_json())
+        draw_theory(report, temporary / "theory.svg")
+    return report
+
+
+def _chosen(images: ImageSet, ids: Path | None, num: int | None, seed: int) -> ImageSet:
+    if ids is not None:
+        return images.select(read_ids(ids))
+    if len(images) == 0:
+        raise InputError(f"{images.name} is empty; give at least one example")
+    return images.select(draw_ids(images, min(NUM_EXAMPLES, len(images)) if num is None else num, seed))
+
+
+def _measured(
+    network: nn.Module, examples: ImageSet, size: int, *, steps: Sequence[int], seed: int, described: dict[str, Any]
+) -> TheoryReport:
+    shapes = concentration(network, examples, seed=seed)
+    head = network.get_submodule(last_layer(network))
+    assert isinstance(head, nn.Linear)  # or concentration would have refused
+    batch = examples.take(range(size))
+    return TheoryReport(
+        **described,
+        seed=seed,
+        num_classes=head.out_features,
+        num_entries=sum(parameter.numel() for parameter in head.parameters()),
+        single=_summary(shapes),
+        batch=size,
+        forget_accuracy_before=accuracy(network, batch.examples),
+        trajectory=measure_updates(network, batch, unlearn=unlearn, steps=steps, seed=seed),
+        versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
+        device=f"{next(network.parameters()).device}, {torch.get_num_threads()} threads",
+    )
+
+
+def _summary(shapes: Concentration) -> SingleSteps:
+    right = shapes.predicted
+    return SingleSteps(
+        num_examples=len(right),
+        num_predicted=int(right.sum()),
+        num_majorized_predicted=int(shapes.majorized[right].sum()),
+        num_majorized_mispredicted=int(shapes.majorized[~right].sum()),
+        disagreement=shapes.disagreement,
+        label_probability=_percentiles(shapes.label_probability),
+        l1_ratio=_percentiles(shapes.l1_ratio[right]) if right.any() else None,
+        percentiles={
+            method: {measure: _percentiles(values) for measure, values in vars(shape).items()}
+            for method, shape in shapes.closed_form.items()
+        },
+    )
+
+
+def _percentiles(values: "np.ndarray[Any, np.dtype[np.float64]]") -> tuple[float, ...]:
+    return tuple(np.percentile(values, np.arange(101)).tolist())

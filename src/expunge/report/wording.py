@@ -1,0 +1,164 @@
+"""What an audit found, in plain words: the sentences at the top of report.html and the command that repeats it."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expunge.audit.audit_report import AuditReport
+from expunge.audit.verdict import FALSE_ALARMS
+from expunge.methods import METHODS
+from expunge.records import Trace
+
+HEADLINES = {
+    "PASS": "The forgotten examples look like examples that the model never saw.",
+    "FAIL": "The forgotten examples can still be told from unseen ones.",
+    "INCONCLUSIVE": "This audit cannot tell whether the examples were forgotten.",
+}
+SIGNIFICANT = FALSE_ALARMS / 3
+"""A p-value of the score test below this makes the verdict FAIL."""
+
+
+def meaning(report: AuditReport) -> str:
+    """What the verdict means, in a sentence or two; why it is so stands in the score test's `reason`."""
+    if report.verdict == "PASS":
+        return (
+            "Forgotten and unseen examples cannot be told apart by how sure the model is of them. This is a "
+            "measurement, not a proof: it rules out plain traces, not every attack."
+        )
+    if report.verdict == "INCONCLUSIVE":
+        return (
+            "The examples are too few, or lie too unevenly among unseen ones, for a sure answer. Nothing here says "
+            "that they were forgotten, or that they were not."
+        )
+    can = "Whoever has this model and one of these examples can tell, better than by guessing, that it was among them:"
+    sure = "the model is still surer of {} than of examples that it never saw"
+    unsure = (
+        "the model is less sure of {} than of examples that it never saw. They were forgotten too hard, which shows"
+    )
+    if memorised(report) and over_forgotten(report):
+        return f"{can} {sure.format('some')}; {unsure.format('others')}."
+    if memorised(report):
+        return f"{can} {sure.format('them')}."
+    if over_forgotten(report):
+        return f"{can} {unsure.format('them')}."
+    return "Taken together, these examples stand apart from unseen ones by more than chance explains."
+
+
+def advice(report: AuditReport) -> str:
+    """What to do next."""
+    if report.verdict == "PASS":
+        return (
+            "Put the unlearned model in place of the original, and withdraw the original: "
+            "whoever holds both can compare them."
+        )
+    if report.verdict == "INCONCLUSIVE":
+        return (
+            "Treat forgetting as unproven. Audit again with more held-out examples, or, where several deletions are "
+            "due, with all of their examples together; retraining without them needs no such audit."
+        )
+    if over_forgotten(report) and not memorised(report):
+        return (
+            "If it matters that nobody can see what was deleted, do not release this model. An earlier end, a gentler "
+            "setting or a method that uses some retained examples may leave less of a mark; retraining leaves none."
+        )
+    return (
+        "Do not call these examples forgotten. Try a stronger setting or another method, then audit again; "
+        "retraining without them is sure to work."
+    )
+
+
+def memorised(report: AuditReport) -> bool:
+    """Whether the score test found examples placed too high."""
+    test = report.scores_after
+    return (test.a1 > 0.5 and test.p_values["a1"] < SIGNIFICANT) or test.p_values["k_plus"] < SIGNIFICANT
+
+
+def over_forgotten(report: AuditReport) -> bool:
+    """Whether it found examples placed too low, or more of them lie in the lower tail than chance explains."""
+    test = report.scores_after
+    low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
+    return low or binomial_tail(test.k_minus, report.num_forget, 0.01) < SIGNIFICANT
+
+
+def mark_of_accuracy(report: AuditReport) -> str | None:
+    """The note that an accuracy far below that on unseen examples is itself a mark, or None where it is not."""
+    forget, heldout, n = report.after.forget_accuracy, report.after.test_accuracy, report.num_forget
+    if heldout is None or heldout - forget < 0.1:
+        return None
+    wrong = n - round(forget * n)
+    if binomial_tail(wrong, n, 1 - heldout) >= 0.01:
+        return None
+    return (
+        f"The unlearned model is right on {percent(forget)} of the forgotten examples and on {percent(heldout)} of "
+        "examples that it never saw. Had it never seen the forgotten ones, it would be right on about as many of them. "
+        "So low an accuracy is itself a mark that they were deleted."
+    )
+
+
+def binomial_tail(count: int, trials: int, share: float) -> float:
+    """P(K ≥ count) of a binomial K.
+
+    >>> round(binomial_tail(2, 2, 0.5), 6), binomial_tail(0, 5, 0.1)
+    (0.25, 1.0)
+    """
+    if count <= 0:
+        return 1.0
+    if share in (0.0, 1.0):
+        return share
+    logs = [
+        math.lgamma(trials + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)
+        + k * math.log(share)
+        + (trials - k) * math.log1p(-share)
+        for k in range(count, trials + 1)
+    ]
+    return min(1.0, math.fsum(math.exp(value) for value in logs))
+
+
+def repetition(
+    report: AuditReport, trace: Trace | None, sources: Mapping[str, Any] | None, *, with_images: bool = False
+) -> str:
+    """The command line that does it again, one option a line; or, without sources, the call in Python."""
+    if sources is None:
+        if trace is None:
+            return f"expunge.audit.audit(before, after, forget, test, seed={report.seed})"
+        method = METHODS[trace.method].__name__ if trace.method in METHODS else trace.method
+        settings = ", ".join(f"{name}={value!r}" for name, value in trace.settings.items())
+        call = ("model", "forget", f"method=expunge.{method}({settings})", f"seed={trace.seed}")
+        return "".join(["expunge.unlearn(\n", *(f"    {argument},\n" for argument in call), ")"])
+    options: list[Sequence[str]] = [["expunge", "forget" if trace else "audit"]]
+    for name, value in {**sources, "with_images": with_images}.items():
+        option = "--before" if name == "model" and trace is None else f"--{name.replace('_', '-')}"
+        if value is True:
+            options.append([option])
+        elif value is not None and value is not False:
+            options.append([option, str(value)])
+    if trace is not None:
+        options.append(["--method", trace.method])
+        options += [["--set", f"{name}={_setting(value)}"] for name, value in trace.settings.items()]
+    options += [["--seed", str(trace.seed if trace else report.seed)], ["--out", "NEW-DIRECTORY"]]
+    return " \\\n  ".join(" ".join(map(shlex.quote, words)) for words in options)
+
+
+def _setting(value: Any) -> str:
+    """As `--set` reads it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage, or a dash.
+
+    >>> percent(0.125), percent(None)
+    ('12.5%', '–')
+    """
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "example"), counted(2000, "example")
+    ('1 example', '2,000 examples')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,154 @@
+"""Audits to render, made of drawn margins, with names that would break out of HTML if they could."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.membership import roc
+from expunge.audit.verdict import score_test
+from expunge.data import ImageSet
+from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
+
+HOSTILE = "<script>alert('a&b')</script>"
+CLASSES = ("shirt", "coat", HOSTILE)
+
+
+def sample(
+    shift: float = -3.0,
+    *,
+    num_forget: int = 128,
+    num_heldout: int = 2_000,
+    retain: bool = True,
+    relearning: bool = True,
+    layers: int = 12,
+    listed: int | None = None,
+) -> AuditReport:
+    """An audit of margins drawn from normal distributions: `shift` is how far off the forgotten ones lie after."""
+    rng = np.random.default_rng(7)
+    heldout = {"before": rng.normal(3.2, 2.4, num_heldout), "after": rng.normal(2.2, 2.0, num_heldout)}
+    forget = {"before": rng.normal(5.2, 1.8, num_forget), "after": rng.normal(2.2 + shift, 2.0, num_forget)}
+    sets = {"forget": forget, "heldout": heldout}
+    if retain:
+        sets["retain"] = {"before": rng.normal(5.1, 2.0, 3_000), "after": rng.normal(3.4, 2.2, 3_000)}
+    edges = np.linspace(-8, 11, 41)
+    tests = {when: score_test(forget[when], heldout[when]) for when in ("before", "after")}
+    number = num_forget // 4 if listed is None else listed
+    by_layer = {f"layer{n // 4}.{n % 4}.conv": (1500.0 / (n + 1), 9.0 / (n + 1)) for n in range(layers)}
+    return AuditReport(
+        before=accuracies(forget["before"], heldout["before"], 0.97 if retain else None),
+        after=accuracies(forget["after"], heldout["after"], 0.81 if retain else None),
+        num_forget=num_forget,
+        num_heldout=num_heldout,
+        num_retain=3_000 if retain else 0,
+        num_classes=len(CLASSES),
+        change=ParameterChange(
+            l1=sum(l1 for l1, _ in by_layer.values()),
+            l2=18.2,
+            l1_last_layer=312.5,
+            l2_last_layer=2.4,
+            by_layer=by_layer,
+            num_parameters=308_074,
+        ),
+        relative_l1=0.034,
+        relative_l2=0.021,
+        scores_before=tests["before"],
+        scores_after=tests["after"],
+        margins=Margins(
+            edges=tuple(edges.tolist()),
+            counts={
+                kind: {
+                    when: tuple(np.histogram(values.clip(-8, 11), edges)[0].tolist()) for when, values in drawn.items()
+                }
+                for kind, drawn in sets.items()
+            },
+        ),
+        roc_before=curve(forget["before"], heldout["before"]),
+        roc_after=curve(forget["after"], heldout["after"]),
+        relearning=Relearning(
+            steps=3.4,
+            control_steps=tuple(5.0 + 0.1 * n for n in range(39)),
+            ratio=0.49,
+            p_value=0.025,
+            note="The last layer alone was trained.",
+        )
+        if relearning
+        else None,
+        leakage=Leakage(auc=0.93, interval=(0.9, 0.96)),
+        recognisable=tuple(
+            Recognisable(
+                id=f"{CLASSES[n % 2]}/{n:04d}.png" if n else HOSTILE,
+                label=CLASSES[n % 2],
+                predicted=CLASSES[2],
+                placement=0.0002 * (n + 1) if n % 3 else 0.9995,
+                side="over-forgotten" if n % 3 else "memorised",
+            )
+            for n in range(number)
+        ),
+        caveats=("An odd forget set stands out even from a model that was retrained without it.",),
+        seconds={"forward": 12.3, "statistics": 0.4, "relearning": 3.1},
+        seed=0,
+        versions={"expunge": "0.2.0", "torch": "2.9.0", "numpy": "2.3.0"},
+        device="x86_64, 2 threads",
+    )
+
+
+def accuracies(forget: NDArray[np.float64], heldout: NDArray[np.float64], retain: float | None) -> Measurement:
+    right = (float((margins > 0).mean()) for margins in (forget, heldout))
+    return Measurement(forget_accuracy=next(right), test_accuracy=next(right), retain_accuracy=retain)
+
+
+def curve(forget: NDArray[np.float64], heldout: NDArray[np.float64]) -> Roc:
+    fpr, tpr = roc(forget, heldout)
+    half = 1.96 * np.sqrt(tpr * (1 - tpr) / len(forget)) + 1 / len(forget)
+    columns = (fpr, tpr, (tpr - half).clip(0, 1), (tpr + half).clip(0, 1))
+    return Roc(**dict(zip(("fpr", "tpr", "low", "high"), (tuple(c.tolist()) for c in columns), strict=True)))
+
+
+def trace(report: AuditReport) -> Trace:
+    return Trace(
+        method="targeted",
+        settings={"delta": 0.0, "lam": 3.0, "epsilon": None, "shuffle": True, "stop": "forgotten"},
+        seed=4,
+        forget_digest="5e" * 32,
+        num_forget=report.num_forget,
+        num_retain=0,
+        pseudo_labels=PseudoLabels(second_best=120, already_mispredicted=8),
+        epochs=(),
+        first_step_all_reached=24,
+        steps=24,
+        examples_seen=3_072,
+        forget_accuracy_before=report.before.forget_accuracy,
+        forget_accuracy_after=report.after.forget_accuracy,
+        seconds=5.92,
+        peak_bytes=700 * 2**20,
+        change=report.change,
+        warnings=("normalisation layers saw batches of one size only",),
+        versions={"expunge": "0.2.0", "torch": "2.9.0", "numpy": "2.3.0", "python": "3.11.9"},
+        device="x86_64, 2 threads",
+    )
+
+
+SOURCES: Mapping[str, Any] = {
+    "model": "runs/original model",
+    "forget": "folder:photos",
+    "ids": "ids.txt",
+    "retain": None,
+    "test": "fashion-mnist:test",
+    "allow_pickle": False,
+    "resize": True,
+}
+
+
+def thumbnails_of(report: AuditReport, *, channels: int = 1, side: int = 28) -> ImageSet:
+    ids = tuple(each.id for each in report.recognisable)
+    return ImageSet(
+        images=torch.randint(0, 256, (len(ids), channels, side, side), dtype=torch.uint8),
+        labels=torch.zeros(len(ids), dtype=torch.int64),
+        class_names=CLASSES,
+        ids=ids,
+        name="folder:photos",
+    )

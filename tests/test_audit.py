@@ -1,0 +1,233 @@
+"""The default audit on real networks: what it sees, what it costs, what it refuses."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from expunge.audit import audit, logit_margin, score_test
+from expunge.audit.default_audit import BINS, ROC_POINTS, histograms
+from expunge.audit.forward import outputs_of
+from expunge.data import Examples, load_data
+from expunge.errors import InputError
+from expunge.methods import Targeted
+from expunge.models import ModelSpec, build
+from expunge.report.wording import mark_of_accuracy
+from expunge.training import Recipe, train
+from expunge.unlearning import unlearn
+
+TRAINED_ON = 200
+HELD_OUT = 600
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    """A small network that has memorised the first 200 images of the embedded sample."""
+    data = load_data("sample:train")
+    spec = ModelSpec(
+        architecture="small_resnet", num_classes=10, in_channels=1, image_size=28, mean=(0.286,), std=(0.353,),
+        options={"width": 8},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build(spec)
+    recipe = Recipe(epochs=12, batch_size=50, lr=0.1)
+    train(model, data.examples.take(torch.arange(TRAINED_ON)), recipe, rng=torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def sets() -> tuple[Examples, Examples]:
+    """A forget set out of the training data, and held-out examples."""
+    data = load_data("sample:train").examples
+    return data.take(torch.arange(16)), load_data("sample:test").examples.take(torch.arange(HELD_OUT))
+
+
+@pytest.fixture(scope="module")
+def unlearned(original: nn.Module, sets: tuple[Examples, Examples]) -> nn.Module:
+    forget = TensorDataset(sets[0].inputs, sets[0].labels)
+    return unlearn(original, forget, method=Targeted(lr=3e-4)).model
+
+
+def test_memorised_examples_fail(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
+    report = audit(original, original, *sets)
+    assert report.verdict == "FAIL"
+    assert report.scores_after.a1 > 0.6
+    assert report.change.l1 == report.relative_l1 == 0
+    assert report.leakage.auc == 0.5  # nothing moved, so nothing is told
+    assert report.relearning is not None
+    assert report.relearning.ratio <= 1
+
+
+def test_forced_mistakes_fail_and_the_report_says_so(
+    original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
+) -> None:
+    report = audit(original, unlearned, *sets)
+    assert report.after.forget_accuracy == 0
+    assert report.verdict == "FAIL"
+    assert report.scores_after.a1 < 0.4
+    assert "pushed too far" in report.scores_after.reason
+    assert "itself a mark" in (mark_of_accuracy(report) or "")
+    assert "memorised" not in {found.side for found in report.recognisable}
+    assert report.leakage.auc > 0.6
+
+
+def test_unseen_examples_do_not_fail(original: nn.Module) -> None:
+    held_out = load_data("sample:test").examples
+    unseen = held_out.take(torch.arange(HELD_OUT, HELD_OUT + 64))
+    report = audit(original, original, unseen, held_out.take(torch.arange(HELD_OUT)))
+    assert report.verdict != "FAIL"
+
+
+def test_its_figures_are_those_of_the_public_functions(
+    original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
+) -> None:
+    forget, heldout = sets
+    report = audit(original, unlearned, forget, heldout)
+    with torch.no_grad():
+        logits = {
+            (when, name): model(held.inputs).numpy()
+            for when, model in (("before", original.eval()), ("after", unlearned.eval()))
+            for name, held in (("forget", forget), ("heldout", heldout))
+        }
+    labels = {"forget": forget.labels.numpy(), "heldout": heldout.labels.numpy()}
+    for when, found in (("before", report.scores_before), ("after", report.scores_after)):
+        margins = {name: logit_margin(logits[when, name], labels[name]) for name in labels}
+        expected = score_test(
+            margins["forget"], margins["heldout"], forget_labels=labels["forget"], heldout_labels=labels["heldout"]
+        )
+        assert found.a1 == pytest.approx(expected.a1, abs=1e-3)  # batches of another size round differently
+        assert found.verdict == expected.verdict
+    correct = (logits["after", "heldout"].argmax(1) == labels["heldout"]).mean()
+    assert report.after.test_accuracy == pytest.approx(correct, abs=0.005)
+    norm = sum(float(p.detach().double().abs().sum()) for p in original.parameters())
+    assert report.relative_l1 == pytest.approx(report.change.l1 / norm)
+
+
+def test_each_model_sees_each_example_once(
+    original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
+) -> None:
+    seen: dict[str, int] = {}
+    retain = load_data("sample:train").examples.take(torch.arange(64, 164))
+    hooks = []
+    for name, model in (("before", original), ("after", unlearned)):
+
+        def count(_: nn.Module, given: tuple[torch.Tensor, ...], name: str = name) -> None:
+            seen[name] = seen.get(name, 0) + len(given[0])
+
+        hooks.append(model.register_forward_pre_hook(count))
+    report = audit(original, unlearned, *sets, retain=retain)
+    for hook in hooks:
+        hook.remove()
+    assert seen == dict.fromkeys(("before", "after"), 16 + HELD_OUT + 100)
+    assert (report.num_forget, report.num_heldout, report.num_retain) == (16, HELD_OUT, 100)
+
+
+def test_it_leaves_models_and_random_state_as_they_were(
+    original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
+) -> None:
+    original.train()
+    state = torch.get_rng_state()
+    weights = {name: value.clone() for name, value in original.state_dict().items()}
+    try:
+        audit(original, unlearned, *sets)
+        assert all(module.training for module in original.modules())
+    finally:
+        original.eval()
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(weights[name], value) for name, value in original.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_report(
+    original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
+) -> None:
+    first, second = (replace(audit(original, unlearned, *sets, seed=3), seconds={}) for _ in range(2))
+    assert first == second
+
+
+def test_it_is_standard_json(original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]) -> None:
+    report = audit(original, unlearned, *sets)
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    content = json.loads(text)
+    assert (content["verdict"], content["reason"]) == (report.verdict, report.scores_after.reason)
+    for name, num in (("forget", 16), ("heldout", HELD_OUT)):
+        for when in ("before", "after"):
+            assert sum(content["margins"]["counts"][name][when]) == num
+    assert len(content["margins"]["edges"]) == BINS + 1
+    for curve in (report.roc_before, report.roc_after):
+        assert (curve.fpr[0], curve.fpr[-1], curve.tpr[-1]) == (0, 1, 1)
+        assert len(curve.fpr) <= ROC_POINTS + 1
+        for low, rate, high in zip(curve.low, curve.tpr, curve.high, strict=True):
+            assert 0 <= low <= rate <= high <= 1
+
+
+def test_a_model_without_a_last_linear_layer_is_audited_but_for_relearning(sets: tuple[Examples, Examples]) -> None:
+    forget, heldout = (Examples(held.inputs.float() / 255, held.labels) for held in sets)
+    model = nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten())
+    report = audit(model, model, forget, heldout)
+    assert report.relearning is None
+    assert any("last" in caveat and "linear" in caveat for caveat in report.caveats)
+
+
+def test_float64_and_bfloat16_models(sets: tuple[Examples, Examples]) -> None:
+    forget, heldout = (Examples(held.inputs.double() / 255, held.labels) for held in sets)
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).to(dtype)
+        assert audit(model, model, forget, heldout).num_classes == 10
+
+
+SMALL = Examples(torch.rand(300, 4), torch.arange(300) % 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"forget": SMALL.take(torch.arange(0))}, "the forget set is empty"),
+        ({"test": SMALL.take(torch.arange(0))}, "the test set is empty"),
+        ({"test": SMALL}, "are in the forget set too"),
+        ({"forget": Examples(SMALL.inputs[:9], SMALL.labels[:9] + 3)}, "label 3 is outside"),
+        ({"after": nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))}, "not the same network"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused(change: dict[str, Any], message: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3))
+    given: dict[str, Any] = {
+        "before": model,
+        "after": model,
+        "forget": SMALL.take(torch.arange(9)),
+        "test": SMALL.take(torch.arange(9, 300)),
+        **change,
+    }
+    with pytest.raises(InputError, match=message):
+        audit(given["before"], given["after"], given["forget"], given["test"])
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(InputError, match="NaN or infinity"):
+        audit(model, model, SMALL.take(torch.arange(9)), SMALL.take(torch.arange(9, 300)))
+
+
+def test_outputs_are_those_of_the_model(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
+    outputs = outputs_of(original, sets[0], features=True, batch_size=7)
+    assert outputs.features is not None
+    head = [module for module in original.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        again = head(outputs.features).double().numpy()
+    np.testing.assert_allclose(outputs.logits, again, atol=1e-4)
+    np.testing.assert_allclose(outputs.probabilities.sum(1), 1)
+
+
+def test_histograms_hold_what_lies_beyond_their_edges() -> None:
+    values = np.concatenate([np.linspace(-1, 1, 1000), [-1e6, 1e6]])
+    found = histograms({"before": {"forget": values}, "after": {"forget": np.zeros(5)}})
+    assert sum(found.counts["forget"]["before"]) == 1002
+    assert sum(found.counts["forget"]["after"]) == 5
+    assert -2 < found.edges[0] < found.edges[-1] < 2

@@ -1,0 +1,136 @@
+"""`expunge audit` and the audit inside `expunge forget`, in real processes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from expunge.data import load_data
+from tests.conftest import expunge, succeed, tree
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ids") / "ids.txt"
+    path.write_text("".join(f"{n}\n" for n in range(20)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def forgot(tmp_path_factory: pytest.TempPathFactory, trained: Path, ids: Path) -> Path:
+    """What `forget` wrote, with an audit."""
+    out = tmp_path_factory.mktemp("forgot") / "out"
+    arguments = ("--forget", "sample", "--ids", ids, "--test", "sample:test", "--set", "epochs=3", "--seed", "4")
+    done = expunge("forget", "--model", trained, *arguments, "--out", out)
+    assert done.returncode in {0, 3}, done.stderr
+    verdict = json.loads((out / "report.json").read_text())["audit"]["verdict"]
+    assert f"Audit: {verdict}. " in done.stdout
+    return out
+
+
+def arguments(trained: Path, forgot: Path, ids: Path, out: Path, **changes: str | Path) -> list[str | Path]:
+    options: dict[str, str | Path] = {
+        "before": trained,
+        "after": forgot,
+        "forget": "sample",
+        "ids": ids,
+        "test": "sample:test",
+        "out": out,
+        "seed": "4",
+        **changes,
+    }
+    return ["audit", *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def without_seconds(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report["audit"].items() if key != "seconds"}
+
+
+def test_it_finds_what_forget_found(tmp_path: Path, trained: Path, forgot: Path, ids: Path) -> None:
+    done = expunge(*arguments(trained, forgot, ids, tmp_path / "out"), "--json")
+    report = json.loads(done.stdout)
+    before = json.loads((forgot / "report.json").read_text())
+    assert without_seconds(report) == without_seconds(before)
+    assert (done.returncode, done.stderr) == (3 if report["audit"]["verdict"] == "FAIL" else 0, "")
+    assert report["trace"] is None
+    assert report == json.loads((tmp_path / "out/report.json").read_text())
+    assert sorted(tree(tmp_path)) == ["out", "out/report.html", "out/report.json"]
+
+
+def test_a_model_that_forgot_nothing(tmp_path: Path, trained: Path, ids: Path) -> None:
+    done = expunge(*arguments(trained, trained, ids, tmp_path / "out"))
+    assert done.returncode in {0, 3}, done.stderr
+    assert "audit of 20 forgotten examples" in done.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())["audit"]
+    assert report["change"]["l1"] == 0
+    assert report["before"] == report["after"]
+    assert report["scores_before"] == report["scores_after"]
+
+
+def test_images_are_shown_only_where_asked_for(tmp_path: Path, trained: Path, ids: Path) -> None:
+    """With one class's hardest held-out images as the forgotten ones, some are recognisable."""
+    for name, more in (("without", []), ("with", ["--with-images"])):
+        expunge(*arguments(trained, trained, ids, tmp_path / name), *more)
+    report = json.loads((tmp_path / "with/report.json").read_text())
+    shown = (tmp_path / "with/report.html").read_text().count("data:image/png")
+    assert shown == len(report["audit"]["recognisable"])
+    assert "data:image" not in (tmp_path / "without/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "said"),
+    [
+        ("overlap", 1, "of the test examples are in the forget set too"),
+        ("network", 1, "another network"),
+        ("missing", 1, "there is no checkpoint"),
+        ("nan", 1, "NaN or infinity"),
+        ("ids", 1, "no example 'nonsense'"),
+        ("out", 1, "exists already"),
+        ("usage", 2, "--test"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    tmp_path: Path, trained: Path, forgot: Path, ids: Path, case: str, code: int, said: str
+) -> None:
+    out = tmp_path / "out"
+    given = arguments(trained, forgot, ids, out)
+    if case == "overlap":
+        given = arguments(trained, forgot, ids, out, test="sample")
+    if case == "network":
+        wider = tmp_path / "wider"
+        settings = ("--set", "epochs=0", "--set", "width=5")
+        succeed("train", "--data", "sample", "--model", "small_resnet", *settings, "--out", wider)
+        given = arguments(trained, wider, ids, out)
+    if case == "missing":
+        given = arguments(trained, tmp_path / "nowhere", ids, out)
+    if case == "nan":
+        from safetensors import safe_open
+
+        weights = load_file(forgot / "model.safetensors")
+        next(value for value in weights.values() if value.is_floating_point()).fill_(float("nan"))
+        with safe_open(forgot / "model.safetensors", "pt") as file:
+            save_file(weights, tmp_path / "model.safetensors", file.metadata())
+        given = arguments(trained, tmp_path / "model.safetensors", ids, out)
+    if case == "ids":
+        (tmp_path / "other.txt").write_text("nonsense\n")
+        given = arguments(trained, forgot, tmp_path / "other.txt", out)
+    if case == "out":
+        out.mkdir()
+    if case == "usage":
+        given = [part for part in given if part not in {"--test", "sample:test"}]
+    before = tree(tmp_path)
+    done = expunge(*given)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("expunge: error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
+def test_the_sample_has_no_image_twice() -> None:
+    """The audits above would otherwise refuse it."""
+    from expunge.data import check_disjoint
+
+    check_disjoint(load_data("sample").images, load_data("sample:test").images, "forget", "test")

@@ -1,0 +1,415 @@
+"""Scores, placements and membership inference against independent oracles: scikit-learn, SciPy, plain loops."""
+
+import decimal
+import itertools
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy import special, stats
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from expunge.audit.membership import DELONG_FROM, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
+from expunge.audit.placement import Placements, null_moments, p_values, placements, standard_errors, tail_rank
+from expunge.audit.scores import cross_entropy, logit_margin, modified_entropy
+from expunge.errors import InputError, SettingError
+
+Floats = NDArray[np.float64]
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def exact_scores(logits: Floats, label: int) -> tuple[float, float, float]:
+    """Logit margin, cross-entropy and modified entropy of one example with 400 digits, by their definitions."""
+    with decimal.localcontext() as context:
+        context.prec = 400
+        powers = [Decimal(float(z)).exp() for z in logits]
+        p = [power / sum(powers) for power in powers]
+        rest = [sum(p[:j] + p[j + 1 :], Decimal(0)) for j in range(len(p))]
+        entropy = -rest[label] * p[label].ln()
+        entropy -= sum(q * r.ln() for j, (q, r) in enumerate(zip(p, rest, strict=True)) if j != label)
+        return float((p[label] / rest[label]).ln()), float(-p[label].ln()), float(entropy)
+
+
+@st.composite
+def labelled(draw: st.DrawFn, scale: float = 200.0) -> tuple[Floats, NDArray[np.int64]]:
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(2, 7)))
+    z = draw(arrays(np.float64, shape, elements=st.floats(-scale, scale)))
+    return z, draw(arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))
+
+
+@PROPERTY
+@given(labelled())
+def test_scores_are_their_formulas_with_400_digits_even_where_the_softmax_saturates(
+    given_: tuple[Floats, NDArray[np.int64]],
+) -> None:
+    z, y = given_
+    exact = np.array([exact_scores(row, label) for row, label in zip(z, y, strict=True)])
+    for computed, expected in zip((logit_margin, cross_entropy, modified_entropy), exact.T, strict=True):
+        assert np.allclose(computed(z, y), expected, rtol=1e-9, atol=1e-12)
+
+
+@PROPERTY
+@given(labelled(scale=20.0), st.data())
+def test_scores_change_with_the_classes_order_and_not_with_a_constant(
+    given_: tuple[Floats, NDArray[np.int64]], data: st.DataObject
+) -> None:
+    z, y = given_
+    order = np.array(data.draw(st.permutations(range(z.shape[1]))))
+    for score in (logit_margin, cross_entropy, modified_entropy):
+        assert np.allclose(score(z[:, order], np.argsort(order)[y]), score(z, y), rtol=1e-9, atol=1e-12)
+        assert np.allclose(score(z + 7.0, y), score(z, y), rtol=1e-9, atol=1e-12)
+
+
+def test_the_loss_and_the_margin_keep_their_digits_at_both_ends() -> None:
+    z, y = [[800.0, 0.0], [0.0, 800.0]], [0, 0]
+    assert logit_margin(z, y).tolist() == [800.0, -800.0]
+    assert cross_entropy([[100.0, 0.0], [0.0, 100.0]], y) == pytest.approx([math.exp(-100), 100.0], rel=1e-12, abs=0)
+    assert modified_entropy(z, y).tolist() == [0.0, 1600.0]
+
+
+def test_modified_entropy_looks_up_each_examples_own_label_and_logarithm() -> None:
+    """OPTML-Group/Unlearn-Sparse SVC_MIA.py replaces whole columns p[:, y] instead of p[i, y_i], and clips the log."""
+    p, y = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]), np.array([0, 1])
+    expected = [
+        -(1 - 0.7) * math.log(0.7) - 0.2 * math.log(1 - 0.2) - 0.1 * math.log(1 - 0.1),
+        -(1 - 0.3) * math.log(0.3) - 0.1 * math.log(1 - 0.1) - 0.6 * math.log(1 - 0.6),
+    ]
+    assert modified_entropy(np.log(p), y) == pytest.approx(expected, rel=1e-12)
+    reverse, log_reverse = 1 - p, -np.log(1 - p)
+    columns, log_columns = p.copy(), log_reverse.copy()
+    columns[:, y], log_columns[:, y] = reverse[:, y], -np.log(p)[:, y]
+    assert np.abs((columns * log_columns).sum(1) - expected).max() > 0.01  # what their indexing gives
+
+
+@pytest.mark.parametrize("score", [logit_margin, cross_entropy, modified_entropy])
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        ([[1.0, math.nan]], [0], "NaN"),
+        ([[1.0, math.inf]], [0], "infinity"),
+        ([[1.0]], [0], "C ≥ 2"),
+        ([1.0, 2.0], [0], "shape"),
+        (np.empty((0, 3)), [], "N ≥ 1"),
+        ([["a", "b"]], [0], "numbers"),
+        ([[1.0, 2.0]], [2], r"\[0, 2\)"),
+        ([[1.0, 2.0]], [-1], r"\[0, 2\)"),
+        ([[1.0, 2.0]], [0, 1], "one an example"),
+        ([[1.0, 2.0]], [0.0], "integer"),
+    ],
+)
+def test_scores_refuse_what_they_cannot_score(score: object, logits: object, labels: object, message: str) -> None:
+    assert callable(score)
+    with pytest.raises(InputError, match=message):
+        score(logits, labels)
+
+
+# --- placements ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def two_sets(draw: st.DrawFn, most: int = 12) -> tuple[Floats, Floats]:
+    """Forgotten and held-out scores with many ties."""
+    values = st.integers(-4, 4).map(float)
+    return tuple(draw(st.lists(values, min_size=1, max_size=most).map(np.array)) for _ in range(2))  # type: ignore[return-value]
+
+
+@PROPERTY
+@given(two_sets())
+def test_placements_are_the_double_loop_of_their_definition(sets: tuple[Floats, Floats]) -> None:
+    s, t = sets
+    placed = placements(s, t)
+    for u, x in zip(placed.u, s, strict=True):
+        assert u == pytest.approx(
+            (sum(y < x for y in t) + 0.5 * sum(y == x for y in t) + 0.5) / (len(t) + 1), abs=1e-15
+        )
+    assert placed.a1 == pytest.approx((len(t) * auc(s, t) + 0.5) / (len(t) + 1), abs=1e-12)
+    assert placed.a2 == pytest.approx(float(np.mean(np.abs(2 * placed.u - 1))), abs=1e-12)
+
+
+@PROPERTY
+@given(two_sets())
+def test_placements_survive_increasing_functions_and_turn_round_with_the_sign(sets: tuple[Floats, Floats]) -> None:
+    s, t = sets
+    placed, turned = placements(s, t), placements(-s, -t)
+    assert np.array_equal(placements(np.exp(s) + s**3, np.exp(t) + t**3).u, placed.u)
+    assert np.allclose(turned.u, 1 - placed.u, atol=1e-15)
+    assert turned.a2 == pytest.approx(placed.a2, abs=1e-12)
+    assert (turned.k_plus, turned.k_minus) == (placed.k_minus, placed.k_plus)
+    assert standard_errors(turned) == pytest.approx(standard_errors(placed), rel=1e-9)
+
+
+def test_placements_by_class_are_those_of_each_class_and_of_all_where_a_class_is_small() -> None:
+    rng = np.random.default_rng(0)
+    s, own = rng.standard_normal(60), rng.integers(4, size=60)
+    t, others = rng.standard_normal(410), np.repeat([0, 1, 2], [200, 110, 100])
+    others[-1] = 3  # leaves class 2 with 99, class 3 with one
+    placed = placements(s, t, forget_labels=own, heldout_labels=others)
+    for label in range(4):
+        among = t[others == label] if label < 2 else t
+        assert np.array_equal(placed.u[own == label], placements(s[own == label], among).u)
+    assert placed.mixed
+    assert placed.sizes == (((own == 0).sum(), 200), ((own == 1).sum(), 110), ((own >= 2).sum(), 410))
+    by_99 = placements(s, t, forget_labels=own, heldout_labels=others, min_per_class=99)
+    assert by_99.sizes[2] == ((own == 2).sum(), 99)
+    order, heldout_order = rng.permutation(60), rng.permutation(410)
+    shuffled = placements(s[order], t[heldout_order], forget_labels=own[order], heldout_labels=others[heldout_order])
+    assert np.array_equal(shuffled.u, placed.u[order])
+    assert p_values(shuffled) == pytest.approx(p_values(placed), rel=1e-9)
+
+
+@pytest.mark.parametrize("m", [1, 49, 50, 99, 100, 149, 150, 999, 1000, 1049, 1050, 10000])
+def test_the_tail_counts_are_placements_beyond_99_and_1_percent(m: int) -> None:
+    t = np.arange(float(m))
+    s = np.arange(m + 1.0) - 0.5
+    placed = placements(s, t)
+    assert placed.k_plus == tail_rank(m) == sum(100 * (2 * i + 1) > 198 * (m + 1) for i in range(m + 1))
+    assert placed.k_minus == placed.k_plus
+
+
+def test_ties_never_count_as_tails() -> None:
+    t = np.concatenate([np.zeros(985), np.ones(15)])  # u of a tie at the top: 0.992
+    assert placements([1.0] * 16, t).u[0] > 0.99
+    assert placements([1.0] * 16, t).k_plus == 0
+    assert placements([1.5] * 16, t).k_plus == 16
+
+
+def arrangement(ranks: tuple[int, ...], m: int) -> Placements:
+    return placements(np.array(ranks) - 0.5, np.arange(float(m)))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 6), (2, 7), (3, 4), (4, 8), (5, 5)])
+def test_null_means_and_variances_are_those_over_all_arrangements(n: int, m: int) -> None:
+    every = [arrangement(ranks, m) for ranks in itertools.combinations_with_replacement(range(m + 1), n)]
+    mean_a1, mean_a2, variance_a1, variance_a2 = null_moments(every[0])
+    a1, a2 = np.array([placed.a1 for placed in every]), np.array([placed.a2 for placed in every])
+    assert [a1.mean(), a1.var()] == pytest.approx([mean_a1, variance_a1], rel=1e-9)
+    assert [a2.mean(), a2.var()] == pytest.approx([mean_a2, variance_a2], rel=1e-9)
+
+
+def test_null_moments_of_classes_add_up_and_tend_to_the_simple_formula() -> None:
+    own, others = np.repeat([0, 1], [20, 44]), np.repeat([0, 1], [300, 100])
+    rng = np.random.default_rng(0)
+    s, t = rng.standard_normal(64), rng.standard_normal(400)
+    both = null_moments(placements(s, t, forget_labels=own, heldout_labels=others))
+    parts = [null_moments(placements(s[own == c], t[others == c])) for c in (0, 1)]
+    for k in (2, 3):
+        assert both[k] == pytest.approx((20 / 64) ** 2 * parts[0][k] + (44 / 64) ** 2 * parts[1][k], rel=1e-12)
+        simple = (1 / 64 + (20 / 64) ** 2 / 300 + (44 / 64) ** 2 / 100) / 12
+        assert both[k] == pytest.approx(simple, rel=0.02)
+
+
+def test_null_variance_of_mixed_groups_includes_what_they_share() -> None:
+    rng = np.random.default_rng(0)
+    own, others = np.repeat([0, 1], [30, 30]), np.repeat([0, 1], [150, 50])
+    drawn = []
+    for _ in range(2000):
+        placed = placements(rng.standard_normal(60), rng.standard_normal(200), forget_labels=own, heldout_labels=others)
+        drawn.append((placed.a1, placed.a2))
+    assert placed.mixed
+    for values, variance in zip(np.array(drawn).T, null_moments(placed)[2:], strict=True):
+        assert values.var() == pytest.approx(variance, rel=0.13)  # four standard errors of a sample variance
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 40), (16, 60), (30, 30)])
+def test_the_p_value_of_a1_is_that_of_the_exact_rank_sum_test(n: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    for mean in np.linspace(-0.5, 1.2, 12):
+        s, t = rng.standard_normal(n) + mean, rng.standard_normal(m)
+        exact = stats.mannwhitneyu(s, t, alternative="two-sided", method="exact").pvalue
+        if exact > 1e-3:
+            assert p_values(placements(s, t))["a1"] == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 20), (1, 101), (2, 30), (3, 16), (4, 9)])
+def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m: int) -> None:
+    every = [p_values(arrangement(r, m)) for r in itertools.combinations_with_replacement(range(m + 1), n)]
+    for name in ("a1", "a2", "k_plus"):
+        for level in (0.05 / 3, 0.05, 0.2):
+            assert np.mean([p[name] <= level for p in every]) <= 1.1 * level
+
+
+def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:
+    t = np.arange(1000.0)
+    for hits in range(1, 9):
+        p = p_values(placements([2000.0] * hits + [0.5] * (64 - hits), t))["k_plus"]
+        assert p == pytest.approx(stats.betabinom.sf(hits - 1, 64, 10, 991), rel=1e-9)
+    own, others = np.repeat([0, 1], [30, 34]), np.repeat([0, 1], [400, 600])
+    s = np.r_[[9e9, 9e9], np.full(28, 5.5), [9e9], np.full(33, 500.5)]
+    p = p_values(placements(s, t, forget_labels=own, heldout_labels=others))["k_plus"]
+    first, second = stats.betabinom(30, 4, 397), stats.betabinom(34, 6, 595)
+    assert p == pytest.approx(sum(first.pmf(i) * second.sf(2 - i) for i in range(31)), rel=1e-9)
+    small = np.r_[np.zeros(950, dtype=np.int64), np.ones(50, dtype=np.int64)]  # class 1 is compared with all
+    p = p_values(placements(s, t, forget_labels=own, heldout_labels=small))["k_plus"]
+    assert p == pytest.approx(2 * stats.betabinom.sf(1, 30, 10, 941), rel=1e-9)
+    fixed = stats.binom.sf(2, 64, 0.01)
+    assert stats.betabinom.sf(2, 64, 10, 991) > 1.1 * fixed  # the binomial null forgets that the threshold was measured
+
+
+def test_standard_errors_are_delongs_where_larger_than_under_the_null() -> None:
+    rng = np.random.default_rng(0)
+    s, t = 3 * rng.standard_normal(80), rng.standard_normal(50)
+    first = np.mean(t[None] < s[:, None], axis=1)
+    second = np.mean(t[None] < s[:, None], axis=0)
+    floor = 1 / 12
+    expected = (max(floor, first.var(ddof=1) * (50 / 51) ** 2) / 80 + max(floor, second.var(ddof=1)) / 50) ** 0.5
+    assert standard_errors(placements(s, t))[0] == pytest.approx(expected, rel=1e-9)
+    signs = np.sign(first - 0.5)
+    weighted = np.mean(2 * signs[:, None] * (t[None] < s[:, None]), axis=0)
+    folded = np.abs(2 * placements(s, t).u - 1)
+    expected = (max(floor, folded.var(ddof=1)) / 80 + max(floor, weighted.var(ddof=1)) / 50) ** 0.5
+    assert standard_errors(placements(s, t))[1] == pytest.approx(expected, rel=1e-9)
+    flat = placements([0.0] * 16, t)  # all alike, and yet not precise
+    assert standard_errors(flat)[0] >= math.sqrt((1 / 16 + 1 / 50) / 12)
+
+
+# --- membership ----------------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(two_sets())
+def test_auc_is_that_of_scikit_learn_and_scipy_and_of_the_double_loop(sets: tuple[Floats, Floats]) -> None:
+    s, t = sets
+    truth = np.r_[np.ones(len(s)), np.zeros(len(t))]
+    value = auc(s, t)
+    assert value == pytest.approx(roc_auc_score(truth, np.r_[s, t]), abs=1e-9)
+    assert value == pytest.approx(stats.mannwhitneyu(s, t).statistic / (len(s) * len(t)), abs=1e-9)
+    assert value == pytest.approx(np.mean([(x > y) + 0.5 * (x == y) for x in s for y in t]), abs=1e-9)
+    assert value == pytest.approx(1 - auc(t, s), abs=1e-12)
+    low, high = auc_interval(s, t)
+    assert 0 <= low <= value <= high <= 1
+    assert auc_interval(-s, -t) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@PROPERTY
+@given(two_sets(most=30))
+def test_the_roc_curve_is_that_of_scikit_learn_and_encloses_the_auc(sets: tuple[Floats, Floats]) -> None:
+    s, t = sets
+    fpr, tpr = roc(s, t)
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    assert bool((np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all())
+    assert (np.diff(fpr) * (tpr[1:] + tpr[:-1])).sum() / 2 == pytest.approx(auc(s, t), abs=1e-9)
+    every_fpr, every_tpr, _ = roc_curve(np.r_[np.ones(len(s)), np.zeros(len(t))], np.r_[s, t], drop_intermediate=False)
+    points = set(zip(every_fpr.round(9), every_tpr.round(9), strict=True))
+    assert set(zip(fpr.round(9), tpr.round(9), strict=True)) <= points
+
+
+@PROPERTY
+@given(st.integers(1, 400), st.data())
+def test_clopper_pearson_is_that_of_scipy(trials: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, trials))
+    expected = stats.binomtest(hits, trials).proportion_ci(0.95, method="exact")
+    assert clopper_pearson(hits, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_zero_hits_bound_the_rate_as_known() -> None:
+    """One-sided 95%, so two-sided 90%."""
+    assert clopper_pearson(0, 59, confidence=0.9)[1] == pytest.approx(0.0495, abs=1e-4)
+    assert clopper_pearson(0, 299, confidence=0.9)[1] < 0.01
+
+
+def test_the_aucs_interval_is_delongs_for_many_examples_and_clopper_pearsons_for_few() -> None:
+    rng = np.random.default_rng(0)
+    t = rng.standard_normal(200)
+    s = rng.standard_normal(DELONG_FROM) + 0.5
+    first = np.array([np.mean((t < x) + 0.5 * (t == x)) for x in s])
+    second = np.array([np.mean((s > y) + 0.5 * (s == y)) for y in t])
+    area = float(first.mean())
+    error = math.sqrt(first.var(ddof=1) / len(s) + second.var(ddof=1) / len(t))
+    half = stats.t.ppf(0.975, len(s) - 1) * error / (area * (1 - area))
+    expected = special.expit(special.logit(area) + half * np.array([-1, 1]))
+    assert auc_interval(s, t) == pytest.approx(tuple(expected), abs=1e-9)
+    for few, heldout in ((s[:-1], t), (s, t[: DELONG_FROM - 1]), (s + 5, t)):
+        n, m = len(few), len(heldout)
+        trials, share = n * m / (n + m), auc(few, heldout)
+        low, high = auc_interval(few, heldout)
+        assert low == pytest.approx(stats.beta.ppf(0.025, share * trials, trials - share * trials + 1), abs=1e-9)
+        expected_high = 1.0 if share == 1 else stats.beta.ppf(0.975, share * trials + 1, trials - share * trials)
+        assert high == pytest.approx(expected_high, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "area", "spread"), [(16, 0.99, 30.0), (16, 0.95, 1.0), (64, 0.8, 1.0), (64, 0.6, 1 / 3)])
+def test_the_aucs_interval_holds_the_true_one_where_simple_intervals_do_not(n: int, area: float, spread: float) -> None:
+    rng = np.random.default_rng(7)
+    mean, hits = special.ndtri(area) * math.hypot(1, spread), 0
+    for _ in range(1000):
+        low, high = auc_interval(mean + spread * rng.standard_normal(n), rng.standard_normal(500))
+        hits += low <= area <= high
+    assert hits >= 1000 * 0.95 - 3 * math.sqrt(1000 * 0.95 * 0.05)
+
+
+@PROPERTY
+@given(two_sets(most=30), st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.5]))
+def test_the_true_positive_rate_is_counted_above_the_kth_largest(sets: tuple[Floats, Floats], fpr: float) -> None:
+    s, t = sets
+    k = int(round(fpr * 100) * (len(t) + 1) // 100)
+    rate = tpr_at_fpr(s, t, fpr)
+    if k == 0:
+        assert rate is None
+        return
+    assert rate is not None
+    threshold = sorted(t, reverse=True)[k - 1]
+    hits = sum(x > threshold for x in s)
+    interval = stats.binomtest(hits, len(s)).proportion_ci(0.95, method="exact")
+    assert (rate.hits, rate.num, rate.value) == (hits, len(s), hits / len(s))
+    assert (rate.low, rate.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+    assert sum(y > threshold for y in t) / len(t) <= fpr
+
+
+def test_a_rate_at_a_threshold_that_the_data_cannot_hold_is_not_reported() -> None:
+    """privacytrustlab/ml_privacy_meter prints TPR at 0.1% for any number of examples, without an interval."""
+    s = np.full(16, 1e9)
+    assert tpr_at_fpr(s, np.arange(998.0), 0.001) is None
+    rate = tpr_at_fpr(s, np.arange(999.0), 0.001)
+    assert rate is not None
+    assert (rate.value, rate.high) == (1.0, 1.0)
+    assert rate.low == pytest.approx(0.025 ** (1 / 16), abs=1e-12)
+    assert tpr_at_fpr(s, np.arange(98.0), 0.01) is None
+    assert tpr_at_fpr(s, np.arange(99.0), 0.29) is not None  # 0.29 · 100 is 28.999… in binary
+    assert tpr_at_fpr([70.5], np.arange(99.0), 0.29).hits == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("compare", [auc, auc_interval, roc, placements, lambda s, t: tpr_at_fpr(s, t, 0.1)])
+@pytest.mark.parametrize(
+    ("s", "t", "message"),
+    [
+        ([], [1.0], "forget_scores must have shape"),
+        ([1.0], [], "heldout_scores must have shape"),
+        ([math.nan], [1.0], "NaN"),
+        ([1.0], [-math.inf], "infinity"),
+        ([[1.0]], [1.0], "shape"),
+        (["a"], [1.0], "numbers"),
+    ],
+)
+def test_comparisons_refuse_scores_that_are_none(compare: object, s: object, t: object, message: str) -> None:
+    assert callable(compare)
+    with pytest.raises(InputError, match=message):
+        compare(s, t)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for fpr in (0.0, 1.0, math.nan):
+        with pytest.raises(SettingError, match="fpr"):
+            tpr_at_fpr([1.0], [1.0], fpr)
+    for confidence in (0.0, 1.0, math.nan):
+        with pytest.raises(SettingError, match="confidence"):
+            tpr_at_fpr([1.0], [1.0], 0.5, confidence=confidence)
+        with pytest.raises(SettingError, match="confidence"):
+            auc_interval([1.0], [1.0], confidence=confidence)
+    with pytest.raises(SettingError, match="hits"):
+        clopper_pearson(3, 2)
+    with pytest.raises(SettingError, match="min_per_class"):
+        placements([1.0], [1.0], min_per_class=0)
+    with pytest.raises(InputError, match="labels of the forgotten and of the held-out"):
+        placements([1.0], [1.0], forget_labels=[0])
+    with pytest.raises(InputError, match="heldout_labels must have shape"):
+        placements([1.0], [1.0], forget_labels=[0], heldout_labels=[0, 1])
+    with pytest.raises(InputError, match="forget_labels must hold integer"):
+        placements([1.0], [1.0], forget_labels=[0.5], heldout_labels=[0])

@@ -1,0 +1,332 @@
+"""report.html: what it holds, that nothing of it reaches out or breaks out, and how a browser shows it."""
+
+import json
+import re
+from dataclasses import fields, replace
+from functools import cache
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
+from expunge.report import figures, wording
+from expunge.report.page import render
+from tests import browser
+from tests.audit_reports import HOSTILE, SOURCES, sample, thumbnails_of, trace
+
+ROOT = Path(__file__).parents[1]
+
+
+class Outline(HTMLParser):
+    """What a page is made of: elements with their attributes, and the text of some."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[tuple[str, str]] = []
+        self.tables: list[list[tuple[str, dict[str, str | None]]]] = []
+        self.drawings: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open.append(tag)
+        if tag in {"h1", "h2", "h3"}:
+            self.headings.append((tag, ""))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "svg":
+            self.drawings.append([])
+        if "table" in self._open:
+            self.tables[-1].append((tag, dict(attrs)))
+        if "svg" in self._open:
+            self.drawings[-1].append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:  # elements without an end, such as meta
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if any(tag in self._open for tag in ("h1", "h2", "h3")):
+            tag, text = self.headings[-1]
+            self.headings[-1] = (tag, " ".join(f"{text} {data}".split()))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+NAMES = ("fail", "pass", "bare", "many")
+
+
+@cache
+def report_of(name: str) -> AuditReport:
+    settings: dict[str, dict[str, Any]] = {
+        "fail": {},
+        "pass": {"shift": 0.0, "num_forget": 400, "num_heldout": 4_000},
+        "bare": {"shift": 0.0, "num_forget": 16, "num_heldout": 400, "retain": False, "layers": 60, "listed": 0},
+        "many": {"num_forget": 2_000, "listed": 1_900, "layers": 700},
+    }
+    return sample(**settings[name], relearning=name != "bare")
+
+
+@cache
+def page_of(name: str) -> str:
+    report = report_of(name)
+    if name == "bare":
+        return render(report, sources={**SOURCES, "after": "runs/forgot"})
+    return render(report, trace=trace(report), sources=None if name == "pass" else SOURCES, notes=["a note"])
+
+
+every_page = pytest.mark.parametrize("name", NAMES)
+
+
+@every_page
+def test_a_page_holds_all_it_needs_and_reaches_for_nothing(name: str) -> None:
+    text = page_of(name)
+    outline = Outline(text)
+    assert len(text.encode()) < 1_000_000
+    assert "http:" not in text.replace('http-equiv="Content', "")
+    assert "https:" not in text
+    assert "//" not in re.sub(r"<(?:td|th|code|pre)[^>]*>[^<]*", "", text)
+    assert not outline.all("script")
+    assert not outline.all("img")
+    assert [link["href"] for link in outline.all("link")] == ["data:,"]
+    assert not re.search(r"\bon[a-z]+=|javascript:|@import|url\((?!#)", text)
+
+
+@every_page
+def test_a_page_can_be_read_without_seeing_it(name: str) -> None:
+    text = page_of(name)
+    outline = Outline(text)
+    levels = [int(tag[1]) for tag, _ in outline.headings]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert outline.all("html") == [{"lang": "en"}]
+    for table in outline.tables:
+        tags = [tag for tag, _ in table]
+        assert "caption" in tags
+        assert all(attributes.get("scope") in {"col", "row"} for tag, attributes in table if tag == "th")
+    assert len(outline.drawings) == 4
+    for drawing, attributes in zip(outline.drawings, outline.all("svg"), strict=True):
+        assert drawing[1:3] == ["title", "desc"]
+        assert attributes["role"] == "img"
+    ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    wanted = re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text)
+    named = [name for attributes in outline.all("svg") for name in str(attributes["aria-labelledby"]).split()]
+    assert {*wanted, *named} <= set(ids)
+
+
+def test_the_sections_come_in_the_order_of_a_reader() -> None:
+    assert [text for _, text in Outline(page_of("fail")).headings] == [
+        "Audit of forgetting",
+        "FAIL The forgotten examples can still be told from unseen ones.",
+        "Before and after",
+        "How sure the model is",
+        "Picking out the forgotten examples",
+        "What changed in the network",
+        "Still recognisable",
+        "Other signs",
+        "What these figures cannot tell",
+        "How to repeat",
+        "Notes of this run",
+    ]
+
+
+def test_names_that_users_give_stay_text() -> None:
+    report = report_of("fail")
+    change = replace(
+        report.change, by_layer={f"{HOSTILE}$x^2$": (2.0, 1.0), "\x00\ud800": (1.0, 1.0), "fc": (1.0, 1.0)}
+    )
+    text = render(
+        replace(report, change=change, caveats=(HOSTILE,), device=HOSTILE),
+        trace=replace(trace(report), settings={HOSTILE: HOSTILE}, warnings=(HOSTILE,)),
+        sources={"model": f"{HOSTILE}\ud800"},
+        notes=[HOSTILE],
+        images=thumbnails_of(report),
+    )
+    outline = Outline(text)
+    assert not outline.all("script")
+    assert "<script" not in text
+    assert "alert(&#39;a&amp;b&#39;)" in text
+    text.encode("utf-8")
+
+
+def test_the_verdict_is_in_plain_words() -> None:
+    for name, word in (("fail", "FAIL"), ("pass", "PASS"), ("bare", "INCONCLUSIVE")):
+        report, text = report_of(name), page_of(name)
+        assert report.verdict == word
+        assert wording.HEADLINES[word] in text
+        assert report.scores_after.reason in unescape(text)
+    assert "less sure" in wording.meaning(report_of("fail"))
+    assert "surer" in wording.meaning(sample(3.0))
+    assert "retraining leaves none" in wording.advice(report_of("fail"))
+    assert "stronger setting" in wording.advice(sample(3.0))
+
+
+def test_an_accuracy_far_below_that_of_unseen_examples_is_called_a_mark() -> None:
+    report = report_of("fail")
+    told = replace(report, after=Measurement(forget_accuracy=0.0, test_accuracy=0.9))
+    assert "0.0% of the forgotten examples and on 90.0%" in str(wording.mark_of_accuracy(told))
+    assert "A mark of its own" in render(told)
+    assert "A mark of its own" not in page_of("pass")
+    for after in (Measurement(forget_accuracy=0.85, test_accuracy=0.9), Measurement(forget_accuracy=0.0)):
+        assert wording.mark_of_accuracy(replace(report, after=after)) is None
+    few = replace(report, num_forget=1, after=Measurement(forget_accuracy=0.0, test_accuracy=0.9))
+    assert wording.mark_of_accuracy(few) is None  # one wrong answer in ten is nothing odd
+
+
+def test_what_was_not_measured_is_said() -> None:
+    text = page_of("bare")
+    assert text.count("<td>n/a</td>") == 2  # 0.1% false positives, before and after
+    assert "nothing can be said about 0.1% false positives" in text
+    assert "Relearning was not measured" in text
+    assert "<td>not given</td>" in text
+    assert "None of the 16 forgotten examples" in text
+    assert "digest" not in text.partition("<footer>")[0]
+
+
+def test_images_are_there_only_when_asked_for() -> None:
+    report = report_of("fail")
+    text = render(report, images=thumbnails_of(report))
+    images = Outline(text).all("img")
+    assert len(images) == len(report.recognisable)
+    assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] for image in images)
+    assert "This page holds images of what was deleted" in text
+    assert "This page holds no image" in page_of("fail")
+    large = thumbnails_of(report, channels=3, side=300)
+    assert len(render(report, images=large)) < 1_000_000
+    assert len(render(sample(num_forget=200, listed=60), images=large)) < 1_000_000
+
+
+def test_many_examples_and_layers_become_lists_and_blocks() -> None:
+    report, text = report_of("many"), page_of("many")
+    assert "1,850 more" in text
+    assert report.recognisable[-1].id in text
+    assert "by block" in text
+    assert "The first 500 of 700" in text
+    long = tuple(replace(each, id=f"{'x' * 200}{n}") for n, each in enumerate(report.recognisable * 5))
+    text = render(replace(report, recognisable=long))
+    assert re.search(r"And [\d,]+ that report.json holds", text)
+    assert len(text.encode()) < 1_000_000
+
+
+def test_layers_are_summed_by_the_deepest_blocks_that_fit() -> None:
+    names = {f"net.stage{n // 20}.{n % 20}.{part}": 1.0 for n in range(40) for part in ("conv", "norm")}
+    rows, blocks = figures.layer_rows(names)
+    assert blocks
+    assert rows == [("net.stage0", 40.0), ("net.stage1", 40.0)]
+    flat, _ = figures.layer_rows({f"layer{n}": float(n) for n in range(100)})
+    assert len(flat) == figures.MAX_LAYERS
+    assert flat[-1] == ("76 others", float(sum(range(76))))
+    assert figures.layer_rows({"": 1.0}) == ([("(the model's own)", 1.0)], False)
+
+
+def test_odd_figures_are_drawn_without_a_word() -> None:
+    """Nothing changed; margins of one value; layers that differ by orders of magnitude."""
+    report = report_of("bare")
+    still = replace(report.change, l1=0.0, l2=0.0, by_layer={"fc": (0.0, 0.0)})
+    flat = Roc(fpr=(0.0, 1.0), tpr=(0.0, 1.0), low=(0.0, 1.0), high=(0.2, 1.0))
+    one = Margins(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "heldout")})
+    assert "<svg" in render(replace(report, change=still, roc_before=flat, roc_after=flat, margins=one))
+    wide = replace(report.change, by_layer={"a": (1e-3, 1.0), "b": (0.0, 0.0), "c": (1e4, 1.0)})
+    assert "The scale is logarithmic" in render(replace(report, change=wide))
+    assert figures.median_margin(one, "forget", "before") == 2.5
+    assert [figures.compact(value) for value in (0.0, 0.012345, 18_350.4, 3e-9)] == [
+        "0",
+        "0.0123",
+        "18,350",
+        "3.00e-09",
+    ]
+
+
+def test_the_command_is_the_one_that_was_run() -> None:
+    report = report_of("fail")
+    assert wording.repetition(report, trace(report), SOURCES, with_images=True).split(" \\\n  ") == [
+        "expunge forget",
+        "--model 'runs/original model'",
+        "--forget folder:photos",
+        "--ids ids.txt",
+        "--test fashion-mnist:test",
+        "--resize",
+        "--with-images",
+        "--method targeted",
+        "--set delta=0.0",
+        "--set lam=3.0",
+        "--set epsilon=none",
+        "--set shuffle=true",
+        "--set stop=forgotten",
+        "--seed 4",
+        "--out NEW-DIRECTORY",
+    ]
+    told = wording.repetition(report, None, {"model": "a", "after": "b"})
+    assert told.split(" \\\n  ")[:3] == ["expunge audit", "--before a", "--after b"]
+    assert "method=expunge.Targeted(delta=0.0" in wording.repetition(report, trace(report), None)
+
+
+def test_a_page_is_the_same_each_time_and_leaves_matplotlib_as_it_was() -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    assert render(report_of("bare"), sources={**SOURCES, "after": "runs/forgot"}) == page_of("bare")
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_docs_name_every_field_of_the_json() -> None:
+    from expunge.audit.verdict import ScoreTest
+    from expunge.commands.report import Report
+
+    text = (ROOT / "docs" / "report.md").read_text()
+    records = (Report, AuditReport, ScoreTest, Margins, Roc, Leakage, Relearning, Recognisable, Trace, ParameterChange)
+    for record in (*records, Measurement, PseudoLabels):
+        for field in fields(record):
+            assert f"`{field.name}`" in text, f"{record.__name__}.{field.name}"
+    assert '"expunge-report/2"' in text
+    assert json.loads(json.dumps(report_of("many").to_dict()))["verdict"] == "FAIL"
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine; apt-get install chromium")
+def test_a_browser_shows_it(tmp_path: Path) -> None:
+    """Four pages at two widths, in light and dark: nothing asked for, nothing to complain about, nothing cut off."""
+    with browser.chromium(tmp_path / "profile") as tab:
+        for name in NAMES:
+            file = tmp_path / f"{name}.html"
+            file.write_text(page_of(name), encoding="utf-8")
+            for width, dark in ((390, False), (390, True), (1100, False), (1100, True)):
+                tab.open(file, width=width, dark=dark)
+                assert tab.requests() == [file.as_uri()]
+                assert tab.complaints() == []
+                assert tab.value("document.documentElement.scrollWidth") <= width
+                boxes = tab.value(
+                    "[...document.querySelectorAll('svg')].map(e => [e.clientWidth, e.getBBox().height, "
+                    "e.querySelectorAll('path').length])"
+                )
+                assert len(boxes) == 4
+                assert all(wide > 250 and high > 100 and paths > 1 for wide, high, paths in boxes[:3])
+                for colors in tab.value(CONTRASTS):
+                    assert contrast(*colors) >= 4.5, (name, width, dark, colors)
+        assert tab.pdf().startswith(b"%PDF")
+
+
+CONTRASTS = """[...document.querySelectorAll('p, td, th, li, h2, .word, figcaption, summary, svg text')].map(e => {
+  const style = getComputedStyle(e), note = e.closest('.note, pre');
+  return [e.closest('svg') ? style.fill : style.color, getComputedStyle(note || document.body).backgroundColor];
+})"""
+"""Colours of text and of what is behind it."""
+
+
+def contrast(text: str, behind: str) -> float:
+    """WCAG's ratio of two colours as browsers write them."""
+    light = []
+    for color in (text, behind):
+        shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(light) + 0.05) / (min(light) + 0.05)

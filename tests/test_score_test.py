@@ -1,0 +1,258 @@
+"""The verdict on scores: what it is, what it says, and how often it is wrong."""
+
+import dataclasses
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from expunge.audit.membership import auc_interval, tpr_at_fpr
+from expunge.audit.placement import p_values, placements, standard_errors
+from expunge.audit.verdict import FALSE_ALARMS, MARGIN, ScoreTest, Z, alarms, can_pass, score_test
+from expunge.errors import InputError, SettingError
+
+Floats = NDArray[np.float64]
+PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+HELDOUT = stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
+"""A normal sample without the noise of sampling."""
+
+
+def spaced(num: int, mean: float = 0.0) -> Floats:
+    """A normal sample without the noise of sampling."""
+    return np.asarray(stats.norm.ppf((np.arange(num) + 0.5) / num) + mean)
+
+
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def test_memorised_examples_fail_and_the_reason_says_so() -> None:
+    result = score_test(spaced(16, 2.0), HELDOUT)
+    assert result.verdict == "FAIL"
+    assert "still remembers" in result.reason
+    assert "forced" not in result.reason
+    assert result.p_values["a1"] < 0.05 / 3
+
+
+def test_over_forgotten_examples_fail_because_they_were_forced_to_be_wrong() -> None:
+    result = score_test(spaced(16, -9.0), HELDOUT)
+    assert result.verdict == "FAIL"
+    assert "16 of 16 score in the lowest quarter" in result.reason
+    assert "recognisable because they were forced to be wrong" in result.reason
+    assert "remember" not in result.reason
+    assert (result.k_plus, result.k_minus) == (0, 16)
+    assert result.p_values["a1"] < 0.05 / 3
+    assert result.a1_interval[0] == 0.0
+
+
+def test_examples_that_are_all_a_little_too_low_fail_too() -> None:
+    """None is in either tail, but none scores as high as most unseen ones either."""
+    result = score_test(stats.norm.ppf(np.linspace(0.2, 0.42, 16)), HELDOUT)
+    assert result.verdict == "FAIL"
+    assert alarms(result.p_values) == {"a1"}
+    assert result.a2 < 0.5
+    assert "above only 31% of the unseen examples" in result.reason
+    assert "pushed too far" in result.reason
+
+
+def test_half_memorised_half_over_forgotten_fails_though_the_mean_is_blind() -> None:
+    result = score_test(np.r_[spaced(8, 2.0), -spaced(8, 2.0)], HELDOUT)
+    assert result.verdict == "FAIL"
+    assert result.a1 == pytest.approx(0.5, abs=1e-9)
+    assert result.p_values["a1"] > 0.4
+    assert result.a2 == pytest.approx(0.86, abs=0.04)
+    assert re.search(r"[78] of 16 score in the lowest quarter .*, and [78] in the highest quarter", result.reason)
+    assert "forced to be wrong" in result.reason
+
+
+def test_a_few_memorised_among_many_forgotten_fail_by_the_tail_alone() -> None:
+    result = score_test(np.r_[spaced(122), np.full(6, 9.0)], HELDOUT)
+    assert result.verdict == "FAIL"
+    assert alarms(result.p_values) == {"k_plus"}
+    assert f"{result.k_plus} of 128 score above 99% of the unseen examples" in result.reason
+
+
+def test_high_but_not_extreme_scores_are_described_where_only_a2_notices() -> None:
+    u = np.r_[np.full(19, 0.02), np.full(45, 0.78)]
+    result = score_test(stats.norm.ppf(u), HELDOUT)
+    assert "a2" in alarms(result.p_values)
+    assert "highest quarter" in result.reason
+
+
+def test_examples_like_unseen_ones_pass_where_there_are_enough() -> None:
+    result = score_test(spaced(128), HELDOUT)
+    assert result.verdict == "PASS"
+    assert "score like unseen ones" in result.reason
+    assert "not ruled out" in result.reason
+    assert 0.5 - MARGIN <= result.a1_interval[0] < result.a1 < result.a1_interval[1] <= 0.5 + MARGIN
+    assert result.a2 < result.a2_upper <= 0.5 + MARGIN
+
+
+def test_sixteen_examples_reveal_gross_failure_only() -> None:
+    result = score_test(spaced(16), HELDOUT)
+    assert result.verdict == "INCONCLUSIVE"
+    assert result.reason == (
+        "16 examples can reveal gross failure, not certify forgetting: 0/16 above the 1% threshold; "
+        "TPR@1% 95% CI [0.00, 0.21]; TPR@0.1% 95% CI [0.00, 0.21], not informative at this size."
+    )
+    few = score_test(spaced(16), HELDOUT[::2])
+    assert few.tpr_at_fpr[0.001] is None
+    assert "TPR@0.1% n/a (needs 999 held-out examples)" in few.reason
+    low = score_test(spaced(16, -0.6), HELDOUT)
+    assert low.verdict == "INCONCLUSIVE"
+    assert "pushed too far" in low.reason
+
+
+def test_few_held_out_examples_are_named_where_they_are_what_is_missing() -> None:
+    result = score_test(spaced(512), HELDOUT[25::50])
+    assert result.verdict == "INCONCLUSIVE"
+    assert result.reason.startswith("20 held-out examples can reveal gross failure, not certify forgetting")
+
+
+def test_between_the_verdicts_the_reason_says_what_is_missing() -> None:
+    high = score_test(spaced(72, 0.2), HELDOUT)
+    assert high.verdict == "INCONCLUSIVE"
+    assert "may score above anything from" in high.reason
+    wide = score_test(1.2 * spaced(128), HELDOUT)
+    assert wide.verdict == "INCONCLUSIVE"
+    assert f"may be up to {wide.a2_upper:.2f}" in wide.reason
+    low = score_test(spaced(128, -0.2), HELDOUT)
+    assert low.verdict == "INCONCLUSIVE"
+    assert "pushed too far" in low.reason
+
+
+# --- its numbers ---------------------------------------------------------------------------------------------------
+
+
+def test_every_number_is_that_of_its_function() -> None:
+    rng = np.random.default_rng(0)
+    own, others = rng.integers(3, size=70), rng.integers(3, size=900)
+    s, t = rng.standard_normal(70) + own, rng.standard_normal(900) + others
+    result = score_test(s, t, forget_labels=own, heldout_labels=others)
+    placed = placements(s, t, forget_labels=own, heldout_labels=others)
+    errors = standard_errors(placed)
+    assert (result.a1, result.a2) == (placed.a1, placed.a2)
+    assert (result.k_plus, result.k_minus) == (placed.k_plus, placed.k_minus)
+    assert result.p_values == p_values(placed)
+    assert result.a1_interval == pytest.approx((placed.a1 - Z * errors[0], placed.a1 + Z * errors[0]), abs=1e-12)
+    assert result.a2_upper == pytest.approx(placed.a2 + Z * errors[1], abs=1e-12)
+    assert pytest.approx(stats.norm.ppf(0.95), abs=1e-12) == Z
+    # The attack of the literature has one threshold for all classes.
+    assert result.auc == pytest.approx(roc_auc_score(np.r_[np.ones(70), np.zeros(900)], np.r_[s, t]), abs=1e-9)
+    assert result.auc_interval == auc_interval(s, t)
+    assert result.tpr_at_fpr == {0.01: tpr_at_fpr(s, t, 0.01), 0.001: None}
+    assert (result.num_forget, result.num_heldout) == (70, 900)
+
+
+def test_a_forget_set_of_easy_classes_is_no_alarm_with_labels_and_one_without() -> None:
+    rng = np.random.default_rng(0)
+    own, others = np.full(200, 1), np.arange(2000) % 2
+    s, t = rng.standard_normal(200) + 2 * own, rng.standard_normal(2000) + 2 * others
+    assert score_test(s, t, forget_labels=own, heldout_labels=others).verdict == "PASS"
+    assert score_test(s, t).verdict == "FAIL"
+
+
+def test_a_result_goes_to_json_and_cannot_be_changed() -> None:
+    result = score_test(spaced(16), HELDOUT[::2])
+    content = json.loads(json.dumps(dataclasses.asdict(result)))
+    assert content["verdict"] == "INCONCLUSIVE"
+    assert content["tpr_at_fpr"]["0.01"]["hits"] == 0
+    assert content["tpr_at_fpr"]["0.001"] is None
+    assert set(content["p_values"]) == {"a1", "a2", "k_plus"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.verdict = "PASS"  # type: ignore[misc]
+
+
+SCORES = st.integers(-50, 50).map(lambda value: value / 10)
+
+
+@PROPERTY
+@given(
+    arrays(np.float64, st.integers(1, 40), elements=SCORES),
+    arrays(np.float64, st.integers(1, 300), elements=SCORES),
+    st.randoms(use_true_random=False),
+)
+def test_any_scores_give_a_sentence_and_numbers_in_range_whatever_their_order_and_scale(
+    s: Floats, t: Floats, random: object
+) -> None:
+    result = score_test(s, t)
+    assert re.fullmatch(r"[A-Z0-9][^\n]*\.", result.reason)
+    assert not re.search(r"nan|inf\b|None", result.reason)
+    for value in (result.a1, result.a2, result.a2_upper, result.auc, *result.a1_interval, *result.p_values.values()):
+        assert 0 <= value <= 1
+    assert result.a1_interval[0] <= result.a1 <= result.a1_interval[1]
+    assert (result.verdict == "FAIL") == bool(alarms(result.p_values))
+    rng = np.random.default_rng(len(s))
+    again = score_test(np.exp(rng.permutation(s)), np.exp(rng.permutation(t)))
+    assert again.reason == result.reason
+    assert again.a2_upper == pytest.approx(result.a2_upper, abs=1e-9)
+
+
+def test_bad_input_is_refused() -> None:
+    for s, t in (([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([1.0], [[1.0]])):
+        with pytest.raises(InputError):
+            score_test(s, t)
+    with pytest.raises(InputError, match="or of neither"):
+        score_test([1.0], [1.0], heldout_labels=[0])
+    with pytest.raises(SettingError):
+        score_test([1.0], [1.0], min_per_class=0)
+
+
+# --- how often it is wrong -----------------------------------------------------------------------------------------
+
+
+def repeated(seed: int, repetitions: int, n: int, mean: float = 0.0, spread: float = 1.0) -> list[ScoreTest]:
+    rng = np.random.default_rng(seed)
+    return [score_test(mean + spread * rng.standard_normal(n), rng.standard_normal(1000)) for _ in range(repetitions)]
+
+
+def most(share: float, repetitions: int) -> float:
+    """Hits that a share gives with a probability of less than 1 in 1,000."""
+    return float(stats.binom.ppf(0.999, repetitions, share))
+
+
+def test_sixteen_or_twentytwo_examples_never_pass_and_cannot() -> None:
+    """The interval of A1 is at least 2 · 1.645 · √(1 / 12 n) wide, which is more than 0.2 for n ≤ 22."""
+    t = np.arange(10.0**6)
+    assert not can_pass(placements(np.full(22, 5e5), t))
+    assert can_pass(placements(np.full(23, 5e5), t))
+    assert 2 * Z * math.sqrt(1 / 12 / 16) > 2 * MARGIN
+    for seed, s in enumerate((spaced(16), np.zeros(16), spaced(22), np.zeros(22))):
+        assert score_test(s, HELDOUT).verdict == "INCONCLUSIVE", seed
+    assert all(result.verdict != "PASS" for result in repeated(1, 300, 16))
+
+
+@pytest.mark.parametrize("n", [5, 16, 64])
+def test_false_alarms_stay_within_their_level(n: int) -> None:
+    rng = np.random.default_rng(n)
+    alarmed = 0
+    for _ in range(1500):
+        own, others = rng.integers(3, size=n), np.arange(450) % 3
+        s, t = rng.standard_normal(n) + own, rng.standard_normal(450) + others
+        alarmed += bool(alarms(p_values(placements(s, t, forget_labels=own, heldout_labels=others))))
+    assert alarmed <= most(FALSE_ALARMS, 1500)
+
+
+def test_sixteen_memorised_examples_are_found() -> None:
+    mean = math.sqrt(2) * stats.norm.ppf(0.8)  # AUC 0.80
+    assert sum(result.verdict == "FAIL" for result in repeated(2, 300, 16, mean)) >= 0.95 * 300
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.3583, 1.0), (-0.3583, 1.0), (0.0, math.tan(0.3 * math.pi))])
+def test_examples_at_the_margin_seldom_pass(mean: float, spread: float) -> None:
+    """A1 is 0.6 or 0.4, or A2 is 0.6."""
+    for n in (40, 150):
+        passed = sum(result.verdict == "PASS" for result in repeated(n, 300, n, mean, spread))
+        assert passed <= most(0.05, 300)
+
+
+def test_most_forgotten_sets_of_a_hundred_pass() -> None:
+    passed = sum(result.verdict == "PASS" for result in repeated(3, 200, 100))
+    assert passed >= 0.75 * 200
