@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from expunge.data import load_data
-from tests.conftest import expunge, succeed, tree
+from tests.conftest import expunge, pixels, succeed, tree, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,69 @@ def test_bad_input_writes_nothing(
     assert done.stderr.startswith("expunge: error: ")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training and held-out images in folders, and a model trained on the former for one pass."""
+    root = tmp_path_factory.mktemp("folders")
+    images = pixels(100, side=12)
+    write_folder(root / "train", images[:60], ["cat", "dog"] * 30)
+    write_folder(root / "test", images[60:], ["cat", "dog"] * 20)
+    settings = ("--set", "epochs=1", "--set", "width=4", "--set", "batch_size=20")
+    succeed(
+        *("train", "--data", f"folder:{root / 'train'}", "--model", "small_resnet", "--out", root / "model", *settings)
+    )
+    return root
+
+
+def full(root: Path, out: Path, *more: str | Path) -> list[str | Path]:
+    forget = write_folder(out.parent / "forget", pixels(100, side=12)[:6], ["cat", "dog"] * 3)
+    options = ("--before", root / "model", "--forget", f"folder:{forget}", "--test", f"folder:{root / 'test'}")
+    return ["audit", "--full", *options, "--num", "8", "--out", out, *more]
+
+
+def test_a_full_audit_goes_on_where_it_was_and_compares_methods(tmp_path: Path, folders: Path) -> None:
+    train = ("--train", f"folder:{folders / 'train'}", "--references", tmp_path / "references")
+    done = expunge(*full(folders, tmp_path / "first", *train, "--method", "neg_grad,epochs=2"))
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 pairs of reference models" in done.stderr
+    for text in ("original", "neg_grad+epochs=2", "retrained", "U-LiRA AUC", "the model's own training data"):
+        assert text in done.stdout
+    again = expunge(*full(folders, tmp_path / "second", *train, "--method", "neg_grad,epochs=2", "--json"))
+    assert again.returncode == 0, again.stderr
+    assert "0 of 8 pairs of reference models" in again.stderr
+    found = json.loads(again.stdout)
+    assert [row["name"] for row in found["rows"]] == ["original", "neg_grad+epochs=2", "retrained"]
+    assert found["num_forget"] == 6
+    assert found == json.loads((tmp_path / "first/full_audit.json").read_text())
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["full_audit.json", "full_audit.md"]
+
+
+def test_a_full_audit_without_training_data_is_one_of_the_recipe(tmp_path: Path, folders: Path) -> None:
+    done = expunge(*full(folders, tmp_path / "out", "--method", "neg_grad,epochs=1"))
+    assert done.returncode == 0, done.stderr
+    assert "audits the recipe, not this model" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (("--num", "7"), 2, "at least 8 models"),
+        (("--method", "nonsense"), 2, "nonsense"),
+        (("--method", "targeted,lam"), 2, "NAME,SETTING=VALUE"),
+        (("--method", "amnesiac_undo"), 2, "amnesiac_undo"),
+    ],
+)
+def test_what_no_full_audit_can_do_is_said_before_training(
+    tmp_path: Path, folders: Path, more: tuple[str, ...], code: int, said: str
+) -> None:
+    given = full(folders, tmp_path / "out", "--train", f"folder:{folders / 'train'}", *more)
+    before = tree(tmp_path)
+    done = expunge(*given)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
     assert tree(tmp_path) == before
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge.errors import ExpungeError, SettingError
+from expunge.terminal import percent, print_full_audit, print_report, print_table
 
 if TYPE_CHECKING:
     from expunge.commands import Report
@@ -50,7 +51,7 @@ def demo(
         from expunge import commands
 
         report = commands.demo(out or _unused(Path("expunge-demo")), method=method, seed=seed)
-    _print_report(report, as_json)
+    print_report(report, as_json)
 
 
 @app.command()
@@ -85,12 +86,12 @@ def train(
         print(done.to_json())
         return
     rows = [
-        ("train accuracy", _percent(done.train_accuracy)),
-        ("test accuracy", _percent(done.test_accuracy)),
+        ("train accuracy", percent(done.train_accuracy)),
+        ("test accuracy", percent(done.test_accuracy)),
         ("examples", f"{done.num_examples:,}"),
         ("seconds", f"{done.seconds:.1f}"),
     ]
-    _print_table(f"{model} trained on {data}", ["", ""], rows)
+    print_table(f"{model} trained on {data}", ["", ""], rows)
     print(f"The model is in {out}.")
 
 
@@ -139,17 +140,17 @@ def forget(
             device=device,
             with_images=with_images,
         )
-    _print_report(report, as_json)
+    print_report(report, as_json)
     raise typer.Exit(_audit_code(report))
 
 
 @app.command()
 def audit(
     before: Annotated[str, typer.Option(metavar="MODEL", help="The original model.")],
-    after: Annotated[str, typer.Option(metavar="MODEL", help="The model that was made to forget.")],
     forget: Annotated[str, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")],
     test: Annotated[str, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")],
     out: Annotated[Path, typer.Option(help="New directory for the report.")],
+    after: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that was made to forget.")] = None,
     ids: Annotated[Path | None, typer.Option(help="File with one id a line: only these of --forget.")] = None,
     retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of --before, for timm: and py: models.")] = None,
@@ -157,11 +158,26 @@ def audit(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
     resize: Resize = False,
     with_images: WithImages = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
+    ] = False,
+    train: Annotated[str | None, typer.Option(metavar="DATA", help="--full: the model's training data.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,SETTING=VALUE…]", help="--full: what to compare; repeat for more."),
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="--full: models of each kind.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="--full: processes.")] = 2,
+    references: Annotated[
+        Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
+    if not full and after is None:
+        raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
     with _progress():
         from expunge import commands
 
@@ -175,10 +191,27 @@ def audit(
             allow_pickle=allow_pickle,
             resize=resize,
         )
-        report = commands.audit(
-            sources, after, out, after_weights=after_weights, seed=seed, device=device, with_images=with_images
-        )
-    _print_report(report, as_json)
+        if full:
+            found = commands.full_audit(
+                sources,
+                train,
+                references or out.with_name(f"{out.name}-references"),
+                out,
+                methods=method or ["targeted"],
+                num_models=num,
+                workers=workers,
+                seed=seed,
+                announce=lambda line: print(line, file=sys.stderr),
+            )
+        else:
+            assert after is not None
+            report = commands.audit(
+                sources, after, out, after_weights=after_weights, seed=seed, device=device, with_images=with_images
+            )
+    if full:
+        print_full_audit(found, out, as_json)
+        return
+    print_report(report, as_json)
     raise typer.Exit(_audit_code(report))
 
 
@@ -222,7 +255,7 @@ def theory(
     from expunge.report import theory_tables
 
     for table in theory_tables.tables(report):
-        _print_table(table.title, list(table.columns), table.rows)
+        print_table(table.title, list(table.columns), table.rows)
     print(theory_tables.SCOPE)
     if report.directory:
         print(f"theory.json and theory.svg are in {report.directory}.")
@@ -252,7 +285,7 @@ def methods(as_json: Json = False) -> None:
         print(json.dumps(rows, indent=2))
         return
     table = [(r["method"], ", ".join(r["needs"]), f"{r['what']} ({r['source']})") for r in rows]
-    _print_table("Methods", ["method", "needs", "what (source)"], table)
+    print_table("Methods", ["method", "needs", "what (source)"], table)
     for row in rows:
         shown = "  ".join(f"{key}={value}" for key, value in row["settings"].items()) or "no settings"
         print(f"{row['method']}: {shown}\n    protocols: {', '.join(row['protocols'])}")
@@ -277,7 +310,7 @@ def data_show(data: Annotated[str, typer.Argument(help="DATA, such as fashion-mn
     channels, height, width = images.images.shape[1:]
     counts = images.labels.bincount(minlength=len(images.class_names)).tolist()
     print(f"{data}: {len(images):,} images, {channels} × {height} × {width}; ids {images.ids[0]} … {images.ids[-1]}")
-    _print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
+    print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
 
 
 @data_app.command("ids")
@@ -401,58 +434,3 @@ def _unused(path: Path) -> Path:
 def _audit_code(report: "Report") -> int:
     """3 where the audit failed, else 0."""
     return 3 if report.verdict == "FAIL" else 0
-
-
-def _print_report(report: "Report", as_json: bool) -> None:
-    if as_json:
-        print(report.to_json())
-        return
-    before, after, trace, audit = report.before, report.after, report.trace, report.audit
-    rows = [
-        (name, _percent(getattr(before, key)), _percent(getattr(after, key)))
-        for name, key in (
-            ("forget accuracy", "forget_accuracy"),
-            ("retain accuracy", "retain_accuracy"),
-            ("test accuracy", "test_accuracy"),
-        )
-    ]
-    if audit is not None:
-        rows += [
-            (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
-            for name, key in (("placement A1 (0.5: as unseen)", "a1"), ("both tails A2 (0.5: as unseen)", "a2"))
-        ]
-    change = trace.change if trace else audit.change if audit else None
-    if change is not None:
-        rows += [("parameter change, L1", "", f"{change.l1:.4g}"), ("parameter change, L2", "", f"{change.l2:.4g}")]
-    if trace is not None:
-        rows += [("steps", "", str(trace.steps)), ("seconds", "", f"{trace.seconds:.1f}")]
-        title = f"{trace.method}: {trace.num_forget:,} examples to forget"
-    else:
-        title = f"audit of {audit.num_forget if audit else 0:,} forgotten examples"
-    _print_table(title, ["", "before", "after"], rows)
-    for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
-        print(line)
-    if audit is not None:
-        print(f"Audit: {audit.verdict}. {audit.scores_after.reason}")
-        from expunge.report.wording import mark_of_accuracy
-
-        if mark := mark_of_accuracy(audit):
-            print(mark)
-    written = "The model and the report are" if trace else "The report is"
-    print(f"{written} in {report.directory}.")
-
-
-def _print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, title_justify="left", show_header=any(columns))
-    for n, column in enumerate(columns):
-        table.add_column(column, justify="left" if n == 0 or (len(columns) > 2 and column.startswith("w")) else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _percent(value: float | None) -> str:
-    return "not given" if value is None else f"{100 * value:.2f}%"

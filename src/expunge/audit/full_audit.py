@@ -114,15 +114,20 @@ class FullAudit:
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"this is not a full audit that expunge wrote: {error}") from error
 
-    def table(self) -> str:
-        """A Markdown table, a row a kind of model; percent for rates and accuracies."""
+    def cells(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+        """The head and the rows of a table, as text: a row a kind of model, percent for rates and accuracies."""
         head = (
             "model", "U-LiRA AUC [95%]", "worst decile", "TPR @ 1% FPR", "ε median / max (ceiling)", "KLoM → / ←",
             "activation distance", "relearn steps", "forget %", "test %", "AUC on retained",
             "pass / inconclusive / fail",
         )  # fmt: skip
+        return head, tuple(_cells(row) for row in self.rows)
+
+    def table(self) -> str:
+        """The same as a Markdown table."""
+        head, rows = self.cells()
         lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-        return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in self.rows)])
+        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def full_audit(references: References, *, num_bootstrap: int = 2000, seed: int = 0) -> FullAudit:

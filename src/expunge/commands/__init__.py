@@ -6,9 +6,10 @@
 from expunge.commands.audit import audit
 from expunge.commands.demo import demo
 from expunge.commands.forget import forget
+from expunge.commands.full_audit import full_audit
 from expunge.commands.report import Report
 from expunge.commands.sources import Sources
 from expunge.commands.theory import TheoryReport, theory
 from expunge.commands.train import Training, train
 
-__all__ = ["Report", "Sources", "TheoryReport", "Training", "audit", "demo", "forget", "theory", "train"]
+__all__ = ["Report", "Sources", "TheoryReport", "Training", "audit", "demo", "forget", "full_audit", "theory", "train"]

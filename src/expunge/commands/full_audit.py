@@ -1,0 +1,105 @@
+"""`expunge audit --full`: a method against many models that were retrained without the forget set."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from expunge.audit.full_audit import LEAST_MODELS, FullAudit
+from expunge.audit.full_audit import full_audit as compare
+from expunge.audit.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
+from expunge.commands.sources import Sources, forget_set, load_for
+from expunge.data import check_disjoint, digests
+from expunge.errors import InputError, SettingError
+from expunge.files import check_unused, new_directory
+from expunge.methods import Method, make_method
+from expunge.methods.retrain import Retrain
+from expunge.models import load_model
+from expunge.unlearning import unlearn
+
+
+def full_audit(
+    sources: Sources,
+    train: str | None,
+    references: Path,
+    out: Path,
+    *,
+    methods: Sequence[str] = ("targeted",),
+    num_models: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+    announce: Callable[[str], None] = lambda line: None,
+) -> FullAudit:
+    """Trains what is missing of the reference models, compares, and writes `full_audit.json` and `full_audit.md`.
+
+    Args:
+        sources: what to read; `model` gives the network and its recipe, `test` the held-out examples.
+        train: DATA spec of the model's training data. None: the method and recipe are audited on halves of the
+            held-out set, in which as many examples are forgotten; that says nothing about the model at hand.
+        references: directory of the reference models; kept, so that a stopped audit goes on where it was.
+        out: the new directory for the result; must not exist.
+        methods: each NAME, or NAME,SETTING=VALUE,… with `protocol` among the settings.
+        num_models: N, of each kind.
+        workers: processes, of one thread each.
+        seed: of everything random.
+        announce: is told how much there is to do, and how long it will take.
+    """
+    check_unused(out)
+    if sources.test is None:
+        raise SettingError("an audit needs held-out examples: add --test DATA")
+    if num_models < LEAST_MODELS:
+        raise SettingError(f"a full audit needs at least {LEAST_MODELS} models of each kind, not {num_models}")
+    chosen = dict(named_method(text) for text in methods)
+    _, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
+    if not header.recipe:
+        raise InputError(f"{sources.model} does not say how it was trained; take a checkpoint of `expunge train`")
+    recipe = make_method("retrain", **header.recipe)
+    assert isinstance(recipe, Retrain)
+    forgotten, heldout = forget_set(sources, header), load_for(sources.test, header, sources.resize)
+    if train is None:
+        data, ids, heldout = recipe_sets(heldout, len(forgotten), seed)
+        subject = RECIPE_ALONE
+    else:
+        data, subject = load_for(train, header, sources.resize), OWN_DATA
+        inside = forgotten.without(data)
+        if len(inside):
+            raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")
+        wanted = set(digests(forgotten.images))
+        ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
+        check_disjoint(data.images, heldout.images, "training", "test")
+    with new_directory(out) as temporary:
+        found = train_references(
+            references,
+            spec=header.spec,
+            recipe=recipe.recipe,
+            data=data,
+            forget_ids=ids,
+            heldout=heldout,
+            methods=chosen,
+            unlearn=unlearn,
+            num_models=num_models,
+            workers=workers,
+            seed=seed,
+            subject=subject,
+            announce=announce,
+        )
+        result = compare(found, seed=seed)
+        (temporary / "full_audit.json").write_text(result.to_json())
+        (temporary / "full_audit.md").write_text(result.table() + "\n")
+    return result
+
+
+def named_method(text: str) -> tuple[str, Method]:
+    """A row's name and the method that `NAME,SETTING=VALUE,…` means.
+
+    >>> row, method = named_method("targeted,protocol=paper,lam=3")
+    >>> row, method.lam, method.epochs
+    ('targeted+protocol=paper+lam=3', 3.0, 20)
+    """
+    name, *pairs = (part.strip() for part in text.split(","))
+    settings = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not found or not key:
+            raise SettingError(f"--method takes NAME,SETTING=VALUE,… such as targeted,lam=3, not {text!r}")
+        settings[key] = value
+    protocol = settings.pop("protocol", None)
+    return "+".join([name, *pairs]), make_method(name, protocol=protocol, **settings)

@@ -1,0 +1,83 @@
+"""What the commands print for people: tables and sentences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from expunge.audit.full_audit import FullAudit
+    from expunge.commands import Report
+
+
+def print_report(report: "Report", as_json: bool) -> None:
+    """What `forget` or `audit` measured, or its JSON document."""
+    if as_json:
+        print(report.to_json())
+        return
+    before, after, trace, audit = report.before, report.after, report.trace, report.audit
+    rows = [
+        (name, percent(getattr(before, key)), percent(getattr(after, key)))
+        for name, key in (
+            ("forget accuracy", "forget_accuracy"),
+            ("retain accuracy", "retain_accuracy"),
+            ("test accuracy", "test_accuracy"),
+        )
+    ]
+    if audit is not None:
+        rows += [
+            (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
+            for name, key in (("placement A1 (0.5: as unseen)", "a1"), ("both tails A2 (0.5: as unseen)", "a2"))
+        ]
+    change = trace.change if trace else audit.change if audit else None
+    if change is not None:
+        rows += [("parameter change, L1", "", f"{change.l1:.4g}"), ("parameter change, L2", "", f"{change.l2:.4g}")]
+    if trace is not None:
+        rows += [("steps", "", str(trace.steps)), ("seconds", "", f"{trace.seconds:.1f}")]
+        title = f"{trace.method}: {trace.num_forget:,} examples to forget"
+    else:
+        title = f"audit of {audit.num_forget if audit else 0:,} forgotten examples"
+    print_table(title, ["", "before", "after"], rows)
+    for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
+        print(line)
+    if audit is not None:
+        print(f"Audit: {audit.verdict}. {audit.scores_after.reason}")
+        from expunge.report.wording import mark_of_accuracy
+
+        if mark := mark_of_accuracy(audit):
+            print(mark)
+    written = "The model and the report are" if trace else "The report is"
+    print(f"{written} in {report.directory}.")
+
+
+def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
+    """A full audit's rows in two tables, which fit 100 columns, or its JSON document."""
+    if as_json:
+        print(found.to_json())
+        return
+    head, rows = found.cells()
+    for title, columns in (("Can it be told from retraining?", slice(1, 6)), ("What else it does", slice(6, None))):
+        print_table(title, [head[0], *head[columns]], [(row[0], *row[columns]) for row in rows])
+    for line in found.caveats:
+        print(line)
+    print(f"full_audit.json and full_audit.md are in {out}.")
+
+
+def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table under its title; without a head where `columns` are all empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=any(columns))
+    for n, column in enumerate(columns):
+        table.add_column(column, justify="left" if n == 0 or column.startswith("what") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if title:  # not the table's own, which wraps at the table's width
+        console.print(title, style="italic", highlight=False, markup=False)
+    console.print(table)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, or that it was not given."""
+    return "not given" if value is None else f"{100 * value:.2f}%"
