@@ -59,9 +59,9 @@ def label(row: Row) -> str:
 def source(rows: list[Row]) -> str:
     """The line under a table: command, machine, commit."""
     commits = sorted({row["commit"] for row in rows})
-    row = rows[0]
+    devices = sorted({row["device"] for row in rows})
     return (
-        f"`python -m benchmarks.forgetting` · {row['device']} · torch {row['versions']['torch']} · "
+        f"`python -m benchmarks.forgetting` · {' or '.join(devices)} · torch {rows[0]['versions']['torch']} · "
         f"commit {', '.join(commits)}"
     )
 
@@ -219,6 +219,13 @@ def simulation_table() -> str:
     return audit_simulation.simulation_table()
 
 
+def cost_table() -> str:
+    """The figures of benchmarks.audit_cost."""
+    from benchmarks import audit_cost  # it draws on this module
+
+    return audit_cost.cost_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -228,6 +235,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "retraining": retraining_table,
     "speed": speed_table,
     "audit-simulation": simulation_table,
+    "audit-cost": cost_table,
     "theory-where": lambda: theory_table("where"),
     "theory-single": lambda: theory_table("single"),
     "theory-runs": lambda: theory_table("runs"),
