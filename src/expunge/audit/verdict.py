@@ -148,8 +148,8 @@ def _why_fail(placed: Placements, failed: set[str]) -> str:
     clauses = []
     if "a1" in failed and placed.a1 < 0.5:
         clauses.append(
-            f"on average they score above only {placed.a1:.0%} of the unseen examples, where 50% is expected, so that "
-            "they show that they were pushed too far"
+            f"on average they score above only {placed.a1:.0%} of the unseen examples, where 50% is expected: they "
+            "were pushed too far"
         )
     elif "a1" in failed:
         clauses.append(
