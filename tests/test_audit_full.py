@@ -577,6 +577,12 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Pat
         assert not out.exists()
 
 
+def test_a_network_that_relearning_wrecks_counts_as_one_that_does_not_relearn(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"relearn_lr": 1e30, "relearn_max_steps": 5, "num_models": 1}
+    references = train_references(**arranged(tmp_path / "references", **changes))
+    assert references.relearn_steps["retrained"].tolist() == [5.0]
+
+
 def test_halves_of_a_held_out_set_share_nothing() -> None:
     images = load_data("sample:test").take(range(101))
     data, forget_ids, heldout = recipe_sets(images, 7)

@@ -31,7 +31,7 @@ from expunge.audit.forward import outputs_of
 from expunge.audit.relearning import network_steps
 from expunge.audit.scores import cross_entropy
 from expunge.data import Examples, ImageSet, check_disjoint
-from expunge.errors import InputError, SettingError
+from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.files import written_whole
 from expunge.methods import Method, Needs, settings_of
 from expunge.models import ModelSpec, build
@@ -51,7 +51,8 @@ class References:
     Attributes:
         logits: {row: {"forget" | "heldout" | "retained": float32, shape (N, n, C)}}.
         labels: {set: int64, shape (n,)}.
-        relearn_steps: {row: float64, shape (N,)}: T(D_f) of the whole network, cut at `relearn_max_steps`.
+        relearn_steps: {row: float64, shape (N,)}: T(D_f) of the whole network, cut at `relearn_max_steps`, which also
+            stands for networks whose loss grows without bound.
         methods: {name: {"method": its registry name, "settings": its fields}}.
         settings: everything else that the results depend on, JSON values.
         subject: what the audit is about: `OWN_DATA` or `RECIPE_ALONE`.
@@ -298,7 +299,10 @@ def _write(job: _Job, row: str, j: int, model: torch.nn.Module, target: float) -
     }
     steps = 0.0
     if row != "original":
-        steps = network_steps(model, _examples(job.sets["forget"]), target, lr=job.lr, max_steps=job.max_steps)
+        try:
+            steps = network_steps(model, _examples(job.sets["forget"]), target, lr=job.lr, max_steps=job.max_steps)
+        except NonFiniteError:  # a network that a method has wrecked need not learn at all
+            steps = float(job.max_steps)
     tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64)
     with written_whole(file_of(job.directory, row, j)) as temporary:
         save_file(tensors, temporary, metadata={"format": FORMAT, "digest": job.tags[row]})
