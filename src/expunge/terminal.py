@@ -64,12 +64,13 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
 
 def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
     """A table under its title; without a head where `columns` are all empty."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(show_header=any(columns))
+    table = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for n, column in enumerate(columns):
-        table.add_column(column, justify="left" if n == 0 or column.startswith("what") else "right", overflow="fold")
+        table.add_column(column, justify="left" if n == 0 or column.startswith("what") else "right", no_wrap=n == 0)
     for row in rows:
         table.add_row(*row)
     console = Console()

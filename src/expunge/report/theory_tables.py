@@ -37,9 +37,9 @@ CELLS: Mapping[str, Callable[["UpdateMeasurement"], float | None]] = {
     "PR, entries": lambda entry: entry.pr_entries,
     "‖Δθ‖₁": lambda entry: entry.l1,
     "‖Δφ‖₁": lambda entry: entry.l1_last_layer,
-    "‖Δφ‖₁/‖Δθ‖₁": lambda entry: entry.l1_last_layer / entry.l1 if entry.l1 else None,
+    "ratio": lambda entry: entry.l1_last_layer / entry.l1 if entry.l1 else None,
 }
-ALL_PARAMETERS = {"‖Δθ‖₁", "‖Δφ‖₁/‖Δθ‖₁"}
+ALL_PARAMETERS = {"‖Δθ‖₁", "ratio"}
 """Columns that say nothing where the last layer is all that may change."""
 SHOWN = (5, 25, 50, 75, 95)
 SCOPE = """\
