@@ -226,6 +226,13 @@ def cost_table() -> str:
     return audit_cost.cost_table()
 
 
+def full_audit_table() -> str:
+    """The figures of benchmarks.full_audit."""
+    from benchmarks import full_audit  # it draws on torch
+
+    return full_audit.full_audit_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -236,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed_table,
     "audit-simulation": simulation_table,
     "audit-cost": cost_table,
+    "full-audit": full_audit_table,
     "theory-where": lambda: theory_table("where"),
     "theory-single": lambda: theory_table("single"),
     "theory-runs": lambda: theory_table("runs"),

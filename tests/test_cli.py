@@ -25,6 +25,11 @@ COMMANDS = [
     ["data", "get"],
     ["data", "show"],
     ["data", "ids"],
+    ["bench"],
+    ["bench", "run"],
+    ["bench", "tables"],
+    ["bench", "figures"],
+    ["bench", "compare"],
 ]
 QUICK = {
     "retrain": {"epochs": "1"},
@@ -47,7 +52,7 @@ def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_is_tested_for_help() -> None:
     """The commands that --help lists are those in COMMANDS."""
-    for group in ([], ["data"]):
+    for group in ([], ["data"], ["bench"]):
         text = succeed(*group, "--help")
         listed = text[text.index("Commands:") :].splitlines()[1:]
         names = {line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "}

@@ -12,7 +12,7 @@ from benchmarks.tables import PAGES, ROOT, filled
 from expunge.methods import METHODS
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"^\s*(?:`)?(expunge (?:data )?[a-z]+)(.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:`)?(expunge (?:data |bench )?[a-z]+)(.*)$", re.MULTILINE)
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 

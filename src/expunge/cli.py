@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expunge import cli_bench
 from expunge.errors import ExpungeError, SettingError
-from expunge.terminal import percent, print_full_audit, print_report, print_table
+from expunge.terminal import percent, print_bench, print_full_audit, print_report, print_table
 
 if TYPE_CHECKING:
     from expunge.commands import Report
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Get and look at data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(help="Run the paper's experiments, and anything like them.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -325,6 +328,57 @@ def data_ids(
 
         drawn = draw_ids(load_data(data), num, seed)
     print("\n".join(drawn))
+
+
+@bench_app.command("run")
+def bench_run(
+    grid: Annotated[Path, typer.Argument(help="TOML file, such as grids/paper.toml.")],
+    out: Annotated[Path, typer.Option(help="Directory of the results; a second run does only what is missing.")],
+    models: Annotated[
+        Path | None, typer.Option(help="Directory of the originals; missing ones are trained. Default: OUT-originals.")
+    ] = None,
+    only: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=VALUE,…", help="Keys: dataset, architecture, method, size, seed; repeat for more."),
+    ] = [],  # noqa: B006
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Use a Ray cluster; local starts one.")] = None,
+    limit: Annotated[float | None, typer.Option(metavar="MINUTES", help="End in time, with what is finished.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Of the grid; default: gpu where there is one, else cpu.")] = None,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Leave out cells whose original is missing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed cells again.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Do what is missing of a grid of experiments: one JSON line a cell, safe the moment it is written."""
+    try:
+        with _progress():
+            from expunge.commands.bench import bench_run as run
+
+            done = run(
+                grid,
+                out,
+                models=models,
+                only_cells=only,
+                workers=workers,
+                ray=ray,
+                limit_minutes=limit,
+                profile=profile,
+                train_missing=not no_train,
+                retry_failed=retry_failed,
+                device=device,
+                announce=lambda line: print(line, file=sys.stderr),
+                beat=None if sys.stderr.isatty() else 60.0,
+            )
+    except (_Stopped, KeyboardInterrupt):
+        _fail("stopped; what was finished is kept, run it again to go on", 1)
+    print_bench(done, as_json)
+    raise typer.Exit(1 if done.problems else 0)
+
+
+bench_app.command("tables")(cli_bench.tables)
+bench_app.command("figures")(cli_bench.figures)
+bench_app.command("compare")(cli_bench.compare)
 
 
 def main() -> None:

@@ -75,3 +75,20 @@ def hidden() -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def checked(check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` wherever the work inside the block reports its progress, beside what is shown of it."""
+    shown = _current.get()
+
+    def report(label: str, done: int, total: int, note: str) -> None:
+        check()
+        if shown is not None:
+            shown(label, done, total, note)
+
+    token = _current.set(report)
+    try:
+        yield
+    finally:
+        _current.reset(token)

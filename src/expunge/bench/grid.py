@@ -1,0 +1,212 @@
+"""A grid of experiments from one TOML file: checked once, then a list of cells."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from expunge.bench.cells import BEFORE, Cell, Original
+from expunge.data import NAMED
+from expunge.errors import InputError, SettingError
+from expunge.methods import METHODS, Needs, make_method, settings_of
+from expunge.models import ARCHITECTURES
+from expunge.training import Recipe, recipe_for
+
+GRID_FORMAT = "expunge-grid/1"
+_TOP = {"format", "datasets", "architectures", "sizes", "seeds", "retain_size", "rows", "profiles", "originals"}
+_TARGETS = {"retain_accuracy", "test_accuracy"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method with its settings: a row of the paper's tables.
+
+    Attributes:
+        name: how the row is called, unique.
+        method: a key of `METHODS`, or `before`.
+        settings: all fields of the method.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Everything that a run of experiments is: every original × row × size × seed.
+
+    Attributes:
+        originals: dataset by dataset, in the order in which they are worked through.
+        rows, sizes, seeds: as the file lists them.
+        profiles: {name: how many retained examples retain accuracy is measured on; None: all}.
+    """
+
+    originals: tuple[Original, ...]
+    rows: tuple[Row, ...]
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    profiles: Mapping[str, int | None]
+
+    def cells(self, profile: str) -> list[Cell]:
+        """All cells: original by original, in each seed by seed, then row, then size, so that a part is balanced.
+
+        Raises:
+            SettingError: the grid has no such profile.
+        """
+        if profile not in self.profiles:
+            raise SettingError(f"the grid has no profile {profile!r}; it has {', '.join(self.profiles)}")
+        return [
+            Cell(
+                original=original,
+                row=row.name,
+                method=row.method,
+                settings=row.settings,
+                forget_size=size,
+                seed=seed,
+                retain_subset=self.profiles[profile],
+            )
+            for original in self.originals
+            for seed in self.seeds
+            for row in self.rows
+            for size in self.sizes
+        ]
+
+
+def load_grid(path: Path) -> Grid:
+    """Reads a grid and checks all of it.
+
+    Raises:
+        InputError: no such file, no TOML, or a part that is missing, unknown or of the wrong kind.
+        SettingError: an unknown dataset, architecture, method or setting, or a value out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the grid {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    try:
+        return _grid(content)
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _grid(content: Mapping[str, Any]) -> Grid:
+    _check_keys(content, _TOP, _TOP - {"originals"}, "the grid")
+    if content["format"] != GRID_FORMAT:
+        raise InputError(f"its format is {content['format']!r}, not {GRID_FORMAT!r}")
+    datasets, architectures = _list(content, "datasets", str), _list(content, "architectures", str)
+    for kind, given, known in (("dataset", datasets, NAMED), ("architecture", architectures, ARCHITECTURES)):
+        for name in given:
+            if name not in known:
+                raise SettingError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
+    sizes, seeds = _list(content, "sizes", int), _list(content, "seeds", int)
+    retain_size = content["retain_size"]
+    if min(sizes) < 1 or min(seeds) < 0 or type(retain_size) is not int or retain_size < 1:
+        raise SettingError("sizes and retain_size are at least 1, seeds at least 0, all whole numbers")
+    rows = tuple(_row(entry, retain_size) for entry in _list(content, "rows", dict))
+    repeated = {row.name for row in rows if sum(other.name == row.name for other in rows) > 1}
+    if repeated:
+        raise InputError(f"two rows are called {min(repeated)!r}")
+    return Grid(
+        originals=_originals(content.get("originals", {}), datasets, architectures),
+        rows=rows,
+        sizes=tuple(sizes),
+        seeds=tuple(seeds),
+        profiles=_profiles(content["profiles"]),
+    )
+
+
+def _row(entry: Mapping[str, Any], retain_size: int) -> Row:
+    _check_keys(entry, {"name", "method", "protocol", "settings"}, {"name", "method"}, "a row")
+    name, method, settings = entry["name"], entry["method"], dict(_table(entry.get("settings", {}), "settings"))
+    if method == BEFORE:
+        if len(entry) > 2:
+            raise InputError(f"the row {name!r} is the model as it is: it takes no protocol and no settings")
+        return Row(name=name, method=BEFORE, settings={})
+    if method not in METHODS:
+        raise SettingError(f"unknown method {method!r}; there are {BEFORE}, {', '.join(METHODS)}")
+    if Needs.UPDATES in METHODS[method].needs or method == "retrain":
+        raise SettingError(f"{method} cannot be a row: no update log is kept, and retraining is no unlearning")
+    if "retain_size" in {field.name for field in fields(METHODS[method])}:
+        settings.setdefault("retain_size", retain_size)
+    chosen = make_method(method, protocol=entry.get("protocol"), **settings)
+    return Row(name=str(name), method=method, settings=settings_of(chosen))
+
+
+def _profiles(content: Any) -> dict[str, int | None]:
+    profiles: dict[str, int | None] = {}
+    for name, entry in _table(content, "profiles").items():
+        _check_keys(_table(entry, name), {"retain"}, {"retain"}, f"the profile {name!r}")
+        retain = entry["retain"]
+        if retain != "all" and (type(retain) is not int or retain < 1):
+            raise SettingError(f'the profile {name!r}: retain is "all" or a number of examples, not {retain!r}')
+        profiles[name] = None if retain == "all" else retain
+    if not {"cpu", "gpu"} <= set(profiles):
+        raise InputError("it needs the profiles cpu and gpu")
+    return profiles
+
+
+def _originals(content: Any, datasets: list[str], architectures: list[str]) -> tuple[Original, ...]:
+    tables = dict(_table(content, "originals"))
+    seed = tables.pop("seed", 0)
+    if type(seed) is not int or seed < 0:
+        raise SettingError(f"the originals' seed is a whole number, not {seed!r}")
+    _check_keys(tables, set(datasets), set(), "originals")
+    for dataset, entries in tables.items():
+        _check_keys(_table(entries, dataset), set(architectures), set(), f"originals.{dataset}")
+    return tuple(
+        _original(dataset, architecture, tables.get(dataset, {}).get(architecture, {}), seed)
+        for dataset in datasets
+        for architecture in architectures
+    )
+
+
+def _original(dataset: str, architecture: str, entry: Any, seed: int) -> Original:
+    where = f"originals.{dataset}.{architecture}"
+    _check_keys(_table(entry, where), {"recipe", "options", "target"}, set(), where)
+    recipe, options = recipe_for(dataset, architecture)
+    over, more = _table(entry.get("recipe", {}), "recipe"), _table(entry.get("options", {}), "options")
+    _check_keys(over, set(Recipe.__dataclass_fields__), set(), f"{where}.recipe")
+    chosen = make_method("retrain", **{**recipe.to_json(), **over})  # it has the recipe's fields, and checks them
+    assert isinstance(chosen, Recipe)
+    target = _table(entry.get("target", {}), "target")
+    _check_keys(target, _TARGETS, set(), f"{where}.target")
+    if not all(isinstance(value, float) and 0 <= value <= 1 for value in target.values()):
+        raise SettingError(f"{where}.target: accuracies are fractions in [0, 1]")
+    return Original(
+        dataset=dataset,
+        architecture=architecture,
+        recipe=chosen.recipe.to_json(),
+        options={**options, **more},
+        seed=seed,
+        settings={**over, **more},
+        target=dict(target),
+    )
+
+
+def _check_keys(content: Mapping[str, Any], known: set[str], needed: set[str], where: str) -> None:
+    unknown, missing = sorted(set(content) - known), sorted(needed - set(content))
+    if unknown:
+        raise InputError(f"{where} has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    if missing:
+        raise InputError(f"{where} lacks {missing[0]!r}")
+
+
+def _table(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be a table, not {value!r}")
+    return value
+
+
+def _list(content: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    values = content[key]
+    if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
+        raise InputError(f"{key} must be a list of at least one {kind.__name__}")
+    if kind is not dict and len(set(values)) < len(values):
+        raise InputError(f"{key} lists a value twice")
+    return values

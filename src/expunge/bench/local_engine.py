@@ -1,0 +1,148 @@
+"""Tasks in fresh processes of this machine. One that dies costs its task, and another takes its place."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge import progress
+from expunge.bench.cells import Original
+from expunge.bench.measuring import Outcome, Task, failed, measure
+from expunge.errors import ExpungeError
+
+Train = Callable[..., Any]
+"""`expunge.commands.train`, or another function with its arguments; handed in, since it belongs to the commands."""
+
+PATIENCE = 0.25  # seconds between two calls of `idle`
+MOST_DEATHS = 3  # in a row: then something is wrong with the machine, not with a cell
+
+
+class LocalEngine:
+    """Runs tasks in `workers` processes, which live until `close`. It trains in this process."""
+
+    def __init__(self, *, workers: int, device: str, train: Train) -> None:
+        self.workers = workers
+        self.device = device
+        self._train = train
+        self._idle: dict[Connection, BaseProcess] = {}
+        self._busy: dict[Connection, tuple[BaseProcess, Task]] = {}
+        self._started = 0
+        self._deaths = 0
+
+    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
+        """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training."""
+        with progress.checked(idle):
+            self._train(
+                f"{original.dataset}:train",
+                original.architecture,
+                directory,
+                settings=original.settings,
+                seed=original.seed,
+                device=self.device,
+            )
+
+    def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
+        """Yields tasks as they get done. What `idle` raises, or leaving the iterator early, ends those in flight.
+
+        Raises:
+            ExpungeError: worker processes die one after the other.
+        """
+        waiting = deque(tasks)
+        try:
+            while waiting or self._busy:
+                while waiting and len(self._busy) < self.workers:
+                    link, process = self._worker()
+                    task = waiting.popleft()
+                    self._busy[link] = (process, task)
+                    _send(link, replace(task, device=self._device_of(process)))
+                idle()
+                for ready in wait(list(self._busy), timeout=PATIENCE):
+                    assert isinstance(ready, Connection)
+                    yield self._received(ready)
+        finally:
+            for link, (process, _) in self._busy.items():
+                process.terminate()
+                process.join()
+                link.close()
+            self._busy.clear()
+
+    def close(self) -> None:
+        """Ends all processes."""
+        for link, process in [*self._idle.items(), *((link, process) for link, (process, _) in self._busy.items())]:
+            link.close()
+            process.terminate()
+            process.join()
+        self._idle.clear()
+        self._busy.clear()
+
+    def _worker(self) -> tuple[Connection, BaseProcess]:
+        while self._idle:
+            link, process = self._idle.popitem()
+            if process.is_alive():
+                return link, process
+            link.close()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        threads = max(1, torch.get_num_threads() // self.workers)
+        process = context.Process(
+            target=_work, args=(theirs, threads), daemon=True, name=f"bench-{self._started % self.workers}"
+        )
+        self._started += 1
+        process.start()
+        theirs.close()
+        return ours, process
+
+    def _received(self, link: Connection) -> tuple[Task, Outcome]:
+        process, task = self._busy.pop(link)
+        try:
+            outcome: Outcome = link.recv()
+        except (EOFError, OSError) as error:
+            process.join()
+            link.close()
+            self._deaths += 1
+            why = f"its worker process ended with code {process.exitcode} (out of memory, or killed)"
+            if self._deaths == MOST_DEATHS:
+                raise ExpungeError(
+                    f"{MOST_DEATHS} tasks in a row: {why}; try fewer --workers, then run it again to go on"
+                ) from error
+            return task, failed(task, why)
+        self._deaths = 0
+        self._idle[link] = process
+        return task, outcome
+
+    def _device_of(self, process: BaseProcess) -> str:
+        """Workers are spread over the GPUs."""
+        count = torch.cuda.device_count() if self.device == "cuda" else 0
+        return f"cuda:{int(process.name.rpartition('-')[2]) % count}" if count > 1 else self.device
+
+
+def _send(link: Connection, task: Task) -> None:
+    try:
+        link.send(task)
+    except OSError:  # it has died; reading from it will tell
+        return
+
+
+def _work(link: Connection, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent ends us
+    torch.set_num_threads(threads)
+    parent = os.getppid()
+    while True:
+        try:
+            task = link.recv()
+        except (EOFError, OSError):
+            return
+        with progress.checked(lambda: os._exit(1) if os.getppid() != parent else None):  # nobody is left to do it for
+            outcome = measure(task)
+        try:
+            link.send(outcome)
+        except OSError:
+            return

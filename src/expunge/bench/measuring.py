@@ -1,0 +1,288 @@
+"""Measuring cells: what a worker does, wherever it runs."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.bench.cells import BEFORE, Cell
+from expunge.bench.results import Result, result_of
+from expunge.data import Examples, ImageSet, digests, draw_ids, load_data
+from expunge.errors import ExpungeError, InputError
+from expunge.methods import Needs, make_method
+from expunge.models import as_float, load_model
+from expunge.randomness import stream
+from expunge.records import Trace
+from expunge.unlearning import unlearn
+
+TOLERANCE = 0.0005
+"""Accuracies in bf16 must be within 0.05 points of those in fp32, or fp32 is used."""
+
+CHECKED = 10_000
+"""Training images that the comparison of precisions is made on, beside the test set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Cells that one worker measures in one go: all `before` cells of an original, or one other cell.
+
+    Attributes:
+        cells: of one original.
+        model: the original's checkpoint, on the machine where the task runs.
+        model_digest: what `model_digest` says of that file.
+        device: `cpu`, `cuda` or `cuda:N`.
+        commit: what the results are to be marked with.
+    """
+
+    cells: tuple[Cell, ...]
+    model: Path
+    model_digest: str
+    device: str
+    commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a task.
+
+    Attributes:
+        results: one a cell, failed or not; empty where `unavailable`.
+        unavailable: why none of this original's cells can be measured: data or checkpoint cannot be read.
+        died: the worker process died.
+        node: the Ray node that it ran on.
+    """
+
+    results: tuple[Result, ...] = ()
+    unavailable: str | None = None
+    died: bool = False
+    node: str = ""
+
+
+def measure(task: Task) -> Outcome:
+    """Measures the cells of a task. What goes wrong in a cell is its result; nothing is raised for it."""
+    original = task.cells[0].original
+    try:
+        stage = _stage(original.dataset, task.model, task.model_digest, task.device)
+    except (ExpungeError, OSError) as error:
+        return Outcome(unavailable=str(error))
+    told: dict[str, Any] = {"model_digest": task.model_digest, "versions": versions(), "commit": task.commit}
+    results: list[Result] = []
+    for cell in task.cells:
+        try:
+            results.append(result_of(cell, **told, **stage.measured(cell)))
+        except Exception as error:  # whatever it is, it belongs into the record
+            results.append(result_of(cell, **told, device=stage.told, failed=_in_a_line(error)))
+            if stage.device.type == "cuda":
+                torch.cuda.empty_cache()
+    return Outcome(results=tuple(results))
+
+
+def failed(task: Task, why: str) -> Outcome:
+    """The outcome of a task whose worker died."""
+    told: dict[str, Any] = {"model_digest": task.model_digest, "versions": versions(), "commit": task.commit}
+    return Outcome(results=tuple(result_of(cell, **told, failed=why) for cell in task.cells), died=True)
+
+
+def versions() -> dict[str, str]:
+    """Of expunge, torch and Python."""
+    return {"expunge": version("expunge"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def model_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint's weights and description, hexadecimal: the same wherever the same model is written.
+
+    The file itself also holds a history, and its metadata in no fixed order.
+    """
+    try:
+        with path.open("rb") as file:
+            tensors = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            told = json.loads(tensors.pop("__metadata__")["expunge"])["spec"]
+            digest = sha256(json.dumps([told, tensors], sort_keys=True).encode())
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a whole checkpoint that expunge wrote; take another copy") from error
+    return digest.hexdigest()
+
+
+def order_of_subset(size: int) -> Tensor:
+    """The order in which training images are taken to measure retain accuracy on: the same for every cell."""
+    return torch.randperm(size, generator=stream("retain-measured", 0))
+
+
+class Stage:
+    """One original and its data in memory, images as uint8 on the device: what every cell of it shares."""
+
+    def __init__(self, dataset: str, model: Path, device: str) -> None:
+        self.device = torch.device(device)
+        self.train, self.test = load_data(f"{dataset}:train"), load_data(f"{dataset}:test")
+        network, header = load_model(str(model))
+        wanted = (header.spec.in_channels, header.spec.image_size, header.spec.image_size)
+        if tuple(self.train.images.shape[1:]) != wanted or len(self.train.class_names) != header.spec.num_classes:
+            raise InputError(f"{model} was not trained on images such as those of {dataset}")
+        self.network = network.to(self.device)
+        if self.device.type == "cuda":  # on CPUs it gains nothing
+            self.network = network.to(memory_format=torch.channels_last)
+        self.pixels = digests(self.train.images)
+        labels = torch.cat([self.train.labels, self.test.labels]).numpy().tobytes()
+        self.data_digest = sha256(b"".join([*self.pixels, *digests(self.test.images), labels])).hexdigest()
+        self.position = {name: n for n, name in enumerate(self.train.ids)}
+        self.order = order_of_subset(len(self.train))
+        self.resident = {
+            name: Examples(images.images.to(self.device), images.labels.to(self.device))
+            for name, images in (("train", self.train), ("test", self.test))
+        }
+        self.original_l1 = sum(float(p.detach().double().abs().sum()) for p in network.parameters())
+        self.num_parameters = sum(p.numel() for p in network.parameters())
+        self.precision = self._precision()
+        self._before: tuple[Tensor, float, float] | None = None
+
+    @property
+    def told(self) -> str:
+        """The device in words."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+    def measured(self, cell: Cell) -> dict[str, Any]:
+        """Runs a cell: the fields of its result."""
+        forget = self.train.select(draw_ids(self.train, cell.forget_size, cell.seed))
+        kept = self._kept(forget)
+        positions = kept if cell.retain_subset is None else self._subset(kept, cell.retain_subset)
+        shared: dict[str, Any] = {
+            "original_l1": self.original_l1,
+            "num_parameters": self.num_parameters,
+            "retain_measured": len(positions),
+            "forget_digest": _digest_of_ids(forget),
+            "data_digest": self.data_digest,
+            "device": self.told,
+        }
+        if cell.method == BEFORE:
+            return {**shared, **self._as_it_is(forget, positions)}
+        method = make_method(cell.method, **cell.settings)
+        retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
+        result = unlearn(self.network, forget, method=method, retain=retain, seed=cell.seed)
+        started = time.perf_counter()
+        right = self._right(result.model, self._at(positions), self.precision)
+        tested = self._right(result.model, self.resident["test"], self.precision)
+        return {
+            **shared,
+            "forget_accuracy": result.trace.forget_accuracy_after,
+            "retain_accuracy": _share(right),
+            "test_accuracy": _share(tested),
+            "seconds_evaluating": time.perf_counter() - started,
+            "evaluated_in": self.precision,
+            "retain_digest": None if retain is None else _digest_of_ids(retain),
+            **_of_trace(result.trace),
+        }
+
+    def _as_it_is(self, forget: ImageSet, positions: Tensor) -> dict[str, Any]:
+        """The original's own fields, from one pass over all images that serves every forget set."""
+        if self._before is None:
+            started = time.perf_counter()
+            right = self._right(self.network, self.resident["train"], "fp32").cpu()
+            tested = _share(self._right(self.network, self.resident["test"], "fp32"))
+            self._before = right, tested, time.perf_counter() - started
+        right, tested, seconds = self._before
+        return {
+            "forget_accuracy": _share(right[[self.position[name] for name in forget.ids]]),
+            "retain_accuracy": _share(right[positions]),
+            "test_accuracy": tested,
+            **dict.fromkeys(("delta_l1", "delta_l1_last_layer", "delta_l2", "delta_l2_last_layer"), 0.0),
+            "steps": 0,
+            "examples_seen": 0,
+            "seconds": 0.0,
+            "seconds_evaluating": seconds,
+            "evaluated_in": "fp32",
+        }
+
+    def _kept(self, forget: ImageSet) -> Tensor:
+        """Positions of the training images that no forgotten image equals, ascending: D_r."""
+        gone = set(digests(forget.images))
+        return torch.tensor([n for n, digest in enumerate(self.pixels) if digest not in gone])
+
+    def _subset(self, kept: Tensor, size: int) -> Tensor:
+        """The first `size` of `kept` in the order that all cells share."""
+        within = torch.zeros(len(self.train), dtype=torch.bool)
+        within[kept] = True
+        return self.order[within[self.order]][:size]
+
+    def _retained(self, kept: Tensor, cell: Cell) -> ImageSet:
+        """The retained examples that a method is handed: the first of a permutation that the seed draws."""
+        size = cell.settings.get("retain_size")
+        if size is None:
+            return self.train.take(kept)
+        order = torch.randperm(len(self.train), generator=stream("retain", cell.seed))
+        within = torch.zeros(len(self.train), dtype=torch.bool)
+        within[kept] = True
+        return self.train.take(order[within[order]][:size])
+
+    def _at(self, positions: Tensor) -> Examples:
+        return self.resident["train"].take(positions.to(self.device))
+
+    def _right(self, model: nn.Module, examples: Examples, precision: str) -> Tensor:
+        """Whether each example is predicted as its label: bool (N,), on the device."""
+        model.eval()
+        size = 1000 if self.device.type == "cuda" else 250
+        right = []
+        with torch.inference_mode():
+            for images, labels in zip(examples.inputs.split(size), examples.labels.split(size), strict=True):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    logits = model(images)
+                right.append(as_float(logits).argmax(1) == labels)
+        return torch.cat(right)
+
+    def _precision(self) -> str:
+        """`bf16` on a GPU where it gives the original's accuracies within `TOLERANCE`, else `fp32`."""
+        if self.device.type != "cuda":
+            return "fp32"
+        found = [
+            [_share(self._right(self.network, examples, precision)) for precision in ("bf16", "fp32")]
+            for examples in (self.resident["test"], self._at(self.order[:CHECKED]))
+        ]
+        same = all(abs(quick - exact) <= TOLERANCE for quick, exact in found)
+        return "bf16" if same else "fp32"
+
+
+@lru_cache(maxsize=1)
+def _stage(dataset: str, model: Path, digest: str, device: str) -> Stage:
+    """The stage that the last task had, where this one has it too. `digest` tells a new checkpoint from an old one."""
+    if model_digest(model) != digest:
+        raise InputError(f"{model} was changed while the benchmark ran; run it again")
+    return Stage(dataset, model, device)
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())
+
+
+def _digest_of_ids(images: ImageSet) -> str:
+    return sha256("\n".join(images.ids).encode()).hexdigest()
+
+
+def _of_trace(trace: Trace) -> Mapping[str, Any]:
+    return {
+        "delta_l1": trace.change.l1,
+        "delta_l1_last_layer": trace.change.l1_last_layer,
+        "delta_l2": trace.change.l2,
+        "delta_l2_last_layer": trace.change.l2_last_layer,
+        "steps": trace.steps,
+        "examples_seen": trace.examples_seen,
+        "first_step_all_reached": trace.first_step_all_reached,
+        "seconds": trace.seconds,
+        "warnings": trace.warnings,
+    }
+
+
+def _in_a_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ExpungeError) else f"{type(error).__name__}: {text}"

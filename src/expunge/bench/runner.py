@@ -1,0 +1,245 @@
+"""Running a grid: what is missing, original by original, until it is done or the time is up."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol
+
+from expunge.bench.cells import BEFORE, Cell, Original
+from expunge.bench.measuring import Outcome, Task, model_digest
+from expunge.bench.results import ResultFiles, current, opened
+from expunge.bench.summary import BenchSummary, OriginalSummary, reached
+from expunge.errors import ExpungeError, InputError
+from expunge.models import read_header
+from expunge.models.checkpoint import FILE_NAME
+from expunge.progress import advance
+
+
+class Engine(Protocol):
+    """Where tasks run."""
+
+    device: str
+
+    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
+        """Trains an original into the new directory. What `idle` raises ends it."""
+        ...
+
+    def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
+        """Yields tasks as they get done, and calls `idle` in between. What it raises ends those in flight."""
+        ...
+
+    def close(self) -> None:
+        """Ends what it started."""
+        ...
+
+
+class _TimeIsUp(Exception):
+    """The limit was reached."""
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    models: Path,
+    engine: Callable[[], Engine],
+    *,
+    limit: float | None = None,
+    train_missing: bool = True,
+    retry_failed: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+    beat: float | None = None,
+) -> BenchSummary:
+    """Measures the cells that `out` has no result of, one line each, and trains missing originals into `models`.
+
+    Args:
+        cells: in the order in which to do them; those of one original stand together.
+        out: directory of the results; made where it is missing.
+        models: directory of the checkpoints, `DATASET-ARCHITECTURE/model.safetensors`.
+        engine: starts what runs the tasks; called only where there is something to do.
+        limit: seconds after which to end; None: no limit.
+        train_missing: False leaves out the cells whose original is not there.
+        retry_failed: run cells again whose result is a failure.
+        announce: is told what is noteworthy on the way, a line each.
+        beat: also announce how far it is every so many seconds; None: do not.
+
+    Raises:
+        InputError: `out` cannot be written, another run writes there, or a checkpoint was trained in another way.
+        ExpungeError: the disk is full, or worker processes die one after the other.
+    """
+    with opened(out) as files:
+        for name in files.dropped:
+            announce(f"{name}: dropped an unfinished last line, which a killed run left")
+        run = _Run(cells, files, models, limit=limit, retry_failed=retry_failed, announce=announce, beat=beat)
+        if any(run.missing.values()):
+            with closing(engine()) as where:
+                try:
+                    for original in run.originals:
+                        if run.missing[original.name]:
+                            run.why[original.name] = run.work(where, original, train_missing)
+                except _TimeIsUp:
+                    run.limit_reached = True
+        return run.summary()
+
+
+def check_original(path: Path, original: Original) -> None:
+    """Raises `InputError` unless the checkpoint was trained as the grid says."""
+    header = read_header(path)
+    did = header.history[0] if header.history else {}
+    pairs = {
+        "dataset": (header.data.partition(":")[0], original.dataset),
+        "architecture": (header.spec.architecture, original.architecture),
+        "seed": (did.get("seed"), original.seed),
+        "options": (dict(header.spec.options), dict(original.options)),
+        **{key: (header.recipe.get(key), value) for key, value in original.recipe.items()},
+    }
+    for key, (is_, wanted) in pairs.items():
+        if is_ != wanted:
+            raise InputError(
+                f"{path} was trained with {key}={is_!r}, the grid wants {wanted!r}; choose another --models, or write "
+                f"it into the grid under originals.{original.dataset}.{original.architecture}"
+            )
+    if len(header.history) > 1:
+        raise InputError(f"{path} is no original: it was made to forget already; choose another --models")
+
+
+def commit() -> str:
+    """The commit of the sources, with "-dirty" where they differ from it; else $EXPUNGE_COMMIT, else "unknown"."""
+    root = Path(__file__).parents[3]
+    git = ["git", "-C", str(root)]
+    if (root / ".git").exists():
+        try:
+            short = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
+            clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode == 0  # noqa: S603
+            return short.stdout.strip() + ("" if clean else "-dirty")
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return os.environ.get("EXPUNGE_COMMIT", "unknown")
+
+
+class _Run:
+    """The state of one call of `run_cells`."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        files: ResultFiles,
+        models: Path,
+        *,
+        limit: float | None,
+        retry_failed: bool,
+        announce: Callable[[str], None],
+        beat: float | None,
+    ) -> None:
+        self.files, self.models, self.announce, self.beat = files, models, announce, beat
+        self.started = self.last_beat = time.monotonic()
+        self.deadline = None if limit is None else self.started + limit
+        self.retry_failed = retry_failed
+        self.commit = commit()
+        groups = [(original, list(group)) for original, group in groupby(cells, key=lambda cell: cell.original)]
+        self.originals = [original for original, _ in groups]
+        self.cells = {original.name: group for original, group in groups}
+        self.missing = {original.name: self._missing(original) for original in self.originals}
+        self.new = dict.fromkeys(self.cells, 0)
+        self.why: dict[str, str] = {}
+        self.nodes: dict[str, int] = {}
+        self.limit_reached = False
+
+    def work(self, engine: Engine, original: Original, train_missing: bool) -> str:
+        """Does the missing cells of one original; returns why some are left."""
+        path = self._checkpoint(original)
+        if not path.exists():
+            if not train_missing:
+                return f"there is no {path}"
+            self.announce(f"training {original.name} into {path.parent}")
+            self._check_time()
+            try:
+                engine.train(original, path.parent, self._check_time)
+            except ExpungeError as error:
+                return f"it could not be trained: {error}"
+            self.missing[original.name] = self._missing(original)  # of this original, not of an earlier one
+        digest = model_digest(path)
+        tasks = [
+            Task(cells=batch, model=path, model_digest=digest, device=engine.device, commit=self.commit)
+            for batch in _batches(self.missing[original.name])
+        ]
+        with closing(engine.run(tasks, self._tell)) as outcomes:  # type: ignore[type-var]
+            for task, outcome in outcomes:
+                if outcome.unavailable is not None:
+                    return outcome.unavailable
+                self.files.add(outcome.results)
+                self.new[original.name] += len(task.cells)
+                if outcome.node:
+                    self.nodes[outcome.node] = self.nodes.get(outcome.node, 0) + len(task.cells)
+        self._tell()
+        return ""
+
+    def summary(self) -> BenchSummary:
+        """How far all of it is."""
+        originals = []
+        for original in self.originals:
+            cells = self.cells[original.name]
+            digest = self._digest(original)
+            found = current(cells, (r for r in self.files.results if digest in {None, r.model_digest}))
+            originals.append(
+                OriginalSummary(
+                    name=original.name,
+                    cells=len(cells),
+                    new=self.new[original.name],
+                    failed=sum(result.failed is not None for result in found.values()),
+                    left=len(cells) - len(found),
+                    reached=reached(self._checkpoint(original), found.values()),
+                    target=original.target,
+                    why=self.why.get(original.name, ""),
+                )
+            )
+        return BenchSummary(
+            directory=str(self.files.directory),
+            originals=tuple(originals),
+            seconds=time.monotonic() - self.started,
+            limit_reached=self.limit_reached,
+            nodes=self.nodes,
+        )
+
+    def _missing(self, original: Original) -> list[Cell]:
+        """The cells without a result of this original. Where its file is not there, another one's serve."""
+        cells = self.cells[original.name]
+        if self._checkpoint(original).exists():
+            check_original(self._checkpoint(original), original)
+        digest = self._digest(original)
+        found = current(cells, (r for r in self.files.results if digest in {None, r.model_digest}))
+        done = {name for name, result in found.items() if not (self.retry_failed and result.failed)}
+        return [cell for cell in cells if cell.id not in done]
+
+    def _checkpoint(self, original: Original) -> Path:
+        return self.models / original.name / FILE_NAME
+
+    def _digest(self, original: Original) -> str | None:
+        path = self._checkpoint(original)
+        return model_digest(path) if path.exists() else None
+
+    def _check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise _TimeIsUp
+
+    def _tell(self) -> None:
+        self._check_time()
+        done = sum(self.new.values())
+        total = done + sum(
+            max(0, len(missing) - self.new[name]) for name, missing in self.missing.items() if name not in self.why
+        )
+        advance("cells", done, total)
+        now = time.monotonic()
+        if self.beat is not None and now - self.last_beat >= self.beat:
+            self.last_beat = now
+            left = (total - done) * (now - self.started) / max(1, done)
+            self.announce(f"{done:,} of {total:,} cells, about {left / 60:.0f} minutes left")
+
+
+def _batches(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
+    """What is done in one go: `before` for every forget set from one pass, and each other cell by itself."""
+    before = tuple(cell for cell in cells if cell.method == BEFORE)
+    return [*([before] if before else []), *((cell,) for cell in cells if cell.method != BEFORE)]

@@ -1,0 +1,559 @@
+"""`expunge bench run`: every cell once whatever happens, nothing old reused, the same draws for all methods."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expunge.bench import Cell, Grid, Original, Result, current, load_grid, only, read_results
+from expunge.bench.local_engine import LocalEngine
+from expunge.bench.measuring import Outcome, Task, measure
+from expunge.bench.results import opened
+from expunge.bench.runner import run_cells
+from expunge.bench.summary import BenchSummary
+from expunge.commands import train
+from expunge.commands.bench import bench_run
+from expunge.data import draw_ids, load_data
+from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
+from tests.conftest import expunge, running, tree
+
+GRIDS = Path(__file__).parents[1] / "grids"
+SMOKE = GRIDS / "smoke.toml"
+FILE = "sample-small_resnet.jsonl"
+
+
+class Inline:
+    """An engine without processes."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.done: list[Cell] = []
+
+    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
+        train(
+            f"{original.dataset}:train",
+            original.architecture,
+            directory,
+            settings=original.settings,
+            seed=original.seed,
+            device="cpu",
+        )
+
+    def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
+        for task in tasks:
+            idle()
+            self.done += task.cells
+            yield task, measure(task)
+
+    def close(self) -> None:
+        pass
+
+
+def do(cells: Sequence[Cell], out: Path, models: Path, **more: Any) -> tuple[BenchSummary, list[Cell]]:
+    """Runs cells in this process; tells which were run."""
+    engine = Inline()
+    return run_cells(cells, out, models, lambda: engine, **more), engine.done
+
+
+def grid_with(path: Path, rows: Sequence[str], *, sizes: str = "[4]", seeds: str = "[0]") -> Path:
+    """A grid on the sample with rows such as `method = "neg_grad", settings = { lr = 1.0 }`."""
+    text = SMOKE.read_text()
+    head, tail = text[: text.index("[[rows]]")], text[text.index("[profiles]") :]
+    head = head.replace("sizes = [4, 16]", f"sizes = {sizes}").replace("seeds = [0, 1]", f"seeds = {seeds}")
+    tables = [f'[[rows]]\nname = "row_{n}"\n' + row.replace(", settings", "\nsettings") for n, row in enumerate(rows)]
+    path.write_text("\n\n".join([head, *tables, tail]))
+    return path
+
+
+FOREVER = 'method = "targeted", settings = { epochs = 100000000, stop = "budget" }'
+QUICK = 'method = "neg_grad", settings = { epochs = 1 }'
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke grid, done by the installed command; the originals are beside it."""
+    out = tmp_path_factory.mktemp("bench") / "results"
+    done = expunge("bench", "run", SMOKE, "--out", out, "--workers", "2", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    originals = out.with_name("results-originals")
+    assert done.stderr == f"training sample-small_resnet into {originals / 'sample-small_resnet'}\n"
+    assert "28 results in" in done.stdout
+    assert "0 cells left." in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def models(smoke: Path) -> Path:
+    return smoke.with_name("results-originals")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started, and those that they started."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(place.parent.name)] = int(place.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found: list[int] = []
+    front = [pid]
+    while front:
+        front = [child for child, parent in parents.items() if parent in front]
+        found += front
+    return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float = 400) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_the_papers_grid_is_2520_cells() -> None:
+    grid = load_grid(GRIDS / "paper.toml")
+    for profile in ("cpu", "gpu"):
+        cells = grid.cells(profile)
+        assert len(cells) == len({cell.key for cell in cells}) == len({cell.id for cell in cells}) == 2_520
+        names = [cell.original.name for cell in cells]
+        assert [name for n, name in enumerate(names) if names[n - 1] != name] == list(dict.fromkeys(names))
+        assert names[:210] == ["fashion-mnist-resnet18"] * 210
+        assert [cell.seed for cell in cells[:210]] == sorted(cell.seed for cell in cells[:210])
+        assert {cell.retain_subset for cell in cells} == {10_000 if profile == "cpu" else None}
+    assert Counter(cell.row for cell in cells) == dict.fromkeys(
+        ("before", "neg_grad", "random_label", "bad_teacher", "amnesiac", "targeted_1", "targeted_3"), 360
+    )
+    assert {(row.name, row.settings["lam"]) for row in grid.rows if row.method == "targeted"} == {
+        ("targeted_1", 1.0),
+        ("targeted_3", 3.0),
+    }
+    for row in grid.rows[1:]:  # the paper's: Adam, 1e-4, 1e-5, the same number of steps for all
+        shared = {key: row.settings[key] for key in ("optimizer", "lr", "weight_decay", "epochs", "stop", "batch_size")}
+        assert shared == {
+            "optimizer": "adam",
+            "lr": 1e-4,
+            "weight_decay": 1e-5,
+            "epochs": 20,
+            "stop": "budget",
+            "batch_size": None,
+        }
+    assert len([o for o in grid.originals if set(o.target) == {"retain_accuracy", "test_accuracy"}]) == 12
+
+
+def test_every_cell_is_one_line_with_all_its_fields(smoke: Path) -> None:
+    cells = load_grid(SMOKE).cells("cpu")
+    results = read_results(smoke)
+    assert [path.name for path in smoke.iterdir()] == [FILE]  # nothing else: no lock, no temporary file
+    assert Counter(r.cell for r in results) == dict.fromkeys((cell.id for cell in cells), 1)
+    for result in results:
+        assert result.failed is None
+        for name in ("forget_accuracy", "retain_accuracy", "test_accuracy"):
+            assert 0 <= getattr(result, name) <= 1
+        assert (result.retain_measured, result.evaluated_in) == (500, "fp32")
+        assert (result.delta_l1 == result.delta_l2 == result.steps == 0) == (result.method == "before")
+        assert result.commit
+        assert set(result.versions) == {"expunge", "torch", "python"}
+        assert result.num_parameters
+        if result.method != "before":
+            assert result.settings["epochs"] == result.steps == 3
+            assert result.delta_l1 is not None
+            assert 0 < (result.delta_l1_last_layer or 0) < result.delta_l1 < (result.original_l1 or 0)
+    by_id = current(cells, results)
+    assert [by_id[cell.id].row for cell in cells] == [cell.row for cell in cells]
+
+
+def test_all_methods_share_the_forgotten_and_the_retained_examples(smoke: Path) -> None:
+    results = read_results(smoke)
+    forgotten = {(r.seed, r.forget_size): set[str | None]() for r in results}
+    for r in results:
+        forgotten[r.seed, r.forget_size].add(r.forget_digest)
+    images = load_data("sample:train")
+    for (seed, size), digests in forgotten.items():  # the first of a permutation that the seed draws
+        assert digests == {sha256("\n".join(draw_ids(images, size, seed)).encode()).hexdigest()}
+    retained = {(r.seed, r.forget_size): set[str | None]() for r in results}
+    for r in results:
+        if r.method in {"bad_teacher", "amnesiac"}:
+            retained[r.seed, r.forget_size].add(r.retain_digest)
+        else:
+            assert r.retain_digest is None
+    assert all(len(digests) == 1 for digests in retained.values())
+    for size in (4, 16):
+        (digest,) = retained[0, size]
+        assert (digest or "")[:12] == "8a6bdfbec407"  # the same for all sizes, here: none of the 20 is forgotten
+
+
+def test_a_cell_is_what_the_command_forget_does(smoke: Path, models: Path, tmp_path: Path) -> None:
+    result = next(r for r in read_results(smoke) if (r.row, r.seed, r.forget_size) == ("targeted_3", 1, 16))
+    (tmp_path / "ids").write_text("\n".join(draw_ids(load_data("sample:train"), 16, 1)))
+    from expunge.commands import Sources, forget
+
+    sources = Sources(
+        model=str(models / "sample-small_resnet"), forget="sample", ids=tmp_path / "ids", test="sample:test"
+    )
+    settings = {"epochs": 3, "lam": 3}
+    report = forget(sources, tmp_path / "out", protocol="paper", settings=settings, seed=1, device="cpu")
+    assert report.after.test_accuracy == pytest.approx(result.test_accuracy, abs=1e-9)
+    assert report.after.forget_accuracy == result.forget_accuracy
+    assert report.trace is not None
+    assert report.trace.change.l1 == pytest.approx(result.delta_l1, rel=1e-4)  # another number of threads
+
+
+def test_retain_accuracy_is_of_all_that_is_left(models: Path, tmp_path: Path) -> None:
+    cells = [c for c in load_grid(SMOKE).cells("gpu") if c.row in {"before", "neg_grad"} and c.forget_size == 16]
+    do(cells, tmp_path / "out", models)
+    for result in read_results(tmp_path / "out"):
+        assert result.retain_subset is None
+        assert result.retain_measured == 2_000 - 16
+        assert (result.retain_accuracy or 0) * 1984 == pytest.approx(round((result.retain_accuracy or 0) * 1984))
+
+
+def test_a_second_run_does_only_what_is_missing(smoke: Path, models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(smoke, out)
+    cells = load_grid(SMOKE).cells("cpu")
+    before = tree(out)
+    summary, done = do(cells, out, models)
+    assert (done, tree(out)) == ([], before)
+    assert (summary.originals[0].left, summary.originals[0].new) == (0, 0)
+    kept = lines_of(out / FILE)[5:]
+    (out / FILE).write_text("\n".join(kept) + "\n")
+    _, done = do(cells, out, models)
+    assert len(done) == 5
+    assert {r.cell for r in read_results(out)} == {cell.id for cell in cells}
+    # Without the originals, results that are complete are not done again, and nothing is trained.
+    _, done = do(cells, out, tmp_path / "elsewhere")
+    assert done == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_changed_setting_is_never_answered_by_an_old_result(smoke: Path, models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(smoke, out)
+    (tmp_path / "grid.toml").write_text(SMOKE.read_text().replace("lam = 3.0", "lam = 2.5"))
+    _, done = do(load_grid(tmp_path / "grid.toml").cells("cpu"), out, models)
+    assert {(cell.row, cell.settings["lam"]) for cell in done} == {("targeted_3", 2.5)}
+    assert len(done) == 4
+    assert len(current(load_grid(SMOKE).cells("cpu"), read_results(out))) == 28
+    # Another measure of retain accuracy, another size of the retained set, another original.
+    assert not {c.id for c in load_grid(SMOKE).cells("gpu")} & {r.cell for r in read_results(out)}
+    (tmp_path / "grid.toml").write_text(SMOKE.read_text().replace("retain_size = 20", "retain_size = 10"))
+    assert {c.row for c in load_grid(tmp_path / "grid.toml").cells("cpu")} - {
+        c.row for c in load_grid(tmp_path / "grid.toml").cells("cpu") if c.id in {r.cell for r in read_results(out)}
+    } == {"bad_teacher", "amnesiac"}
+    (tmp_path / "grid.toml").write_text(SMOKE.read_text().replace("width = 4", "width = 5"))
+    changed = load_grid(tmp_path / "grid.toml").cells("cpu")
+    assert not {c.id for c in changed} & {r.cell for r in read_results(out)}
+    with pytest.raises(InputError, match=r"was trained with options=.*choose another --models"):
+        do(changed, out, models)
+    summary, done = do(changed[:2], out, tmp_path / "others")
+    assert len(done) == 2
+    other = {r.cell: r.model_digest for r in read_results(out)}
+    assert other[changed[0].id] != other[load_grid(SMOKE).cells("cpu")[0].id]
+    assert set(summary.originals[0].reached) == {"retain_accuracy", "test_accuracy"}
+
+
+def test_another_original_makes_its_cells_missing(smoke: Path, models: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    out, changed = tmp_path / "out", tmp_path / "models"
+    shutil.copytree(smoke, out)
+    shutil.copytree(models, changed)
+    path = changed / "sample-small_resnet" / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("weight"))
+    weights[name] = weights[name] + torch.full_like(weights[name], 1e-4)
+    save_file(weights, path, metadata=metadata)
+    cells = only(load_grid(SMOKE).cells("cpu"), ["method=before"])
+    _, done = do(cells, out, changed)
+    assert len(done) == 4
+    assert len({r.model_digest for r in read_results(out)}) == 2
+    assert {r.model_digest for r in current(cells, read_results(out)).values()} == {done_digest(out, last=True)}
+
+
+def done_digest(out: Path, *, last: bool) -> str:
+    return read_results(out)[-1 if last else 0].model_digest
+
+
+def test_failures_are_recorded_and_retried_only_on_request(models: Path, tmp_path: Path) -> None:
+    rows = ['method = "neg_grad", settings = { optimizer = "sgd", lr = 1e30, epochs = 5 }', QUICK]
+    grid = grid_with(tmp_path / "grid.toml", rows, sizes="[4, 5000]")
+    out = tmp_path / "out"
+    cells = load_grid(grid).cells("cpu")
+    summary, _ = do(cells, out, models)
+    assert (summary.originals[0].new, summary.originals[0].failed, summary.originals[0].left) == (4, 3, 0)
+    found = {(r.row, r.forget_size): r for r in read_results(out)}
+    assert "the loss became" in (found["row_0", 4].failed or "")
+    assert found["row_0", 5000].failed == "cannot draw 5000 of the 2000 examples of sample:train"
+    assert found["row_1", 4].failed is None
+    assert found["row_0", 4].forget_accuracy is None
+    assert found["row_0", 4].commit
+    assert do(cells, out, models)[1] == []
+    again = do(cells, out, models, retry_failed=True)[1]
+    assert [(cell.row, cell.forget_size) for cell in again] == [("row_0", 4), ("row_0", 5000), ("row_1", 5000)]
+    assert len(read_results(out)) == 7
+
+
+def test_data_that_is_not_there_is_no_failure_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path / "nowhere"))
+    text = SMOKE.read_text().replace('["sample"]', '["cifar10", "sample"]')
+    (tmp_path / "grid.toml").write_text(text)
+    cells = only(load_grid(tmp_path / "grid.toml").cells("cpu"), ["method=before,seed=0"])
+    summary, done = do(cells, tmp_path / "out", tmp_path / "models")
+    assert {cell.original.dataset for cell in done} == {"sample"}  # the rest goes on
+    assert "cifar10 is not on this machine" in summary.problems[0]
+    assert summary.problems[0].startswith("cifar10-small_resnet: 2 cells are left")
+    summary, done = do(cells, tmp_path / "other", tmp_path / "none", train_missing=False)
+    assert (done, [o.left for o in summary.originals]) == ([], [2, 2])
+    assert "there is no" in summary.problems[1]
+
+
+def test_only_picks_cells() -> None:
+    cells = load_grid(GRIDS / "paper.toml").cells("cpu")
+    assert len(only(cells, [])) == 2_520
+    assert len(only(cells, ["dataset=cifar10,architecture=vit"])) == 210
+    assert len(only(cells, ["method=targeted"])) == 720
+    assert len(only(cells, ["method=targeted_3,size=16", "size=512"])) == 120
+    assert len(only(cells, ["seed=4", "dataset=cifar10,dataset=cifar100"])) == 252
+    for choice, message in (
+        ("colour=red", "--only has no key 'colour'; it has dataset, architecture, method, size, seed"),
+        ("size=17", "the grid has no size '17'; it has 16, 32, 64, 128, 256, 512"),
+        ("vit", "--only takes KEY=VALUE"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            only(cells, [choice])
+        assert str(caught.value).startswith(message)
+
+
+BAD_GRIDS = {
+    "not TOML": ("format =", "format = [", "is not TOML"),
+    "other format": ("expunge-grid/1", "expunge-grid/9", "its format is 'expunge-grid/9'"),
+    "unknown key": ("retain_size = 20", "retain_size = 20\ncolour = 1", "the grid has no 'colour'"),
+    "missing key": ("retain_size = 20", "", "the grid lacks 'retain_size'"),
+    "dataset": ('["sample"]', '["mnist"]', "unknown dataset 'mnist'"),
+    "architecture": ('["small_resnet"]', '["vgg"]', "unknown architecture 'vgg'"),
+    "sizes": ("[4, 16]", "[0]", "sizes and retain_size are at least 1"),
+    "sizes' kind": ("[4, 16]", '["4"]', "sizes must be a list of at least one int"),
+    "twice": ("[4, 16]", "[4, 4]", "sizes lists a value twice"),
+    "method": ('method = "neg_grad"', 'method = "neg_grat"', "unknown method 'neg_grat'"),
+    "setting": ("{ epochs = 3, lam = 1.0 }", "{ lambda = 1.0 }", "targeted has no setting 'lambda'"),
+    "range": ("{ epochs = 3, lam = 1.0 }", "{ lam = 0.5 }", "lam=0.5 is out of range"),
+    "rows' names": ('name = "amnesiac"', 'name = "before"', "two rows are called 'before'"),
+    "before": ('method = "before"', 'method = "before"\nprotocol = "paper"', "takes no protocol"),
+    "retrain": ('method = "neg_grad"', 'method = "retrain"', "retrain cannot be a row"),
+    "profile": ("cpu = { retain = 500 }", "cpu = { retain = -1 }", 'retain is "all" or a number'),
+    "no profile": ("cpu = { retain = 500 }", "", "it needs the profiles cpu and gpu"),
+    "recipe": ("recipe = { epochs = 1 }", "recipe = { epoch = 1 }", "small_resnet.recipe has no 'epoch'"),
+    "original": ("[originals.sample.small", "[originals.sample.big", "originals.sample has no 'big_resnet'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRIDS)
+def test_a_wrong_grid_is_one_clear_line(tmp_path: Path, case: str) -> None:
+    old, new, message = BAD_GRIDS[case]
+    path = tmp_path / "grid.toml"
+    assert old in SMOKE.read_text()
+    path.write_text(SMOKE.read_text().replace(old, new, 1))
+    with pytest.raises(ExpungeError) as caught:
+        load_grid(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_use_is_one_clear_line(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(error: type[Exception], message: str, **settings: Any) -> None:
+        with pytest.raises(error, match=message):
+            bench_run(**{"grid": SMOKE, "out": tmp_path / "out", "device": "cpu", **settings})
+
+    fails(InputError, "cannot read the grid", grid=tmp_path / "none.toml")
+    fails(SettingError, "--limit is a number of minutes above 0", limit_minutes=0.0)
+    fails(SettingError, "the grid has no profile 'tpu'; it has cpu, gpu", profile="tpu")
+    fails(SettingError, "--only has no key", only_cells=["a=b"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    fails(InputError, "cannot write results to .*choose another --out", out=tmp_path / "file")
+    with opened(tmp_path / "out"):
+        fails(InputError, "another run writes to")
+    (tmp_path / "out" / FILE).write_text("{}\n")
+    fails(InputError, r"jsonl, line 1, is no result of `expunge bench run`")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    fails(MissingExtraError, r"pip install 'expunge\[bench\]'", ray="local")
+
+
+def test_the_command_prints_json_and_its_errors(smoke: Path, models: Path, tmp_path: Path) -> None:
+    done = expunge("bench", "run", SMOKE, "--out", smoke, "--json", "--device", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["format"] == "expunge-bench-run/1"
+    assert [told["originals"][0][key] for key in ("cells", "new", "failed", "left")] == [28, 0, 0, 0]
+    done = expunge("bench", "run", SMOKE, "--out", tmp_path / "out", "--only", "colour=red")
+    assert done.returncode == 2
+    assert done.stderr.startswith("expunge: error: --only has no key 'colour'")
+    done = expunge("bench", "run", SMOKE, "--out", tmp_path / "out", "--no-train", "--only", "seed=0")
+    assert done.returncode == 1
+    assert "sample-small_resnet: 14 cells are left: there is no" in done.stdout
+
+
+def test_a_killed_run_goes_on_where_it_was(models: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.toml"
+    grid.write_text(SMOKE.read_text().replace("epochs = 3", "epochs = 20"))
+    out = tmp_path / "out"
+    command = ("bench", "run", grid, "--out", out, "--models", models, "--workers", "2", "--device", "cpu")
+    with running(*command) as process:
+        wait_for(lambda: len(lines_of(out / FILE)) >= 8, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = lines_of(out / FILE)
+    assert 8 <= len(kept) < 28
+    with (out / FILE).open("a") as file:
+        file.write(kept[0][:100])  # as a kill in the midst of a write leaves it
+    done = expunge(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"{FILE}: dropped an unfinished last line, which a killed run left\n"
+    assert lines_of(out / FILE)[: len(kept)] == kept
+    assert Counter(r.cell for r in read_results(out)) == {cell.id: 1 for cell in load_grid(grid).cells("cpu")}
+
+
+def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path) -> None:
+    grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
+    out = tmp_path / "out"
+    with running("bench", "run", grid, "--out", out, "--models", models, "--device", "cpu") as process:
+        worker = wait_for(
+            lambda: [pid for pid in children(process.pid) if "multiprocessing-fork" in command_of(pid)], process
+        )
+        os.kill(worker[0], signal.SIGKILL)
+        printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0
+    assert "2 results in" in printed
+    found = {r.row: r for r in read_results(out)}
+    assert found["row_0"].failed == "its worker process ended with code -9 (out of memory, or killed)"
+    assert found["row_1"].failed is None
+
+
+def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
+    cells = load_grid(grid_with(tmp_path / "grid.toml", [QUICK, FOREVER])).cells("cpu")
+
+    def engine() -> LocalEngine:
+        return LocalEngine(workers=1, device="cpu", train=train)
+
+    out = tmp_path / "out"
+    run_cells(cells[:1], out, models, engine)
+    started = time.monotonic()
+    summary = run_cells(cells, out, models, engine, limit=3)
+    assert 3 <= time.monotonic() - started < 30
+    assert summary.limit_reached
+    assert (summary.originals[0].new, summary.originals[0].left, summary.problems) == (0, 1, ())
+    assert [r.row for r in read_results(out)] == ["row_0"]
+    # While an original is in training: nothing of it is left behind.
+    summary = run_cells(cells, tmp_path / "out2", tmp_path / "models", engine, limit=0.01)
+    assert (summary.limit_reached, summary.originals[0].left) == (True, 2)
+    assert list(tmp_path.glob("models/*")) == []
+
+
+def test_results_of_two_originals_are_told_apart() -> None:
+    cells = load_grid(SMOKE).cells("cpu")[:3]
+    common: dict[str, Any] = {"dataset": "sample", "architecture": "small_resnet", "row": "before", "method": "before"}
+    common |= {"settings": {}, "forget_size": 4, "seed": 0, "retain_subset": None, "original": {}, "versions": {}}
+
+    def result(cell: Cell, digest: str, commit: str) -> Result:
+        return Result(cell=cell.id, model_digest=digest, commit=commit, **common)
+
+    results = [result(cell, "a", "1") for cell in cells[:2]] + [result(cell, "b", "2") for cell in cells[1:]]
+    assert {r.commit for r in current(cells, results).values()} == {"2"}  # of equals the latest
+    assert {r.commit for r in current(cells, [*results, result(cells[2], "a", "1")]).values()} == {"1"}
+    assert current(cells, [*results, result(cells[2], "b", "3")])[cells[2].id].commit == "3"
+    assert current(cells[:1], results)[cells[0].id].commit == "1"
+    assert isinstance(load_grid(SMOKE), Grid)
+
+
+CLUSTER = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from ray.cluster_utils import Cluster
+node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+cluster.add_node(**node)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path) -> None:
+    """A real cluster of two nodes; Ray repeats the task whose process died, and every cell is there once."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'expunge[bench]'")
+    text = SMOKE.read_text().replace("epochs = 3", "epochs = 40")
+    (tmp_path / "grid.toml").write_text(text)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert cluster.stdin is not None
+    assert cluster.stdout is not None
+    try:
+        address = cluster.stdout.readline().strip()
+        assert address, "the cluster did not start"
+        out = tmp_path / "out"
+        command = ("bench", "run", tmp_path / "grid.toml", "--out", out, "--models", models, "--json")
+        with running(*command, "--ray", address) as process:
+            wait_for(lambda: len(lines_of(out / FILE)) >= 6, process)
+            busy = wait_for(
+                lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::_measure")], process
+            )
+            os.kill(busy[0], signal.SIGKILL)
+            printed, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+    finally:
+        own = children(cluster.pid)
+        cluster.stdin.close()
+        try:
+            cluster.wait(30)
+        except subprocess.TimeoutExpired:
+            cluster.kill()
+            cluster.wait()
+        cluster.stdout.close()
+        for pid in own:
+            if "ray" in command_of(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    told = json.loads(printed)
+    assert len(told["nodes"]) == 2
+    assert sum(told["nodes"].values()) == 28
+    results = read_results(out)
+    assert {r.failed for r in results} == {None}
+    cells = load_grid(tmp_path / "grid.toml").cells("cpu")
+    assert Counter(r.cell for r in results) == {cell.id: 1 for cell in cells}
