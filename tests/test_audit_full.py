@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from scipy.spatial.distance import jensenshannon
 
 from expunge.audit._workers import run_in_processes
 from expunge.audit.distances import activation_distance, zrf
-from expunge.audit.epsilon import clopper_pearson, epsilon_bound, epsilon_ceiling, epsilon_lower_bound
-from expunge.audit.full_audit import FullAudit, full_audit, margins_of, softmax
+from expunge.audit.epsilon import epsilon_bound, epsilon_ceiling, epsilon_lower_bound
+from expunge.audit.full_audit import FullAudit, full_audit, margins_of
 from expunge.audit.klom import klom
 from expunge.audit.leakage import update_leakage
 from expunge.audit.lira import SIGMA_FLOOR, example_aucs, likelihood_ratios, lira
-from expunge.audit.membership import auc_interval, tpr_at_fpr
+from expunge.audit.membership import auc_interval, clopper_pearson, tpr_at_fpr
 from expunge.audit.references import References, load_references, recipe_sets, train_references
 from expunge.audit.relearning import network_steps
 from expunge.audit.scores import logit_margin
@@ -140,7 +140,7 @@ def test_constant_scores_and_wrong_shapes() -> None:
 
 def test_clopper_pearson_agrees_with_scipy() -> None:
     for total, confidence in ((1, 0.95), (16, 0.9), (64, 0.95), (60, 0.9996)):
-        low, high = clopper_pearson(np.arange(total + 1), total, confidence)
+        low, high = clopper_pearson(np.arange(total + 1), total, confidence=confidence)
         for hits in range(total + 1):
             exact = stats.binomtest(hits, total).proportion_ci(confidence, method="exact")
             assert (low[hits], high[hits]) == pytest.approx((exact.low, exact.high), abs=1e-9)
@@ -348,7 +348,7 @@ def test_the_full_audit_puts_the_measures_in_rows() -> None:
     assert over.lira == lira(margins["over"], margins["retrained"], num_bootstrap=40)
     assert over.epsilon == epsilon_bound(margins["over"], margins["retrained"])
     assert over.klom == klom(margins["over"], margins["retrained"]).to_json()
-    p, q = (softmax(references.logits[row]["forget"]) for row in ("over", "retrained"))
+    p, q = (special.softmax(references.logits[row]["forget"].astype(np.float64), -1) for row in ("over", "retrained"))
     assert over.activation_distance == activation_distance(p, q)
     assert over.forget_accuracy < 0.1 < 0.6 < over.test_accuracy
     for name, low, high in (("original", 0.9, 1.0), ("good", 0.4, 0.6), ("over", 0.9, 1.0), ("retrained", 0.4, 0.6)):
@@ -502,7 +502,9 @@ def test_each_row_is_what_it_says(resumed: Resumed, one_thread: None) -> None:
         for images, part in ((forget, "forget"), (settings["heldout"], "heldout")):
             expected = logits_of(network, images.images).numpy()
             np.testing.assert_array_equal(references.logits[name][part][1], expected)
-    loss = -np.log(softmax(references.logits["original"]["forget"][1])[np.arange(4), forget.labels.numpy()]).mean()
+    loss = -special.log_softmax(references.logits["original"]["forget"][1].astype(np.float64), -1)[
+        np.arange(4), forget.labels.numpy()
+    ].mean()
     for name in ("targeted", "retrained"):
         steps = network_steps(networks[name], forget.examples, 1.05 * float(loss), max_steps=2)
         assert references.relearn_steps[name][1] == pytest.approx(steps, abs=1e-6)

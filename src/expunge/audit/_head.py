@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from expunge.audit.forward import outputs_of
 from expunge.audit.parameter_change import last_layer
 from expunge.data import Examples
 from expunge.errors import InputError
-from expunge.progress import advance
 
 
 def features_and_head(model: nn.Module, examples: Examples, *, batch_size: int = 500) -> tuple[Tensor, nn.Linear]:
@@ -30,28 +30,10 @@ def features_and_head(model: nn.Module, examples: Examples, *, batch_size: int =
     layer = model.get_submodule(name)
     if not isinstance(layer, nn.Linear) or set(dict(layer.named_parameters())) - {"weight", "bias"}:
         raise InputError(f"the model's last layer {name!r} is not a plain linear layer, which the theorem is about")
-    reference = next(model.parameters())
-    modes = {module: module.training for module in model.modules()}
-    passed: list[tuple[Tensor, Tensor]] = []
-    parts: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _, given, output: passed.append((given[0], output)))
-    model.eval()
-    try:
-        for start in range(0, len(examples), batch_size):
-            index = torch.arange(start, min(start + batch_size, len(examples)))
-            passed.clear()
-            with torch.no_grad():
-                logits = model(examples.take(index).to(reference.device, reference.dtype).inputs)
-            if len(passed) != 1 or passed[0][0].ndim != 2 or not torch.equal(passed[0][1].to(logits), logits):
-                raise InputError(f"the logits are not what the last linear layer {name!r} puts out for each example")
-            parts.append(passed[0][0].double().cpu())
-            if len(examples) > batch_size:
-                advance("features", start + len(index), len(examples))
-    finally:
-        hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    return torch.cat(parts), copy.deepcopy(layer).double().cpu()
+    features = outputs_of(model, examples, features=True, batch_size=batch_size, label="features").features
+    if features is None:
+        raise InputError(f"the logits are not what the last linear layer {name!r} puts out for each example")
+    return features.double(), copy.deepcopy(layer).double().cpu()
 
 
 def with_bias(parameters: Mapping[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
 from expunge.audit.forward import Outputs, outputs_of
 from expunge.audit.leakage import update_leakage
-from expunge.audit.membership import roc
+from expunge.audit.membership import clopper_pearson, roc
 from expunge.audit.parameter_change import parameter_change
 from expunge.audit.placement import TAIL, placements
 from expunge.audit.relearning import relearn
@@ -225,8 +225,6 @@ def _change(before: nn.Module, after: nn.Module) -> Any:
 
 def _curve(margins: Mapping[str, Floats]) -> Roc:
     """The ROC curve, thinned to `ROC_POINTS` points that lie evenly on the logarithm of the false positive rate."""
-    from scipy import special
-
     fpr, tpr = roc(margins["forget"], margins["heldout"])
     num = len(margins["forget"])
     if len(fpr) > ROC_POINTS:
@@ -234,8 +232,7 @@ def _curve(margins: Mapping[str, Floats]) -> Roc:
         keep = np.unique([0, *(np.searchsorted(fpr, wanted, side="right") - 1), len(fpr) - 1])
         fpr, tpr = fpr[keep], tpr[keep]
     hits = np.round(tpr * num)
-    low = np.where(hits == 0, 0.0, special.betaincinv(np.maximum(hits, 1), num - hits + 1, 0.025))
-    high = np.where(hits == num, 1.0, special.betaincinv(hits + 1, np.maximum(num - hits, 1), 0.975))
+    low, high = clopper_pearson(hits, num)
     columns = ([float(value) for value in column] for column in (fpr, tpr, low, high))
     return Roc(**dict(zip(("fpr", "tpr", "low", "high"), map(tuple, columns), strict=True)))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from expunge.audit.lira import as_scores, log_ratio
+from expunge.audit.membership import clopper_pearson
 from expunge.errors import InputError, SettingError
 from expunge.theory._checks import Floats
 
@@ -124,36 +125,12 @@ def epsilon_ceiling(num_models: int, *, delta: float = DELTA, confidence: float 
     return max(0.0, log((low - delta) / (1 - low))) if low > delta else 0.0
 
 
-def clopper_pearson(hits: ArrayLike, total: int, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """The exact two-sided interval of a binomial share: (low, high), float64, in the shape of `hits`.
-
-    Clopper and Pearson 1934; each limit by itself holds with probability (1 + confidence) / 2.
-
-    Args:
-        hits: integers in [0, total].
-        total: ≥ 1.
-        confidence: in (0, 1).
-
-    >>> low, high = clopper_pearson(0, 59, 0.9)
-    >>> float(low), round(float(high), 4)
-    (0.0, 0.0495)
-    """
-    from scipy.special import betaincinv
-
-    k = np.asarray(hits, dtype=np.float64)
-    tail = (1 - confidence) / 2
-    # The beta quantile is undefined at the ends, where the limits are 0 and 1.
-    low = np.where(k > 0, betaincinv(np.maximum(k, 1), total - k + 1, tail), 0.0)
-    high = np.where(k < total, betaincinv(k + 1, np.maximum(total - k, 1), 1 - tail), 1.0)
-    return low, high
-
-
 def _bound(
     found: NDArray[np.int64], num_u: int, false: NDArray[np.int64], num_r: int, delta: float, confidence: float
 ) -> Floats:
     """The larger of the two logarithms, from counts in any shape; it may be negative."""
-    tpr_low = clopper_pearson(np.arange(num_u + 1), num_u, confidence)[0]
-    fpr_high = clopper_pearson(np.arange(num_r + 1), num_r, confidence)[1]
+    tpr_low = clopper_pearson(np.arange(num_u + 1), num_u, confidence=confidence)[0]
+    fpr_high = clopper_pearson(np.arange(num_r + 1), num_r, confidence=confidence)[1]
     with np.errstate(divide="ignore"):
         one = np.log(np.maximum(tpr_low[found] - delta, 0.0)) - np.log(fpr_high[false])
         other = np.log(np.maximum(1 - fpr_high[false] - delta, 0.0)) - np.log(1 - tpr_low[found])

@@ -36,8 +36,9 @@ class Outputs:
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits, float64, shape (N, C)."""
-        odds = np.exp(self.logits - self.logits.max(1, keepdims=True))
-        return np.asarray(odds / odds.sum(1, keepdims=True))
+        from scipy import special
+
+        return np.asarray(special.softmax(self.logits, axis=1))
 
 
 def outputs_of(

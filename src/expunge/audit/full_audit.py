@@ -183,6 +183,8 @@ def full_audit(references: References, *, num_bootstrap: int = 2000, seed: int =
 
 
 def _row(references: References, name: str, num_bootstrap: int, seed: int) -> FullAuditRow:
+    from scipy import special
+
     these, others = references.logits[name], references.logits["retrained"]
     labels = references.labels
     own, base = slice(None), slice(None)
@@ -197,7 +199,7 @@ def _row(references: References, name: str, num_bootstrap: int, seed: int) -> Fu
         score_test(f, h, forget_labels=labels["forget"], heldout_labels=labels["heldout"]).verdict
         for f, h in zip(margins["forget"], margins["heldout"], strict=True)
     )
-    p, q = softmax(these["forget"][own]), softmax(others["forget"][base])
+    p, q = (special.softmax(z.astype(np.float64), axis=-1) for z in (these["forget"][own], others["forget"][base]))
     shared = min(len(p), len(q))
     return FullAuditRow(
         name=name,
@@ -219,13 +221,6 @@ def margins_of(logits: NDArray[Any], labels: NDArray[np.int64]) -> Floats:
     """`logit_margin` of many models: logits (N, n, C) and labels (n,) to float64 (N, n)."""
     num, n, num_classes = logits.shape
     return logit_margin(logits.reshape(-1, num_classes), np.tile(labels, num)).reshape(num, n)
-
-
-def softmax(logits: NDArray[Any]) -> Floats:
-    """Probabilities over the last axis, float64."""
-    z = logits.astype(np.float64)
-    odds = np.exp(z - z.max(-1, keepdims=True))
-    return np.asarray(odds / odds.sum(-1, keepdims=True))
 
 
 def _accuracy(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:

@@ -85,32 +85,35 @@ def auc_interval(
     return auc_interval_of_ranks(*_ranks(forget_scores, heldout_scores), confidence=confidence)
 
 
-def clopper_pearson(hits: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a share that holds at least `confidence` whatever the share is. Neither count need be whole.
+def clopper_pearson(hits: ArrayLike, trials: float, *, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    """The interval of a share that holds at least `confidence` whatever the share is (Clopper and Pearson 1934).
+
+    Each limit by itself holds with probability (1 + confidence) / 2. Neither count need be whole.
 
     Args:
-        hits: in [0, trials].
+        hits: in [0, trials], float, any shape.
         trials: > 0.
         confidence: in (0, 1).
 
     Returns:
-        (low, high), in [0, 1].
+        (low, high), float64 in [0, 1], in the shape of `hits`.
 
     Raises:
         SettingError: an argument out of its range.
 
-    >>> [round(bound, 4) for bound in clopper_pearson(0, 59)]
+    >>> [round(float(bound), 4) for bound in clopper_pearson(0, 59)]
     [0.0, 0.0606]
     """
     from scipy import special
 
     _check_confidence(confidence)
-    if not 0 <= hits <= trials or not 0 < trials < math.inf:
-        raise SettingError(f"hits must lie in [0, trials] and trials be positive, not {hits} and {trials}")
+    k = np.asarray(hits, dtype=np.float64)
+    if not 0 < trials < math.inf or not bool(((k >= 0) & (k <= trials)).all()):
+        raise SettingError(f"hits must lie in [0, trials] and trials be positive, not {k.tolist()} and {trials}")
     tail = (1 - confidence) / 2
-    misses = trials - hits
-    low = float(special.betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0
-    high = float(special.betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
+    # The beta quantile is undefined at the ends, where the limits are 0 and 1.
+    low = np.where(k > 0, special.betaincinv(np.where(k > 0, k, 1), trials - k + 1, tail), 0.0)
+    high = np.where(k < trials, special.betaincinv(k + 1, np.where(k < trials, trials - k, 1), 1 - tail), 1.0)
     return low, high
 
 
@@ -185,7 +188,8 @@ def auc_interval_of_ranks(
         half *= special.stdtrit(min(n, m) - 1, 0.5 + confidence / 2)
         return float(special.expit(center - half)), float(special.expit(center + half))
     trials = n * m / (n + m)
-    return clopper_pearson(area * trials, trials, confidence=confidence)
+    low, high = clopper_pearson(area * trials, trials, confidence=confidence)
+    return float(low), float(high)
 
 
 def tpr_of_ranks(below: Integers, num_heldout: int, fpr: float, *, confidence: float = 0.95) -> Rate | None:
@@ -198,7 +202,7 @@ def tpr_of_ranks(below: Integers, num_heldout: int, fpr: float, *, confidence: f
         return None
     num, hits = len(below), int((num_heldout - below < rank).sum())
     low, high = clopper_pearson(hits, num, confidence=confidence)
-    return Rate(value=hits / num, low=low, high=high, hits=hits, num=num)
+    return Rate(value=hits / num, low=float(low), high=float(high), hits=hits, num=num)
 
 
 def _ranks(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Integers, Integers, int]:

@@ -1,6 +1,5 @@
 """What an audit found, in plain words: the sentences at the top of report.html and the command that repeats it."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,19 +101,9 @@ def binomial_tail(count: int, trials: int, share: float) -> float:
     >>> round(binomial_tail(2, 2, 0.5), 6), binomial_tail(0, 5, 0.1)
     (0.25, 1.0)
     """
-    if count <= 0:
-        return 1.0
-    if share in (0.0, 1.0):
-        return share
-    logs = [
-        math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(share)
-        + (trials - k) * math.log1p(-share)
-        for k in range(count, trials + 1)
-    ]
-    return min(1.0, math.fsum(math.exp(value) for value in logs))
+    from scipy import stats
+
+    return float(stats.binom.sf(count - 1, trials, share))
 
 
 def repetition(
