@@ -21,7 +21,10 @@ from expunge.commands import Sources, full_audit, train
 from expunge.data import draw_ids, load_data
 
 TARGET = Path(__file__).parents[1] / "results" / "audit" / "full_audit.json"
-EPOCHS = 12  # of the recipe's 30: it memorises its training set all the same, in less than half of the time
+SETTINGS = {
+    "epochs": "12",  # of the recipe's 30: it memorises its training set all the same, in less than half of the time
+    "precision": "bf16",  # twice as fast
+}
 NUM_FORGET = 32
 METHODS = (
     "targeted",
@@ -46,7 +49,7 @@ def main() -> None:
     model, ids, out = (arguments.work / name for name in ("model", "ids.txt", "out"))
     arguments.work.mkdir(parents=True, exist_ok=True)
     if not model.exists():
-        train("sample", "small_resnet", model, settings={"epochs": str(EPOCHS)})
+        train("sample", "small_resnet", model, settings=SETTINGS)
     ids.write_text("".join(f"{i}\n" for i in draw_ids(load_data("sample"), NUM_FORGET, 0)))
     shutil.rmtree(out, ignore_errors=True)
     found = full_audit(
