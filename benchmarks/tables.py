@@ -233,6 +233,13 @@ def full_audit_table() -> str:
     return full_audit.full_audit_table()
 
 
+def difficulty_table() -> str:
+    """The figures of benchmarks.audit_difficulty."""
+    from benchmarks import audit_difficulty  # it draws on this module
+
+    return audit_difficulty.difficulty_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -243,6 +250,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed_table,
     "audit-simulation": simulation_table,
     "audit-cost": cost_table,
+    "audit-difficulty": difficulty_table,
     "full-audit": full_audit_table,
     "theory-where": lambda: theory_table("where"),
     "theory-single": lambda: theory_table("single"),

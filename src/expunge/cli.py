@@ -161,6 +161,13 @@ def audit(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
     resize: Resize = False,
     with_images: WithImages = False,
+    correct_difficulty: Annotated[
+        bool,
+        typer.Option(
+            "--correct-difficulty",
+            help="For odd forget sets: allow for how hard networks trained on --test find them.",
+        ),
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
     ] = False,
@@ -209,7 +216,14 @@ def audit(
         else:
             assert after is not None
             report = commands.audit(
-                sources, after, out, after_weights=after_weights, seed=seed, device=device, with_images=with_images
+                sources,
+                after,
+                out,
+                after_weights=after_weights,
+                seed=seed,
+                device=device,
+                with_images=with_images,
+                correct_difficulty=correct_difficulty,
             )
     if full:
         print_full_audit(found, out, as_json)

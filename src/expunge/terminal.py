@@ -30,6 +30,11 @@ def print_report(report: "Report", as_json: bool) -> None:
             (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
             for name, key in (("placement A1 (0.5: as unseen)", "a1"), ("both tails A2 (0.5: as unseen)", "a2"))
         ]
+        if fixed := audit.correction:
+            rows += [
+                (f"{name}, corrected", f"{getattr(fixed.before, key):.3f}", f"{getattr(fixed.after, key):.3f}")
+                for name, key in (("A1", "a1"), ("A2", "a2"))
+            ]
     change = trace.change if trace else audit.change if audit else None
     if change is not None:
         rows += [("parameter change, L1", "", f"{change.l1:.4g}"), ("parameter change, L2", "", f"{change.l2:.4g}")]
@@ -42,7 +47,7 @@ def print_report(report: "Report", as_json: bool) -> None:
     for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
     if audit is not None:
-        print(f"Audit: {audit.verdict}. {audit.scores_after.reason}")
+        print(f"Audit: {audit.verdict}. {audit.decisive.reason}")
         from expunge.report.wording import mark_of_accuracy
 
         if mark := mark_of_accuracy(audit):

@@ -1,9 +1,10 @@
 """Measuring what unlearning did: whether the model forgot, what it cost, and how its updates are spread."""
 
 from expunge.audit.accuracy import accuracy
-from expunge.audit.audit_report import AuditReport, Relearning
+from expunge.audit.audit_report import AuditReport, Correction, Relearning
 from expunge.audit.concentration import Concentration, UpdateShape, concentration
 from expunge.audit.default_audit import audit
+from expunge.audit.difficulty import Difficulty, corrected_scores, difficulty_of
 from expunge.audit.leakage import update_leakage
 from expunge.audit.membership import Rate, auc, auc_interval, roc, tpr_at_fpr
 from expunge.audit.parameter_change import last_layer, parameter_change
@@ -16,6 +17,8 @@ from expunge.audit.verdict import ScoreTest, score_test
 __all__ = [
     "AuditReport",
     "Concentration",
+    "Correction",
+    "Difficulty",
     "Placements",
     "Rate",
     "Relearning",
@@ -27,7 +30,9 @@ __all__ = [
     "auc_interval",
     "audit",
     "concentration",
+    "corrected_scores",
     "cross_entropy",
+    "difficulty_of",
     "last_layer",
     "logit_margin",
     "measure_updates",

@@ -87,6 +87,27 @@ class Recognisable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Correction:
+    """The score test once more, on margins less what each example's difficulty explains (`expunge.audit.difficulty`).
+
+    Attributes:
+        before, after: the score test on each model's corrected margins. That of `after` is the audit's verdict.
+        slope_before, slope_after: what the difficulty was multiplied by.
+        num_references: networks, trained on held-out examples alone, that the difficulty comes from.
+        expected_forget_accuracy, reference_accuracy: in [0, 1], of those networks on the forget set and on held-out
+            examples, neither of which they saw.
+    """
+
+    before: ScoreTest
+    after: ScoreTest
+    slope_before: float
+    slope_after: float
+    num_references: int
+    expected_forget_accuracy: float
+    reference_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AuditReport:
     """What an audit measured on the model before and after; `audit` in report.json.
 
@@ -96,7 +117,8 @@ class AuditReport:
         num_classes: classes of the model.
         change: ‖Δθ‖ by norm and layer.
         relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
-        scores_before, scores_after: the score test on each model's margins. The verdict is that of `scores_after`.
+        scores_before, scores_after: the score test on each model's margins.
+        correction: the same, corrected for difficulty; None where it was not asked for.
         margins: histograms of the margins.
         roc_before, roc_after: membership attacks on each model.
         relearning: None where no control set could be drawn; `caveats` says why.
@@ -130,12 +152,18 @@ class AuditReport:
     seed: int
     versions: Mapping[str, str]
     device: str
+    correction: Correction | None = None
+
+    @property
+    def decisive(self) -> ScoreTest:
+        """The score test that the verdict is taken from: the corrected one of the model after, where there is one."""
+        return self.correction.after if self.correction else self.scores_after
 
     @property
     def verdict(self) -> str:
         """PASS, FAIL or INCONCLUSIVE."""
-        return self.scores_after.verdict
+        return self.decisive.verdict
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the verdict and its reason come first."""
-        return {"verdict": self.verdict, "reason": self.scores_after.reason, **asdict(self)}
+        return {"verdict": self.verdict, "reason": self.decisive.reason, **asdict(self)}

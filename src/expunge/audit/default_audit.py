@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.difficulty import Difficulty, corrected_scores
 from expunge.audit.forward import Outputs, outputs_of
 from expunge.audit.leakage import update_leakage
 from expunge.audit.membership import clopper_pearson, roc
@@ -65,6 +66,7 @@ def audit(
     retain: "Examples | Dataset[Any] | None" = None,
     ids: Sequence[str] | None = None,
     class_names: Sequence[str] = (),
+    difficulty: Difficulty | None = None,
     seed: int = 0,
     batch_size: int = 500,
 ) -> AuditReport:
@@ -80,6 +82,8 @@ def audit(
         retain: retained training examples, for accuracy and histograms alone.
         ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
         class_names: by class; default: the dataset's, else numbers.
+        difficulty: of the same examples, from `difficulty_of`: for a forget set that is no random draw, such as
+            mislabelled examples or those of one person. The verdict is then that of the corrected margins.
         seed: of the draws of relearning's controls.
         batch_size: examples a forward pass.
 
@@ -105,6 +109,7 @@ def audit(
         observe(after, examples, batch_size),
         ids=ids or getattr(forget, "ids", None),
         class_names=class_names or getattr(forget, "class_names", ()),
+        difficulty=difficulty,
         seed=seed,
     )
 
@@ -138,6 +143,7 @@ def audit_outputs(
     *,
     ids: Sequence[str] | None = None,
     class_names: Sequence[str] = (),
+    difficulty: Difficulty | None = None,
     seed: int = 0,
 ) -> AuditReport:
     """`audit` where both models' outputs are there already: the models serve for their parameters alone."""
@@ -151,6 +157,7 @@ def audit_outputs(
         when: score_test(found["forget"], found["heldout"], forget_labels=labels, heldout_labels=heldout_labels)
         for when, found in margins.items()
     }
+    correction = None if difficulty is None else _correction(margins, difficulty, labels, heldout_labels)
     leakage_auc, leakage_interval = update_leakage(
         seen_before.forget.probabilities,
         seen_after.forget.probabilities,
@@ -184,11 +191,12 @@ def audit_outputs(
         relearning=relearning,
         leakage=Leakage(auc=leakage_auc, interval=leakage_interval),
         recognisable=_recognisable(seen_after, margins["after"], ids, class_names),
-        caveats=_caveats(why_not),
+        caveats=_caveats(why_not, correction is not None),
         seconds=seconds,
         seed=seed,
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         device=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        correction=correction,
     )
 
 
@@ -221,6 +229,27 @@ def _change(before: nn.Module, after: nn.Module) -> Any:
     if {name: p.shape for name, p in originals.items()} != {name: p.shape for name, p in after.named_parameters()}:
         raise InputError("the two models are not the same network: their parameters differ in name or shape")
     return parameter_change(originals, after)
+
+
+def _correction(
+    margins: Mapping[str, Mapping[str, Floats]], difficulty: Difficulty, labels: Any, heldout_labels: Any
+) -> Correction:
+    """The score test of both models on margins less what difficulty explains."""
+    tests, slopes = {}, {}
+    for when, found in margins.items():
+        forget, heldout, slopes[when] = corrected_scores(
+            found["forget"], found["heldout"], difficulty.forget, difficulty.heldout
+        )
+        tests[when] = score_test(forget, heldout, forget_labels=labels, heldout_labels=heldout_labels)
+    return Correction(
+        before=tests["before"],
+        after=tests["after"],
+        slope_before=slopes["before"],
+        slope_after=slopes["after"],
+        num_references=difficulty.num_references,
+        expected_forget_accuracy=difficulty.forget_accuracy,
+        reference_accuracy=difficulty.accuracy,
+    )
 
 
 def _curve(margins: Mapping[str, Floats]) -> Roc:
@@ -275,10 +304,14 @@ def _relearning(
         return None, f"Relearning was left out: {error}."
 
 
-def _caveats(why_no_relearning: str) -> tuple[str, ...]:
+def _caveats(why_no_relearning: str, corrected: bool) -> tuple[str, ...]:
     caveats = [
-        "An odd forget set (mislabelled examples, or all of one person) stands out even from a model that was "
-        "retrained without it: the test compares it with ordinary unseen examples.",
+        "The correction for difficulty is an approximation: it removes most of what makes an odd forget set stand out "
+        "from a model that was retrained without it, not all."
+        if corrected
+        else "An odd forget set (mislabelled examples, or all of one person) stands out even from a model that was "
+        "retrained without it: the test compares it with ordinary unseen examples. The audit's correction for "
+        "difficulty (expunge audit --correct-difficulty) takes most of that into account.",
         "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
     ]
     if why_no_relearning:

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from expunge.audit.default_audit import audit_outputs, observe
+from expunge.audit.difficulty import difficulty_of
 from expunge.commands.report import Report, told, write_report
-from expunge.commands.sources import Sources, device_named, forget_set, load_for, retain_set
+from expunge.commands.sources import Sources, device_named, factory_of, forget_set, load_for, retain_set
 from expunge.data import check_disjoint
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
-from expunge.models import load_model
+from expunge.methods import make_method
+from expunge.models import Header, build, load_model
+from expunge.training import Recipe
 
 
 def audit(
@@ -20,6 +23,7 @@ def audit(
     seed: int = 0,
     device: str = "auto",
     with_images: bool = False,
+    correct_difficulty: bool = False,
 ) -> Report:
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`.
 
@@ -31,6 +35,8 @@ def audit(
         seed: of the draws of relearning's controls.
         device: `cpu`, `cuda`, or `auto`.
         with_images: show the forgotten images that are still recognisable in the report, which then holds them.
+        correct_difficulty: for a forget set that is no random draw: train networks on the test set alone, and take
+            off the scores how hard each example is for them. The verdict is then that of the corrected scores.
     """
     check_unused(out)
     where = device_named(device)
@@ -48,10 +54,18 @@ def audit(
     with new_directory(out) as temporary:
         original.to(where)
         unlearned.to(where)
+        difficulty = None
+        if correct_difficulty:
+            fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
+            recipe, more = _recipe(header)
+            notes = (*notes, *more)
+            difficulty = difficulty_of(
+                forgotten.examples, test.examples, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
+            )
         before_seen, after_seen = observe(original, sets), observe(unlearned, sets)
         report = Report(
             directory=str(out),
-            sources=told(sources, after=after, after_weights=after_weights),
+            sources=told(sources, after=after, after_weights=after_weights, correct_difficulty=correct_difficulty),
             before=before_seen.measurement(),
             after=after_seen.measurement(),
             audit=audit_outputs(
@@ -61,8 +75,19 @@ def audit(
                 after_seen,
                 ids=forgotten.ids,
                 class_names=header.class_names or forgotten.class_names,
+                difficulty=difficulty,
                 seed=seed,
             ),
             notes=notes,
         )
         return write_report(temporary, report, forgotten if with_images else None)
+
+
+def _recipe(header: Header) -> tuple[Recipe, tuple[str, ...]]:
+    """How the audited model was trained, and what to say where it does not tell."""
+    if header.recipe:
+        recipe = make_method("retrain", **header.recipe)
+        assert isinstance(recipe, Recipe)
+        return recipe.recipe, ()
+    told = "the model does not say how it was trained: the networks that difficulty comes from had the default recipe"
+    return Recipe(), (told,)

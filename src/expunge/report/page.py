@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from expunge.audit.audit_report import AuditReport, Recognisable
+from expunge.audit.verdict import ScoreTest
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
 from expunge.records import Trace
@@ -79,7 +80,10 @@ def render(
         advice=wording.advice(report),
         mark=wording.mark_of_accuracy(report),
         accuracy=_accuracy_rows(report),
-        tests=_test_rows(report),
+        tests=_test_rows(report.scores_before, report.scores_after),
+        corrected=_test_rows(fixed.before, fixed.after) if (fixed := report.correction) else [],
+        expected=percent(fixed.expected_forget_accuracy if fixed else None),
+        references=percent(fixed.reference_accuracy if fixed else None),
         figures={**margin_figures(report), "roc": roc_figure(report), "layers": layer_figure(report)},
         blocks=layers[1],
         log_scale=uses_log_scale(layers[0]),
@@ -125,9 +129,8 @@ def _accuracy_rows(report: AuditReport) -> list[Row]:
     return rows
 
 
-def _test_rows(report: AuditReport) -> list[Row]:
-    tests, n = (report.scores_before, report.scores_after), report.num_forget
-    p = report.scores_after.p_values
+def _test_rows(before: ScoreTest, after: ScoreTest) -> list[Row]:
+    tests, n, p = (before, after), after.num_forget, after.p_values
     rows: list[Row] = [
         ("Mean placement, A1", *((f"{t.a1:.3f}", _span(t.a1_interval)) for t in tests), "0.5", _p_value(p["a1"])),
         (

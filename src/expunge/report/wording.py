@@ -69,13 +69,13 @@ def advice(report: AuditReport) -> str:
 
 def memorised(report: AuditReport) -> bool:
     """Whether the score test found examples placed too high."""
-    test = report.scores_after
+    test = report.decisive
     return (test.a1 > 0.5 and test.p_values["a1"] < SIGNIFICANT) or test.p_values["k_plus"] < SIGNIFICANT
 
 
 def over_forgotten(report: AuditReport) -> bool:
     """Whether it found examples placed too low, or more of them lie in the lower tail than chance explains."""
-    test = report.scores_after
+    test = report.decisive
     low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
     return low or binomial_tail(test.k_minus, report.num_forget, 0.01) < SIGNIFICANT
 
@@ -85,6 +85,8 @@ def mark_of_accuracy(report: AuditReport) -> str | None:
     forget, heldout, n = report.after.forget_accuracy, report.after.test_accuracy, report.num_forget
     if heldout is None or heldout - forget < 0.1:
         return None
+    if report.correction is not None and not over_forgotten(report):
+        return None  # hard examples, which a model that never saw them gets wrong as well
     wrong = n - round(forget * n)
     if binomial_tail(wrong, n, 1 - heldout) >= 0.01:
         return None
