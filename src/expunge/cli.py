@@ -1,6 +1,5 @@
 """The `expunge` command. It parses and prints; each command is one call of `expunge.commands`."""
 
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ import typer
 
 from expunge import cli_bench
 from expunge.errors import ExpungeError, SettingError
-from expunge.terminal import percent, print_bench, print_full_audit, print_report, print_table
+from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table
 
 if TYPE_CHECKING:
     from expunge.commands import Report
@@ -281,31 +280,7 @@ def theory(
 @app.command()
 def methods(as_json: Json = False) -> None:
     """List every method: what it needs, where it comes from, its settings and defaults."""
-    from dataclasses import fields
-
-    from expunge.methods import METHODS
-
-    rows = []
-    for name, cls in METHODS.items():
-        needs = [need.name.lower() for need in cls.needs]
-        rows.append(
-            {
-                "method": name,
-                "needs": needs,
-                "what": cls.summary,
-                "source": cls.source,
-                "settings": {f.name: f.default for f in fields(cls)},
-                "protocols": list(cls.presets),
-            }
-        )
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = [(r["method"], ", ".join(r["needs"]), f"{r['what']} ({r['source']})") for r in rows]
-    print_table("Methods", ["method", "needs", "what (source)"], table)
-    for row in rows:
-        shown = "  ".join(f"{key}={value}" for key, value in row["settings"].items()) or "no settings"
-        print(f"{row['method']}: {shown}\n    protocols: {', '.join(row['protocols'])}")
+    print_methods(as_json)
 
 
 @data_app.command("get")

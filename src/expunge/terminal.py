@@ -1,5 +1,6 @@
 """What the commands print for people: tables and sentences."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,35 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
     for line in found.caveats:
         print(line)
     print(f"full_audit.json and full_audit.md are in {out}.")
+
+
+def print_methods(as_json: bool) -> None:
+    """Every method with what it needs, its source and its settings, or that as JSON."""
+    from dataclasses import fields
+
+    from expunge.methods import METHODS
+
+    rows = []
+    for name, cls in METHODS.items():
+        needs = [need.name.lower() for need in cls.needs]
+        rows.append(
+            {
+                "method": name,
+                "needs": needs,
+                "what": cls.summary,
+                "source": cls.source,
+                "settings": {f.name: f.default for f in fields(cls)},
+                "protocols": list(cls.presets),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = [(r["method"], ", ".join(r["needs"]), f"{r['what']} ({r['source']})") for r in rows]
+    print_table("Methods", ["method", "needs", "what (source)"], table)
+    for row in rows:
+        shown = "  ".join(f"{key}={value}" for key, value in row["settings"].items()) or "no settings"
+        print(f"{row['method']}: {shown}\n    protocols: {', '.join(row['protocols'])}")
 
 
 def print_bench(done: "BenchSummary", as_json: bool) -> None:
