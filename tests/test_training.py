@@ -1,6 +1,7 @@
 """Training from scratch and the update log."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,10 @@ def test_training_lowers_the_loss_and_is_repeatable() -> None:
     assert runs[0][-1].accuracy > 0.9
 
 
-def test_bf16_autocast_trains_too() -> None:
+@pytest.mark.parametrize("more", [{"precision": "bf16"}, {"optimizer": "adam", "lr": 0.01, "momentum": 0.9}], ids=str)
+def test_bf16_autocast_and_adam_train_too(more: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    recipe = Recipe(epochs=20, batch_size=8, precision="bf16")
+    recipe = Recipe(epochs=20, batch_size=8, **more)
     history = train(NETWORKS["batch_norm"](), examples(40), recipe, rng=torch.Generator().manual_seed(0))
     assert history[-1].accuracy > 0.9
 

@@ -16,17 +16,18 @@ from expunge.update_log import UpdateRecorder
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train from scratch: SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018).
+    """How to train from scratch: SGD with Nesterov momentum, or Adam, under a one-cycle learning rate (Smith 2018).
 
     Attributes:
         epochs: passes over the training set, ≥ 0.
         batch_size: examples a step, ≥ 1. A last, smaller batch is left out of its epoch.
         lr: the highest learning rate, > 0; it rises to it over `warmup` and falls to zero.
-        momentum: in [0, 1): the highest; it falls by 0.1 while the learning rate rises, and back.
+        momentum: in [0, 1): the highest; it falls by 0.1 while the learning rate rises, and back. Adam's β₁.
         weight_decay: ≥ 0, coupled (L2).
         warmup: share of the steps in which the learning rate rises, in (0, 1).
         augment: `none`, `shift` (up to 1/8 of the side, zero-padded) or `flip_shift` (also mirrored at random).
         precision: `fp32`, or `bf16` for autocast in bfloat16.
+        optimizer: `sgd` or `adam`.
     """
 
     epochs: int = 30
@@ -37,6 +38,7 @@ class Recipe:
     warmup: float = 0.2
     augment: Literal["none", "shift", "flip_shift"] = "none"
     precision: Literal["fp32", "bf16"] = "fp32"
+    optimizer: Literal["sgd", "adam"] = "sgd"
 
     def __post_init__(self) -> None:
         ranges = {
@@ -48,6 +50,7 @@ class Recipe:
             "warmup": 0 < self.warmup < 1,
             "augment": self.augment in {"none", "shift", "flip_shift"},
             "precision": self.precision in {"fp32", "bf16"},
+            "optimizer": self.optimizer in {"sgd", "adam"},
         }
         for name, within in ranges.items():
             if not within:
@@ -121,13 +124,7 @@ def train(
     batch_size = min(recipe.batch_size, len(examples))
     num_batches = len(examples) // batch_size
     total = recipe.epochs * num_batches
-    optimizer = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
+    optimizer = _optimizer(model, recipe)
     # One step more than is taken: the schedule may be advanced once after the last update.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -173,6 +170,21 @@ def train(
         history.append(epoch)
     model.eval()
     return history
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(
+            parameters, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
 
 
 def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from expunge.training import Recipe, recipe_for
 
 GRID_FORMAT = "expunge-grid/1"
 _TOP = {"format", "datasets", "architectures", "sizes", "seeds", "retain_size", "rows", "profiles", "originals"}
+WITHOUT_SETTINGS = {BEFORE: "it is the model as it is", "retrain": "it takes the original's recipe"}
 _TARGETS = {"retain_accuracy", "test_accuracy"}
 
 
@@ -25,7 +26,7 @@ class Row:
     Attributes:
         name: how the row is called, unique.
         method: a key of `METHODS`, or `before`.
-        settings: all fields of the method.
+        settings: all fields of the method; empty for `before`, and for `retrain`, which takes each original's recipe.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Grid:
                 original=original,
                 row=row.name,
                 method=row.method,
-                settings=row.settings,
+                settings=original.recipe if row.method == "retrain" else row.settings,
                 forget_size=size,
                 seed=seed,
                 retain_subset=self.profiles[profile],
@@ -124,14 +125,14 @@ def _grid(content: Mapping[str, Any]) -> Grid:
 def _row(entry: Mapping[str, Any], retain_size: int) -> Row:
     _check_keys(entry, {"name", "method", "protocol", "settings"}, {"name", "method"}, "a row")
     name, method, settings = entry["name"], entry["method"], dict(_table(entry.get("settings", {}), "settings"))
-    if method == BEFORE:
+    if method in WITHOUT_SETTINGS:
         if len(entry) > 2:
-            raise InputError(f"the row {name!r} is the model as it is: it takes no protocol and no settings")
-        return Row(name=name, method=BEFORE, settings={})
+            raise InputError(f"the row {name!r} takes no protocol and no settings: {WITHOUT_SETTINGS[method]}")
+        return Row(name=name, method=method, settings={})
     if method not in METHODS:
         raise SettingError(f"unknown method {method!r}; there are {BEFORE}, {', '.join(METHODS)}")
-    if Needs.UPDATES in METHODS[method].needs or method == "retrain":
-        raise SettingError(f"{method} cannot be a row: no update log is kept, and retraining is no unlearning")
+    if Needs.UPDATES in METHODS[method].needs:
+        raise SettingError(f"{method} cannot be a row: no update log is kept of the originals' training")
     if "retain_size" in {field.name for field in fields(METHODS[method])}:
         settings.setdefault("retain_size", retain_size)
     chosen = make_method(method, protocol=entry.get("protocol"), **settings)

@@ -1,5 +1,6 @@
 """Measuring cells: what a worker does, wherever it runs."""
 
+import copy
 import json
 import platform
 import time
@@ -11,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from expunge.audit import logit_margin, score_test
 from expunge.bench.cells import BEFORE, Cell
 from expunge.bench.results import Result, result_of
 from expunge.data import Examples, ImageSet, digests, draw_ids, load_data
@@ -119,6 +123,19 @@ def order_of_subset(size: int) -> Tensor:
     return torch.randperm(size, generator=stream("retain-measured", 0))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a model says of N examples: whether it is `right`, bool (N,) on the CPU, and its float64 `margins` (N,)."""
+
+    right: Tensor
+    margins: NDArray[np.float64]
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return float(self.right.double().mean())
+
+
 class Stage:
     """One original and its data in memory, images as uint8 on the device: what every cell of it shares."""
 
@@ -130,7 +147,7 @@ class Stage:
         if tuple(self.train.images.shape[1:]) != wanted or len(self.train.class_names) != header.spec.num_classes:
             raise InputError(f"{model} was not trained on images such as those of {dataset}")
         self.network = network.to(self.device)
-        if self.device.type == "cuda":  # on CPUs it gains nothing
+        if self.device.type == "cuda":  # on CPUs it gains little in fp32, which networks are unlearned in
             self.network = network.to(memory_format=torch.channels_last)
         self.pixels = digests(self.train.images)
         labels = torch.cat([self.train.labels, self.test.labels]).numpy().tobytes()
@@ -144,7 +161,7 @@ class Stage:
         self.original_l1 = sum(float(p.detach().double().abs().sum()) for p in network.parameters())
         self.num_parameters = sum(p.numel() for p in network.parameters())
         self.precision = self._precision()
-        self._before: tuple[Tensor, float, float] | None = None
+        self._before: tuple[Seen, Seen, float] | None = None
 
     @property
     def told(self) -> str:
@@ -172,13 +189,16 @@ class Stage:
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
         result = unlearn(self.network, forget, method=method, retain=retain, seed=cell.seed)
         started = time.perf_counter()
-        right = self._right(result.model, self._at(positions), self.precision)
-        tested = self._right(result.model, self.resident["test"], self.precision)
+        model = result.model.to(memory_format=torch.channels_last)
+        retained = self._seen(model, self._at(positions), self.precision)
+        tested = self._seen(model, self.resident["test"], self.precision)
+        gone = self._seen(model, self._at(self._positions(forget)), self.precision)
         return {
             **shared,
             "forget_accuracy": result.trace.forget_accuracy_after,
-            "retain_accuracy": _share(right),
-            "test_accuracy": _share(tested),
+            "retain_accuracy": retained.accuracy,
+            "test_accuracy": tested.accuracy,
+            **self._audited(gone.margins, tested.margins, forget),
             "seconds_evaluating": time.perf_counter() - started,
             "evaluated_in": self.precision,
             "retain_digest": None if retain is None else _digest_of_ids(retain),
@@ -189,14 +209,16 @@ class Stage:
         """The original's own fields, from one pass over all images that serves every forget set."""
         if self._before is None:
             started = time.perf_counter()
-            right = self._right(self.network, self.resident["train"], "fp32").cpu()
-            tested = _share(self._right(self.network, self.resident["test"], "fp32"))
-            self._before = right, tested, time.perf_counter() - started
-        right, tested, seconds = self._before
+            everything = self._seen(self.network, self.resident["train"], "fp32")
+            tested = self._seen(self.network, self.resident["test"], "fp32")
+            self._before = everything, tested, time.perf_counter() - started
+        everything, tested, seconds = self._before
+        gone = self._positions(forget)
         return {
-            "forget_accuracy": _share(right[[self.position[name] for name in forget.ids]]),
-            "retain_accuracy": _share(right[positions]),
-            "test_accuracy": tested,
+            "forget_accuracy": _share(everything.right[gone]),
+            "retain_accuracy": _share(everything.right[positions]),
+            "test_accuracy": tested.accuracy,
+            **self._audited(everything.margins[gone.numpy()], tested.margins, forget),
             **dict.fromkeys(("delta_l1", "delta_l1_last_layer", "delta_l2", "delta_l2_last_layer"), 0.0),
             "steps": 0,
             "examples_seen": 0,
@@ -226,27 +248,41 @@ class Stage:
         within[kept] = True
         return self.train.take(order[within[order]][:size])
 
+    def _positions(self, images: ImageSet) -> Tensor:
+        """Where these training images stand in the training set."""
+        return torch.tensor([self.position[name] for name in images.ids])
+
+    def _audited(
+        self, gone: NDArray[np.float64], tested: NDArray[np.float64], forget: ImageSet
+    ) -> dict[str, str | float]:
+        """The default audit's score test on margins of forgotten and of test images."""
+        test = score_test(gone, tested, forget_labels=forget.labels.numpy(), heldout_labels=self.test.labels.numpy())
+        return {"audit_verdict": test.verdict, "audit_a1": test.a1, "audit_a2": test.a2, "audit_auc": test.auc}
+
     def _at(self, positions: Tensor) -> Examples:
         return self.resident["train"].take(positions.to(self.device))
 
-    def _right(self, model: nn.Module, examples: Examples, precision: str) -> Tensor:
-        """Whether each example is predicted as its label: bool (N,), on the device."""
+    def _seen(self, model: nn.Module, examples: Examples, precision: str) -> Seen:
+        """One pass over examples that lie on the device."""
         model.eval()
         size = 1000 if self.device.type == "cuda" else 250
-        right = []
+        parts = []
         with torch.inference_mode():
-            for images, labels in zip(examples.inputs.split(size), examples.labels.split(size), strict=True):
+            for images in examples.inputs.split(size):
+                given = images.contiguous(memory_format=torch.channels_last)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = model(images)
-                right.append(as_float(logits).argmax(1) == labels)
-        return torch.cat(right)
+                    parts.append(as_float(model(given)))
+        logits, labels = torch.cat(parts).cpu(), examples.labels.cpu()
+        margins = logit_margin(logits.double().numpy(), labels.numpy())
+        return Seen(logits.argmax(1) == labels, margins)
 
     def _precision(self) -> str:
-        """`bf16` on a GPU where it gives the original's accuracies within `TOLERANCE`, else `fp32`."""
-        if self.device.type != "cuda":
+        """`bf16` where the device computes in it and the original's accuracies stay within `TOLERANCE`, else `fp32`."""
+        if not _computes_in_bf16(self.device):
             return "fp32"
+        network = copy.deepcopy(self.network).to(memory_format=torch.channels_last)
         found = [
-            [_share(self._right(self.network, examples, precision)) for precision in ("bf16", "fp32")]
+            [self._seen(network, examples, precision).accuracy for precision in ("bf16", "fp32")]
             for examples in (self.resident["test"], self._at(self.order[:CHECKED]))
         ]
         same = all(abs(quick - exact) <= TOLERANCE for quick, exact in found)
@@ -259,6 +295,12 @@ def _stage(dataset: str, model: Path, digest: str, device: str) -> Stage:
     if model_digest(model) != digest:
         raise InputError(f"{model} was changed while the benchmark ran; run it again")
     return Stage(dataset, model, device)
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 is quicker there than fp32: on CPUs without such instructions it is slower."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every torch that we take
+    return device.type == "cuda" or (supported is not None and bool(supported()))
 
 
 def _share(right: Tensor) -> float:
