@@ -240,6 +240,20 @@ def difficulty_table() -> str:
     return audit_difficulty.difficulty_table()
 
 
+def bench_speed_table() -> str:
+    """The figures of benchmarks.bench_speed."""
+    from benchmarks import bench_speed  # it draws on this module
+
+    return bench_speed.bench_speed_table()
+
+
+def protocol_table(size: int) -> str:
+    """A table of benchmarks.protocol."""
+    from benchmarks import protocol  # it draws on this module
+
+    return protocol.protocol_table(size)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -252,6 +266,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit-cost": cost_table,
     "audit-difficulty": difficulty_table,
     "full-audit": full_audit_table,
+    "bench-speed": bench_speed_table,
+    "protocol-16": lambda: protocol_table(16),
+    "protocol-128": lambda: protocol_table(128),
     "theory-where": lambda: theory_table("where"),
     "theory-single": lambda: theory_table("single"),
     "theory-runs": lambda: theory_table("runs"),
