@@ -125,8 +125,8 @@ def evaluation(stage: Stage) -> dict[str, Any]:
 
     counts = {}
     for name, work in (("evaluation", lambda: model(batch)), ("large", lambda: large(square))):
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():  # type: ignore[no-untyped-call]
-            work()
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            work()  # type: ignore[no-untyped-call]
         counts[name] = counter.get_total_flops()
     taken = in_turn({"evaluation": evaluate, "convolutions": convolve, "large": convolve_large}, 5)
     per_pass = counts["evaluation"] * len(images) // len(batch)
