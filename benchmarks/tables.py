@@ -254,6 +254,20 @@ def protocol_table(size: int) -> str:
     return protocol.protocol_table(size)
 
 
+def paper_table(which: str) -> str:
+    """A table of benchmarks.paper."""
+    from benchmarks import paper  # it draws on this module
+
+    found: dict[str, Callable[[], str]] = {
+        "coverage": paper.coverage_table,
+        "tables": paper.tables,
+        "claims": paper.claims,
+        "audits": paper.audit_table,
+        "retrain": paper.retrain_table,
+    }
+    return found[which]()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -269,6 +283,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-speed": bench_speed_table,
     "protocol-16": lambda: protocol_table(16),
     "protocol-128": lambda: protocol_table(128),
+    "paper-coverage": lambda: paper_table("coverage"),
+    "paper-tables": lambda: paper_table("tables"),
+    "paper-claims": lambda: paper_table("claims"),
+    "paper-audits": lambda: paper_table("audits"),
+    "paper-retrain": lambda: paper_table("retrain"),
     "theory-where": lambda: theory_table("where"),
     "theory-single": lambda: theory_table("single"),
     "theory-runs": lambda: theory_table("runs"),

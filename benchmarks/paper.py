@@ -1,0 +1,142 @@
+"""The paper's tables, figures and claims from results/paper, for docs/paper.md.
+
+    python -m benchmarks.paper
+
+draws the figures into docs/paper/; `python -m benchmarks.tables` writes the tables into the page.
+"""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.tables import markdown
+from expunge.bench import Result, current, load_grid, read_results
+from expunge.bench.compare import compare
+from expunge.bench.figures import draw_figures
+from expunge.bench.measured import Measured, load_measured
+from expunge.bench.paper import DATASETS, ROWS, SIZES
+from expunge.bench.tables import entries, to_markdown
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "paper"
+GRID = ROOT / "grids" / "paper.toml"
+FIGURES = ROOT / "docs" / "paper"
+
+
+@cache
+def measured() -> Measured:
+    """What results/paper holds."""
+    return load_measured(RESULTS)
+
+
+def source() -> str:
+    """The line under a table: command, machine, commit."""
+    results = read_results(RESULTS)
+    devices, commits = sorted({r.device for r in results}), sorted({r.commit for r in results})
+    versions = sorted({r.versions["torch"] for r in results})
+    return (
+        f"`expunge bench run grids/paper.toml --out results/paper` · {' or '.join(devices)} · torch "
+        f"{', '.join(versions)} · commit {', '.join(commits)}"
+    )
+
+
+def coverage_table() -> str:
+    """Cells measured, failed and missing of each setting, and what its original reached."""
+    grid = load_grid(GRID)
+    results = read_results(RESULTS)
+    found = {profile: current(grid.cells(profile), results) for profile in grid.profiles}
+    rows = []
+    for original in grid.originals:
+        done: dict[str, Result] = {}
+        total = 0
+        for profile, by_id in found.items():
+            cells = [cell for cell in grid.cells(profile) if cell.original.name == original.name]
+            total = len(cells)
+            here = {cell.id: by_id[cell.id] for cell in cells if cell.id in by_id}
+            done = here if len(here) > len(done) else done
+        before = next((r for r in done.values() if r.method == "before" and r.failed is None), None)
+        failed = sum(r.failed is not None for r in done.values())
+        aims = [original.target.get(f"{split}_accuracy") for split in ("retain", "test")]
+        reached = [before.retain_accuracy, before.test_accuracy] if before else [None, None]
+        rows.append(
+            [
+                f"{DATASETS[original.dataset]}, {original.architecture}",
+                f"{len(done) - failed} of {total}",
+                str(failed),
+                *(_percent(value) for pair in zip(reached, aims, strict=True) for value in pair),
+            ]
+        )
+    head = ["setting", "cells measured", "failed", "D_r before", "the paper's", "D_t before", "the paper's"]
+    return markdown(head, rows)
+
+
+def tables() -> str:
+    """The tables with a number, beside the paper's."""
+    text = to_markdown(entries(measured()), measured(), beside_paper=True)
+    return text.replace("\n# ", "\n### ").replace("\n## ", "\n#### ").removeprefix("# ").partition("\n\n")[2].rstrip()
+
+
+def claims() -> str:
+    """The claims with their verdicts."""
+    return compare(measured()).to_markdown().partition("\n\n")[2].replace("\n## ", "\n#### ").rstrip()
+
+
+def audit_table() -> str:
+    """How many audits fail, and the mean A1, by row and size; retraining beside them."""
+    results = [r for r in read_results(RESULTS) if r.failed is None and r.audit_verdict is not None]
+    rows = []
+    for setting in dict.fromkeys((r.dataset, r.architecture) for r in results):
+        for row in (*ROWS, "retrain"):
+            here = [r for r in results if (r.dataset, r.architecture, r.row) == (*setting, row)]
+            if here:
+                shown = [_audited([r for r in here if r.forget_size == size]) for size in SIZES]
+                rows.append([f"{DATASETS[setting[0]]}, {setting[1]}: {ROWS.get(row, row)}", *shown])
+    return markdown(["FAIL / audits, mean A1", *map(str, SIZES)], rows) + "\n\n" + source()
+
+
+def retrain_table() -> str:
+    """What retraining gives, beside the same cells of the other rows."""
+    results = [r for r in read_results(RESULTS) if r.failed is None]
+    rows = []
+    for r in results:
+        if r.row != "retrain":
+            continue
+        accuracies = (r.forget_accuracy, r.retain_accuracy, r.test_accuracy)
+        rows.append(
+            [
+                f"{DATASETS[r.dataset]}, {r.architecture}",
+                str(r.forget_size),
+                str(r.seed),
+                *map(_percent, accuracies),
+                f"{r.delta_l1:,.0f}",
+                f"{r.seconds:,.0f}",
+            ]
+        )
+    if not rows:
+        return "not measured"
+    head = ["setting", "forgotten", "seed", "D_f", "D_r", "D_t", "‖Δθ‖₁", "seconds"]
+    return markdown(head, rows) + "\n\n" + source().replace("paper.toml", "retrain.toml")
+
+
+def _audited(results: list[Result]) -> str:
+    if not results:
+        return "–"
+    verdicts = Counter(r.audit_verdict for r in results)
+    return f"{verdicts['FAIL']}/{len(results)}, {mean(r.audit_a1 or 0.0 for r in results):.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def main() -> None:
+    """Draws the figures."""
+    FIGURES.mkdir(exist_ok=True)
+    captions = draw_figures(measured(), FIGURES)
+    (FIGURES / "figures.md").write_text(captions, encoding="utf-8")
+    print(captions)
+
+
+if __name__ == "__main__":
+    main()
