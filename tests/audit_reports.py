@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc
 from expunge.audit.membership import roc
 from expunge.audit.verdict import score_test
 from expunge.data import ImageSet
@@ -26,6 +26,7 @@ def sample(
     relearning: bool = True,
     layers: int = 12,
     listed: int | None = None,
+    corrected: bool = False,
 ) -> AuditReport:
     """An audit of margins drawn from normal distributions: `shift` is how far off the forgotten ones lie after."""
     rng = np.random.default_rng(7)
@@ -93,6 +94,17 @@ def sample(
         seed=0,
         versions={"expunge": "0.2.0", "torch": "2.9.0", "numpy": "2.3.0"},
         device="x86_64, 2 threads",
+        correction=Correction(
+            before=score_test(forget["before"] + 1.0, heldout["before"]),
+            after=score_test(heldout["after"][:num_forget], heldout["after"]),
+            slope_before=0.8,
+            slope_after=1.1,
+            num_references=4,
+            expected_forget_accuracy=0.125,
+            reference_accuracy=0.798,
+        )
+        if corrected
+        else None,
     )
 
 

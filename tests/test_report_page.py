@@ -61,7 +61,7 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-NAMES = ("fail", "pass", "bare", "many")
+NAMES = ("fail", "pass", "bare", "many", "corrected")
 
 
 @cache
@@ -71,6 +71,7 @@ def report_of(name: str) -> AuditReport:
         "pass": {"shift": 0.0, "num_forget": 400, "num_heldout": 4_000},
         "bare": {"shift": 0.0, "num_forget": 16, "num_heldout": 400, "retain": False, "layers": 60, "listed": 0},
         "many": {"num_forget": 2_000, "listed": 1_900, "layers": 700},
+        "corrected": {"corrected": True},
     }
     return sample(**settings[name], relearning=name != "bare")
 
@@ -122,6 +123,20 @@ def test_a_page_can_be_read_without_seeing_it(name: str) -> None:
     wanted = re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text)
     named = [name for attributes in outline.all("svg") for name in str(attributes["aria-labelledby"]).split()]
     assert {*wanted, *named} <= set(ids)
+
+
+def test_a_correction_decides_and_says_what_to_expect() -> None:
+    report, text = report_of("corrected"), page_of("corrected")
+    assert report.correction is not None
+    assert (report.scores_after.verdict, report.verdict) == ("FAIL", report.correction.after.verdict)
+    assert report.verdict != "FAIL"
+    for told in ("The same, corrected for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
+        assert told in " ".join(text.split())
+        assert told not in " ".join(page_of("fail").split())
+    assert report.correction.after.reason in unescape(text)
+    # Hard examples are no mark: a model that never saw them gets them wrong as well.
+    assert "itself a mark" in page_of("fail")
+    assert "itself a mark" not in text
 
 
 def test_the_sections_come_in_the_order_of_a_reader() -> None:
