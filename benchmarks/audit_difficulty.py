@@ -2,10 +2,11 @@
 
     python -m benchmarks.audit_difficulty --num 20
 
-A small network on the embedded sample, some of whose labels are made wrong. Four sets of 32 are forgotten at once, by
-retraining without all of them: a random draw; the mislabelled images; the images that a network trained on the test
-set finds hardest; the nearest neighbours of one image, as the photos of one person would be. One JSON line a repetition
-goes to results/audit/difficulty.jsonl; repetitions that are there already are skipped.
+A small network on the embedded sample, some of whose labels are made wrong. Four sets of 32, drawn anew each time, are
+forgotten at once, by retraining without all of them: a random draw; the mislabelled images; the hardest images, as a
+network that was trained on the other half of the training set finds; the nearest neighbours of one image, as the
+photos of one person would be. One JSON line a repetition goes to results/audit/difficulty.jsonl; repetitions that are
+there already are skipped.
 """
 
 import argparse
@@ -47,14 +48,14 @@ def main() -> None:
     num = parser.parse_args().num
     torch.set_num_threads(1)
     label = commit()
-    data, chosen = sets()
     heldout = load_data("sample:test").examples
-    everything = torch.cat(list(chosen.values()))
-    forget = data.take(everything)
-    kept = torch.ones(len(data), dtype=torch.bool)
-    kept[everything] = False
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     for repetition in range(len(lines()), num):
+        data, chosen = sets(repetition)
+        everything = torch.cat(list(chosen.values()))
+        forget = data.take(everything)
+        kept = torch.ones(len(data), dtype=torch.bool)
+        kept[everything] = False
         models = {
             "original": trained(data, repetition),
             "retrained": trained(data.take(torch.nonzero(kept).flatten()), 1000 + repetition),
@@ -81,24 +82,24 @@ def main() -> None:
     print(difficulty_table())
 
 
-def sets() -> tuple[Examples, dict[str, Tensor]]:
+def sets(seed: int) -> tuple[Examples, dict[str, Tensor]]:
     """The training set, some of it mislabelled, and the positions of the four sets, which share no example."""
     images = load_data("sample")
-    labels, rng = images.labels.clone(), stream("kinds", 0)
+    labels, rng = images.labels.clone(), stream("kinds", seed)
     order = torch.randperm(len(images), generator=rng)
     random, wrong, rest = order[:NUM], order[NUM : 2 * NUM], order[2 * NUM :]
     labels[wrong] = (labels[wrong] + 1 + torch.randint(0, 9, (NUM,), generator=rng)) % 10
     data = Examples(images.images, labels)
-    judge = trained(load_data("sample:test").examples, 999)
-    hardness = torch.from_numpy(margins_of(judge, data.take(rest)))
-    hard, others = lowest(rest, lambda _: hardness)
+    judged, taught = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    hardness = torch.from_numpy(margins_of(trained(data.take(taught), 2000 + seed), data.take(judged)))
+    hard, others = lowest(judged, lambda _: hardness)
 
     def distance(index: Tensor) -> Tensor:
         pixels = images.images[index].flatten(1).float()
         other_class = labels[index] != labels[index[0]]
         return (pixels - pixels[0]).square().sum(1) + 1e12 * other_class
 
-    alike, _ = lowest(others, distance)
+    alike, _ = lowest(torch.cat([others, taught]), distance)
     return data, {"random": random, "mislabelled": wrong, "hard": hard, "alike": alike}
 
 
@@ -130,6 +131,8 @@ def lines() -> list[dict[str, Any]]:
 def difficulty_table() -> str:
     """A row a kind of forget set: mean A1 and how many audits failed, for both models, without and with correction."""
     found = lines()
+    if not found:
+        return "not measured"
     rows = []
     for kind, words in KINDS.items():
         row = [words]
@@ -145,7 +148,8 @@ def difficulty_table() -> str:
     ]
     told = (
         f"mean A1, audits that FAIL; {NUM} forgotten, 1,000 held out · `python -m benchmarks.audit_difficulty --num "
-        f"{len(found)}` · {found[0]['device']} · torch {found[0]['torch']} · commit {found[0]['commit']}"
+        f"{len(found)}` · {found[0]['device']} · torch {found[0]['torch']} · commit "
+        + ", ".join(sorted({line["commit"] for line in found}))
     )
     return markdown(head, rows) + "\n\n" + told
 

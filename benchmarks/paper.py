@@ -21,6 +21,7 @@ from expunge.bench.tables import entries, to_markdown
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "paper"
 GRID = ROOT / "grids" / "paper.toml"
+RETRAIN = ROOT / "grids" / "retrain.toml"
 FIGURES = ROOT / "docs" / "paper"
 
 
@@ -30,13 +31,20 @@ def measured() -> Measured:
     return load_measured(RESULTS)
 
 
-def source() -> str:
+def of_grid(path: Path) -> list[Result]:
+    """The results that belong to a grid, whatever the profile, without those that failed."""
+    grid, results = load_grid(path), read_results(RESULTS)
+    found = {r.cell: r for profile in grid.profiles for r in current(grid.cells(profile), results).values()}
+    return [r for r in found.values() if r.failed is None]
+
+
+def source(path: Path = GRID) -> str:
     """The line under a table: command, machine, commit."""
-    results = read_results(RESULTS)
+    results = of_grid(path)
     devices, commits = sorted({r.device for r in results}), sorted({r.commit for r in results})
     versions = sorted({r.versions["torch"] for r in results})
     return (
-        f"`expunge bench run grids/paper.toml --out results/paper` · {' or '.join(devices)} · torch "
+        f"`expunge bench run grids/{path.name} --out results/paper` · {' or '.join(devices)} · torch "
         f"{', '.join(versions)} · commit {', '.join(commits)}"
     )
 
@@ -83,8 +91,8 @@ def claims() -> str:
 
 
 def audit_table() -> str:
-    """How many audits fail, and the mean A1, by row and size; retraining beside them."""
-    results = [r for r in read_results(RESULTS) if r.failed is None and r.audit_verdict is not None]
+    """How many audits pass, end open and fail, and the mean A1, by row and size; retraining beside them."""
+    results = [*of_grid(GRID), *of_grid(RETRAIN)]
     rows = []
     for setting in dict.fromkeys((r.dataset, r.architecture) for r in results):
         for row in (*ROWS, "retrain"):
@@ -92,38 +100,34 @@ def audit_table() -> str:
             if here:
                 shown = [_audited([r for r in here if r.forget_size == size]) for size in SIZES]
                 rows.append([f"{DATASETS[setting[0]]}, {setting[1]}: {ROWS.get(row, row)}", *shown])
-    return markdown(["FAIL / audits, mean A1", *map(str, SIZES)], rows) + "\n\n" + source()
+    return markdown(["PASS / INCONCLUSIVE / FAIL, mean A1", *map(str, SIZES)], rows) + "\n\n" + source()
 
 
 def retrain_table() -> str:
-    """What retraining gives, beside the same cells of the other rows."""
-    results = [r for r in read_results(RESULTS) if r.failed is None]
-    rows = []
-    for r in results:
-        if r.row != "retrain":
-            continue
-        accuracies = (r.forget_accuracy, r.retain_accuracy, r.test_accuracy)
-        rows.append(
-            [
-                f"{DATASETS[r.dataset]}, {r.architecture}",
-                str(r.forget_size),
-                str(r.seed),
-                *map(_percent, accuracies),
-                f"{r.delta_l1:,.0f}",
-                f"{r.seconds:,.0f}",
-            ]
-        )
+    """What retraining gives."""
+    rows = [
+        [
+            f"{DATASETS[r.dataset]}, {r.architecture}",
+            str(r.forget_size),
+            str(r.seed),
+            *map(_percent, (r.forget_accuracy, r.retain_accuracy, r.test_accuracy)),
+            f"{r.delta_l1:,.0f}",
+            f"{r.seconds:,.0f}",
+        ]
+        for r in of_grid(RETRAIN)
+    ]
     if not rows:
         return "not measured"
     head = ["setting", "forgotten", "seed", "D_f", "D_r", "D_t", "‖Δθ‖₁", "seconds"]
-    return markdown(head, rows) + "\n\n" + source().replace("paper.toml", "retrain.toml")
+    return markdown(head, rows) + "\n\n" + source(RETRAIN)
 
 
 def _audited(results: list[Result]) -> str:
     if not results:
         return "–"
     verdicts = Counter(r.audit_verdict for r in results)
-    return f"{verdicts['FAIL']}/{len(results)}, {mean(r.audit_a1 or 0.0 for r in results):.2f}"
+    counts = " / ".join(str(verdicts[name]) for name in ("PASS", "INCONCLUSIVE", "FAIL"))
+    return f"{counts}, {mean(r.audit_a1 or 0.0 for r in results):.2f}"
 
 
 def _percent(value: float | None) -> str:

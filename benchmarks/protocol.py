@@ -111,13 +111,15 @@ def protocol_table(size: int) -> str:
     for name in ORIGINALS:
         results = found(name)
         for reading in READINGS:
-            chosen = {(row, n): results[reading, row, n] for row in ROWS for n in SIZES}
-            shown = [chosen[row, size] for row in ROWS]
+            keys = [(row, n) for row in ROWS for n in SIZES]
+            chosen = {(row, n): results[reading, row, n] for row, n in keys if (reading, row, n) in results}
+            whole = len(chosen) == len(keys) and all(r.failed is None for r in chosen.values())
+            shown = [chosen.get((row, size)) for row in ROWS]
             lines.append(
                 [
                     f"{name}: {reading}",
-                    *(_pair(r.forget_accuracy, r.test_accuracy) for r in shown),
-                    f"{distance(chosen):.1f}",
+                    *(_pair(r.forget_accuracy, r.test_accuracy) if r else "–" for r in shown),
+                    f"{distance(chosen):.1f}" if whole else "–",
                 ]
             )
     paper = [[printed()[TABLE, split, row, size].mean for split in ("forget", "test")] for row in ROWS]

@@ -133,7 +133,7 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
     for told in ("The same, corrected for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
         assert told in " ".join(text.split())
         assert told not in " ".join(page_of("fail").split())
-    assert report.correction.after.reason in unescape(text)
+    assert f"Allowing for how hard the examples are: {report.correction.after.reason}" in unescape(text)
     # Hard examples are no mark: a model that never saw them gets them wrong as well.
     assert "itself a mark" in page_of("fail")
     assert "itself a mark" not in text

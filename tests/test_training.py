@@ -40,6 +40,14 @@ def test_bf16_autocast_and_adam_train_too(more: dict[str, Any]) -> None:
     assert history[-1].accuracy > 0.9
 
 
+@pytest.mark.parametrize("epochs", range(1, 11))
+@pytest.mark.parametrize("warmup", [0.1, 0.2, 0.25, 0.5])
+def test_few_steps_are_no_trouble(epochs: int, warmup: float) -> None:
+    """One-cycle schedules of as many steps as the warm-up has shares divide by zero."""
+    recipe = Recipe(epochs=epochs, batch_size=8, lr=0.01, warmup=warmup)
+    assert len(train(NETWORKS["layer_norm"](), examples(8), recipe, rng=torch.Generator())) == epochs
+
+
 def test_divergence_is_an_error_that_names_the_step() -> None:
     with pytest.raises(NonFiniteError, match="by step"):
         train(NETWORKS["dropout"](), examples(40), Recipe(epochs=30, lr=1e30), rng=torch.Generator())

@@ -187,6 +187,10 @@ def audit(
     """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
+    if full and correct_difficulty:
+        raise SettingError(
+            "--correct-difficulty is of the default audit: --full compares with retrained models instead"
+        )
     with _progress():
         from expunge import commands
 

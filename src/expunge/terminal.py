@@ -48,7 +48,7 @@ def print_report(report: "Report", as_json: bool) -> None:
     for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
     if audit is not None:
-        print(f"Audit: {audit.verdict}. {audit.decisive.reason}")
+        print(f"Audit: {audit.verdict}. {audit.reason}")
         from expunge.report.wording import mark_of_accuracy
 
         if mark := mark_of_accuracy(audit):

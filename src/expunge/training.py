@@ -126,11 +126,14 @@ def train(
     total = recipe.epochs * num_batches
     optimizer = _optimizer(model, recipe)
     # One step more than is taken: the schedule may be advanced once after the last update.
+    num_steps = max(2, total + 1)
+    # The schedule divides by warmup × steps − 1.
+    divides_by_zero = recipe.warmup * num_steps == 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         recipe.lr,
-        total_steps=max(2, total + 1),
-        pct_start=recipe.warmup,
+        total_steps=num_steps,
+        pct_start=recipe.warmup * (1 + 1e-6) if divides_by_zero else recipe.warmup,
         max_momentum=recipe.momentum,
         base_momentum=max(0.0, recipe.momentum - 0.1),
     )

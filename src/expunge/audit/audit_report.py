@@ -123,7 +123,8 @@ class AuditReport:
         roc_before, roc_after: membership attacks on each model.
         relearning: None where no control set could be drawn; `caveats` says why.
         leakage: what the update tells about who was forgotten: a warning, never part of the verdict.
-        recognisable: forgotten examples in either tail of the held-out margins, most extreme first.
+        recognisable: forgotten examples in either tail of the held-out margins (with a correction: of the corrected
+            ones), most extreme first.
         caveats: one sentence each: what these figures cannot tell.
         seconds: wall clock by part: `forward`, `statistics`, `relearning`.
         seed: of the draws of the relearning controls.
@@ -164,6 +165,12 @@ class AuditReport:
         """PASS, FAIL or INCONCLUSIVE."""
         return self.decisive.verdict
 
+    @property
+    def reason(self) -> str:
+        """Why that is the verdict, in a sentence."""
+        allowed = "Allowing for how hard the examples are: " if self.correction else ""
+        return allowed + self.decisive.reason
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the verdict and its reason come first."""
-        return {"verdict": self.verdict, "reason": self.decisive.reason, **asdict(self)}
+        return {"verdict": self.verdict, "reason": self.reason, **asdict(self)}

@@ -128,7 +128,7 @@ def _row(entry: Mapping[str, Any], retain_size: int) -> Row:
     if method in WITHOUT_SETTINGS:
         if len(entry) > 2:
             raise InputError(f"the row {name!r} takes no protocol and no settings: {WITHOUT_SETTINGS[method]}")
-        return Row(name=name, method=method, settings={})
+        return Row(name=str(name), method=method, settings={})
     if method not in METHODS:
         raise SettingError(f"unknown method {method!r}; there are {BEFORE}, {', '.join(METHODS)}")
     if Needs.UPDATES in METHODS[method].needs:

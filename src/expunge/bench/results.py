@@ -38,7 +38,7 @@ class Result:
         original_l1, num_parameters: ‖θ‖₁ and size of the original, to normalise by.
         steps, examples_seen: updates made, and examples put through them with repetition.
         first_step_all_reached: updates after which every forgotten example was first predicted as wanted.
-        seconds: unlearning alone; seconds_evaluating: the pass over retained and test images.
+        seconds: unlearning alone; seconds_evaluating: the pass over retained, test and forgotten images.
         evaluated_in: `fp32` or `bf16`; forget accuracy is always of fp32.
         warnings: the trace's.
         forget_digest, retain_digest: SHA-256 of the ids drawn, in order; retain_digest is None where none was used.

@@ -17,6 +17,7 @@ from expunge.errors import ExpungeError, InputError
 from expunge.models import read_header
 from expunge.models.checkpoint import FILE_NAME
 from expunge.progress import advance
+from expunge.training import Recipe
 
 
 class Engine(Protocol):
@@ -94,7 +95,8 @@ def check_original(path: Path, original: Original) -> None:
         "architecture": (header.spec.architecture, original.architecture),
         "seed": (did.get("seed"), original.seed),
         "options": (dict(header.spec.options), dict(original.options)),
-        **{key: (header.recipe.get(key), value) for key, value in original.recipe.items()},
+        # A checkpoint from before a setting existed was trained with its default.
+        **{key: (header.recipe.get(key, getattr(Recipe, key)), value) for key, value in original.recipe.items()},
     }
     for key, (is_, wanted) in pairs.items():
         if is_ != wanted:

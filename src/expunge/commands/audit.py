@@ -54,6 +54,7 @@ def audit(
     with new_directory(out) as temporary:
         original.to(where)
         unlearned.to(where)
+        before_seen, after_seen = observe(original, sets), observe(unlearned, sets)
         difficulty = None
         if correct_difficulty:
             fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
@@ -62,7 +63,6 @@ def audit(
             difficulty = difficulty_of(
                 forgotten.examples, test.examples, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
             )
-        before_seen, after_seen = observe(original, sets), observe(unlearned, sets)
         report = Report(
             directory=str(out),
             sources=told(sources, after=after, after_weights=after_weights, correct_difficulty=correct_difficulty),

@@ -21,8 +21,9 @@ SIGNIFICANT = FALSE_ALARMS / 3
 def meaning(report: AuditReport) -> str:
     """What the verdict means, in a sentence or two; why it is so stands in the score test's `reason`."""
     if report.verdict == "PASS":
+        allowed = ", once it is allowed for how hard they are" if report.correction else ""
         return (
-            "Forgotten and unseen examples cannot be told apart by how sure the model is of them. This is a "
+            f"Forgotten and unseen examples cannot be told apart by how sure the model is of them{allowed}. This is a "
             "measurement, not a proof: it rules out plain traces, not every attack."
         )
     if report.verdict == "INCONCLUSIVE":
@@ -81,17 +82,25 @@ def over_forgotten(report: AuditReport) -> bool:
 
 
 def mark_of_accuracy(report: AuditReport) -> str | None:
-    """The note that an accuracy far below that on unseen examples is itself a mark, or None where it is not."""
-    forget, heldout, n = report.after.forget_accuracy, report.after.test_accuracy, report.num_forget
-    if heldout is None or heldout - forget < 0.1:
+    """The note that an accuracy far below the one to expect is itself a mark, or None where it is not.
+
+    To be expected is that on unseen examples or, with a correction, that of networks that never saw the forgotten ones.
+    """
+    forget, expected, n = report.after.forget_accuracy, report.after.test_accuracy, report.num_forget
+    if report.correction is not None:
+        expected = report.correction.expected_forget_accuracy
+    if expected is None or expected - forget < 0.1:
         return None
-    if report.correction is not None and not over_forgotten(report):
-        return None  # hard examples, which a model that never saw them gets wrong as well
     wrong = n - round(forget * n)
-    if binomial_tail(wrong, n, 1 - heldout) >= 0.01:
+    if binomial_tail(wrong, n, 1 - expected) >= 0.01:
         return None
+    if report.correction is not None:
+        return (
+            f"The unlearned model is right on {percent(forget)} of the forgotten examples, networks that never saw "
+            f"them on {percent(expected)}. So low an accuracy is itself a mark that they were deleted."
+        )
     return (
-        f"The unlearned model is right on {percent(forget)} of the forgotten examples and on {percent(heldout)} of "
+        f"The unlearned model is right on {percent(forget)} of the forgotten examples and on {percent(expected)} of "
         "examples that it never saw. Had it never seen the forgotten ones, it would be right on about as many of them. "
         "So low an accuracy is itself a mark that they were deleted."
     )
