@@ -36,6 +36,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "until forgotten": {"stop": "forgotten", "epochs": 60},
     "until forgotten, normalisation in eval mode": {"stop": "forgotten", "epochs": 60, "norm": "eval"},
     "until forgotten, batches of 32": {"stop": "forgotten", "epochs": 60, "batch_size": 32},
+    "the same, at most 20 passes": {"stop": "forgotten", "epochs": 20, "batch_size": 32},
 }
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "neg_grad": ("neg_grad", {}),
