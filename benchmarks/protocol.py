@@ -33,10 +33,10 @@ ORIGINALS: dict[str, dict[str, Any]] = {
 }
 READINGS: dict[str, dict[str, Any]] = {
     "20 full-batch steps": {},
-    "until forgotten": {"stop": "forgotten", "epochs": 60},
-    "until forgotten, normalisation in eval mode": {"stop": "forgotten", "epochs": 60, "norm": "eval"},
-    "until forgotten, batches of 32": {"stop": "forgotten", "epochs": 60, "batch_size": 32},
-    "the same, at most 20 passes": {"stop": "forgotten", "epochs": 20, "batch_size": 32},
+    "until forgotten, at most 60 full-batch steps": {"stop": "forgotten", "epochs": 60},
+    "until forgotten, at most 20 passes in batches of 32": {"stop": "forgotten", "epochs": 20, "batch_size": 32},
+    "until forgotten, at most 60 passes in batches of 32": {"stop": "forgotten", "epochs": 60, "batch_size": 32},
+    "as the second, normalisation in eval mode": {"stop": "forgotten", "epochs": 60, "norm": "eval"},
 }
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "neg_grad": ("neg_grad", {}),
