@@ -155,15 +155,15 @@ def test_the_papers_grid_is_2520_cells() -> None:
         ("targeted3", 3.0),
     }
     assert tuple(row.name for row in grid.rows) == tuple(ROWS)  # as tables, figures and claims look them up
-    for row in grid.rows[1:]:  # the paper's: Adam, 1e-4, 1e-5, the same number of steps for all
+    for row in grid.rows[1:]:  # the paper's: Adam, 1e-4, 1e-5, the same budget for all
         shared = {key: row.settings[key] for key in ("optimizer", "lr", "weight_decay", "epochs", "stop", "batch_size")}
         assert shared == {
             "optimizer": "adam",
             "lr": 1e-4,
             "weight_decay": 1e-5,
             "epochs": 20,
-            "stop": "budget",
-            "batch_size": None,
+            "stop": "forgotten",
+            "batch_size": 32,
         }
     assert len([o for o in grid.originals if set(o.target) == {"retain_accuracy", "test_accuracy"}]) == 12
 
