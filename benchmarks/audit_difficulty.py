@@ -1,12 +1,12 @@
 """Does the correction for difficulty keep odd forget sets from failing after retraining, and find them before it?
 
-    python -m benchmarks.audit_difficulty --num 20
+    python -m benchmarks.audit_difficulty --num 20 --work runs/difficulty
 
 A small network on the embedded sample, some of whose labels are made wrong. Four sets of 32, drawn anew each time, are
 forgotten at once, by retraining without all of them: a random draw; the mislabelled images; the hardest images, as a
 network that was trained on the other half of the training set finds; the nearest neighbours of one image, as the
-photos of one person would be. One JSON line a repetition goes to results/audit/difficulty.jsonl; repetitions that are
-there already are skipped.
+photos of one person would be. Margins are kept in --work, and what is there already is not trained again. Writes
+results/audit/difficulty.json.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,11 +26,12 @@ from expunge.audit import corrected_scores, difficulty_of, logit_margin, score_t
 from expunge.audit.forward import outputs_of
 from expunge.audit.placement import Floats
 from expunge.data import Examples, load_data
+from expunge.files import written_whole
 from expunge.models import ModelSpec, build
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
-TARGET = Path(__file__).parents[1] / "results" / "audit" / "difficulty.jsonl"
+TARGET = Path(__file__).parents[1] / "results" / "audit" / "difficulty.json"
 NUM = 32
 KINDS = {
     "random": "a random draw",
@@ -42,44 +44,69 @@ RECIPE = Recipe(epochs=12, batch_size=64, lr=0.1, precision="bf16")
 
 
 def main() -> None:
-    """Runs what is missing."""
+    """Trains what is missing, and audits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=20, help="repetitions")
-    num = parser.parse_args().num
+    parser.add_argument("--work", type=Path, required=True, help="where the margins are kept")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     label = commit()
-    heldout = load_data("sample:test").examples
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    found = []
+    for repetition in range(arguments.num):
+        path = arguments.work / f"{repetition}.npz"
+        if not path.exists():
+            with written_whole(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **measured(repetition))
+            print(f"{repetition + 1} of {arguments.num}", flush=True)
+        with np.load(path) as kept:
+            found.append(audited(dict(kept)))
+    told = {"commit": label, "torch": torch.__version__, "device": f"{platform.machine()}, 1 thread"}
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    for repetition in range(len(lines()), num):
-        data, chosen = sets(repetition)
-        everything = torch.cat(list(chosen.values()))
-        forget = data.take(everything)
-        kept = torch.ones(len(data), dtype=torch.bool)
-        kept[everything] = False
-        models = {
-            "original": trained(data, repetition),
-            "retrained": trained(data.take(torch.nonzero(kept).flatten()), 1000 + repetition),
-        }
-        hard = difficulty_of(forget, heldout, factory=lambda: build(SPEC), recipe=RECIPE, seed=repetition)
-        found: dict[str, Any] = {}
-        for name, model in models.items():
-            margins = margins_of(model, forget), margins_of(model, heldout)
-            fixed = corrected_scores(margins[0], margins[1], hard.forget, hard.heldout)
-            for how, (ours, theirs) in (("as it is", margins), ("corrected", fixed[:2])):
-                for number, kind in enumerate(chosen):
-                    part = slice(number * NUM, (number + 1) * NUM)
-                    test = score_test(
-                        ours[part],
-                        theirs,
-                        forget_labels=forget.labels[part].numpy(),
-                        heldout_labels=heldout.labels.numpy(),
-                    )
-                    found[f"{name}, {kind}, {how}"] = {"verdict": test.verdict, "a1": test.a1, "a2": test.a2}
-        told = {"commit": label, "torch": torch.__version__, "device": f"{platform.machine()}, 1 thread"}
-        with TARGET.open("a") as file:
-            file.write(json.dumps({"repetition": repetition, "found": found, **told}) + "\n")
-        print(f"{repetition + 1} of {num}", flush=True)
+    TARGET.write_text(json.dumps({"found": found, **told}, indent=1, sort_keys=True) + "\n")
     print(difficulty_table())
+
+
+def measured(repetition: int) -> dict[str, Any]:
+    """Margins of the forgotten (the four sets after one another) and of the held-out examples, and their difficulty."""
+    heldout = load_data("sample:test").examples
+    data, chosen = sets(repetition)
+    everything = torch.cat(list(chosen.values()))
+    forget = data.take(everything)
+    kept = torch.ones(len(data), dtype=torch.bool)
+    kept[everything] = False
+    models = {
+        "original": trained(data, repetition),
+        "retrained": trained(data.take(torch.nonzero(kept).flatten()), 1000 + repetition),
+    }
+    hard = difficulty_of(forget, heldout, factory=lambda: build(SPEC), recipe=RECIPE, seed=repetition)
+    return {
+        "forget_labels": forget.labels.numpy(),
+        "heldout_labels": heldout.labels.numpy(),
+        "forget_difficulty": hard.forget,
+        "heldout_difficulty": hard.heldout,
+        **{f"{name}_forget": margins_of(model, forget) for name, model in models.items()},
+        **{f"{name}_heldout": margins_of(model, heldout) for name, model in models.items()},
+    }
+
+
+def audited(kept: dict[str, Any]) -> dict[str, Any]:
+    """{"model, kind, how": verdict, A1 and A2} of one repetition."""
+    found: dict[str, Any] = {}
+    for name in ("original", "retrained"):
+        margins = kept[f"{name}_forget"], kept[f"{name}_heldout"]
+        fixed = corrected_scores(*margins, kept["forget_difficulty"], kept["heldout_difficulty"])
+        for how, (ours, theirs) in (("as it is", margins), ("corrected", fixed[:2])):
+            for number, kind in enumerate(KINDS):
+                part = slice(number * NUM, (number + 1) * NUM)
+                test = score_test(
+                    ours[part],
+                    theirs,
+                    forget_labels=kept["forget_labels"][part],
+                    heldout_labels=kept["heldout_labels"],
+                )
+                found[f"{name}, {kind}, {how}"] = {"verdict": test.verdict, "a1": test.a1, "a2": test.a2}
+    return found
 
 
 def sets(seed: int) -> tuple[Examples, dict[str, Tensor]]:
@@ -123,22 +150,16 @@ def margins_of(model: nn.Module, examples: Examples) -> Floats:
     return logit_margin(outputs.logits, outputs.labels)
 
 
-def lines() -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in TARGET.read_text().splitlines()] if TARGET.exists() else []
-
-
 def difficulty_table() -> str:
     """A row a kind of forget set: mean A1 and how many audits failed, for both models, without and with correction."""
-    found = lines()
-    if not found:
-        return "not measured"
+    record = json.loads(TARGET.read_text())
+    found = record["found"]
     rows = []
     for kind, words in KINDS.items():
         row = [words]
         for model in ("retrained", "original"):
             for how in ("as it is", "corrected"):
-                tests = [line["found"][f"{model}, {kind}, {how}"] for line in found]
+                tests = [each[f"{model}, {kind}, {how}"] for each in found]
                 mean = sum(test["a1"] for test in tests) / len(tests)
                 row.append(f"{mean:.2f}, {sum(test['verdict'] == 'FAIL' for test in tests)}/{len(tests)}")
         rows.append(row)
@@ -148,8 +169,7 @@ def difficulty_table() -> str:
     ]
     told = (
         f"mean A1, audits that FAIL; {NUM} forgotten, 1,000 held out · `python -m benchmarks.audit_difficulty --num "
-        f"{len(found)}` · {found[0]['device']} · torch {found[0]['torch']} · commit "
-        + ", ".join(sorted({line["commit"] for line in found}))
+        f"{len(found)}` · {record['device']} · torch {record['torch']} · commit {record['commit']}"
     )
     return markdown(head, rows) + "\n\n" + told
 
