@@ -3,15 +3,17 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from expunge.audit import audit, corrected_scores, difficulty_of, score_test
-from expunge.audit.difficulty import LEAST_RELIABILITY, NUM_REFERENCES, Difficulty
+from expunge.audit.difficulty import FULL_CORRELATION, NUM_REFERENCES, Difficulty
 from expunge.audit.scores import logit_margin
 from expunge.data import Examples
 from expunge.errors import InputError
@@ -77,10 +79,9 @@ def test_the_scores_are_the_networks_margins_and_a_seed_repeats_them() -> None:
     assert torch.equal(state, torch.get_rng_state())
     with torch.no_grad():
         margins = np.stack([logit_margin(net(forget.inputs).numpy(), forget.labels.numpy()) for net in networks])
-    for example in range(6):  # two different ones of the four
-        near = np.abs(margins[:, example, None] - found.forget[example]) < 1e-9
-        assert near.any(0).all()
-        assert near.any(1).sum() == 2
+    for example in range(6):  # the mean of two different ones of the four
+        means = [(a + b) / 2 for a, b in combinations(margins[:, example], 2)]
+        assert min(abs(mean - found.forget[example]) for mean in means) < 1e-9
     assert 0 <= found.accuracy <= 1
     assert found.forget_accuracy in {n / 12 for n in range(13)}
     again = difficulty_of(forget, heldout, factory=lambda: nn.Linear(6, 3), recipe=RECIPE, seed=3)
@@ -89,54 +90,68 @@ def test_the_scores_are_the_networks_margins_and_a_seed_repeats_them() -> None:
     assert not np.array_equal(found.heldout, other.heldout)
 
 
-def test_the_slope_is_that_of_scores_on_true_difficulty() -> None:
-    """Whatever the noise of either, which least squares on the measured difficulty would not withstand."""
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=200_000)
-    for of_scores, of_difficulty in ((0.1, 1.0), (2.0, 0.1), (1.0, 1.0)):
-        scores = 1.7 * true + of_scores * rng.normal(size=len(true))
-        hard = true[:, None] + of_difficulty * rng.normal(size=(len(true), 2))
-        assert corrected_scores([1.0], scores, [[0.0, 0.0]], hard)[2] == pytest.approx(1.7, rel=0.03)
-
-
 def test_its_formula() -> None:
     rng = np.random.default_rng(1)
-    hard, scores = rng.normal(size=(30, 2)) + rng.normal(size=(30, 1)), rng.normal(size=30)
-    scores += hard.mean(1)
-    ours, theirs, slope = corrected_scores([1.0, 2.0], scores, [[0.5, 1.5], [-1.0, -3.0]], hard)
-    between = np.cov(hard.T, ddof=0)[0, 1]
-    assert between > LEAST_RELIABILITY * hard.mean(1).var()
-    assert slope == pytest.approx(np.cov(scores, hard.mean(1), ddof=0)[0, 1] / between, rel=1e-12)
-    np.testing.assert_allclose(theirs, scores - slope * hard.mean(1))
-    np.testing.assert_allclose(ours, [1 - slope, 2 + 2 * slope])
+    for noise in (0.1, 3.0):
+        hard = rng.normal(size=99)
+        scores = hard + noise * rng.normal(size=99)
+        ours, theirs, slope = corrected_scores([1.0, -50.0], scores, [0.5, 50.0], hard)
+        z, of_hard = (stats.norm.ppf(stats.rankdata(values) / 100) for values in (scores, hard))
+        r = stats.pearsonr(z, of_hard).statistic
+        assert (r > FULL_CORRELATION) == (noise < 1)
+        assert slope == pytest.approx(min(1.0, r / FULL_CORRELATION), rel=1e-9)
+        np.testing.assert_allclose(theirs, z - slope * of_hard, atol=1e-9)
+        placed = [((scores < 1).sum() + 0.5) / 100, ((hard < 0.5).sum() + 0.5) / 100]
+        expected = [stats.norm.ppf(placed[0]) - slope * stats.norm.ppf(placed[1])]
+        expected.append(stats.norm.ppf(0.005) - slope * stats.norm.ppf(0.995))
+        np.testing.assert_allclose(ours, expected, atol=1e-9)
+
+
+def test_it_does_not_depend_on_the_scale_of_either() -> None:
+    rng = np.random.default_rng(2)
+    hard, odd = rng.normal(size=200), rng.normal(size=20)
+    first = corrected_scores(odd, hard + rng.normal(size=200), odd - 1, hard)
+    rng = np.random.default_rng(2)
+    hard, odd = rng.normal(size=200), rng.normal(size=20)
+    again = corrected_scores(np.exp(odd), np.exp(hard + rng.normal(size=200)), 7 * (odd - 1), 7 * hard)
+    for ours, theirs in zip(first, again, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_difficulty_that_explains_nothing_is_left_out() -> None:
-    ours, theirs, slope = corrected_scores([1.0], [1.0, 2.0, 3.0], [[5.0, 5.0]], [[3.0, 3.0], [2.0, 2.0], [1.0, 1.0]])
-    assert (slope, ours.tolist(), theirs.tolist()) == (0.0, [1.0], [1.0, 2.0, 3.0])
-    for constant in (2.0, 0.1, -np.log(9)):  # equal numbers, which sums make unequal in the last digit
-        assert corrected_scores([1.0], np.arange(1000.0), [[5.0, 5.0]], np.full((1000, 2), constant))[2] == 0.0
+    scores = np.arange(99.0)
+    plain = stats.norm.ppf(stats.rankdata(scores) / 100)
+    for hard in (-scores, np.full(99, 0.1)):  # the wrong way round; the same for all
+        ours, theirs, slope = corrected_scores([98.5], scores, [5.0], hard)
+        assert slope == 0.0
+        np.testing.assert_allclose(theirs, plain)
+        assert ours[0] > 2
     rng = np.random.default_rng(0)
-    slopes = [corrected_scores([0.0], rng.normal(size=1000), [[0.0] * 2], rng.normal(size=(1000, 2)))[2] for _ in "abc"]
-    assert max(slopes) < 0.5  # noise against noise: near zero, whatever its sign
+    slopes = [corrected_scores([0.0], rng.normal(size=1000), [0.0], rng.normal(size=1000))[2] for _ in range(9)]
+    assert max(slopes) < 0.25  # noise against noise: near zero, whatever its sign
 
 
-@pytest.mark.parametrize(("of_scores", "of_difficulty"), [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (2.0, 0.5)])
-def test_hard_examples_fail_before_the_correction_and_not_after(of_scores: float, of_difficulty: float) -> None:
-    """Scores are difficulty plus noise; the forgotten are simply harder, or harder and remembered."""
+@pytest.mark.parametrize(("of_scores", "of_difficulty", "most"), [(1.0, 1.0, 12), (0.5, 1.0, 30), (1.0, 0.5, 30)])
+def test_hard_examples_fail_before_the_correction_and_seldom_after(
+    of_scores: float, of_difficulty: float, most: int
+) -> None:
+    """Scores are difficulty plus noise; the forgotten are simply harder, or harder and remembered.
+
+    With noise of one size false alarms are 5%, and Monte-Carlo error; with unequal noise there are more.
+    """
     rng = np.random.default_rng(1)
     failed = dict.fromkeys(("plain", "corrected", "remembered", "hidden"), 0)
     for _ in range(100):
         true = {"heldout": rng.normal(0, 2, 1000), "forget": rng.normal(-3, 2, 32)}
         scores = {name: values + of_scores * rng.normal(size=len(values)) for name, values in true.items()}
-        hard = {name: v[:, None] + of_difficulty * rng.normal(size=(len(v), 2)) for name, v in true.items()}
+        hard = {name: values + of_difficulty * rng.normal(size=len(values)) for name, values in true.items()}
         for name, more in (("plain", 0.0), ("hidden", 3.0)):
             failed[name] += score_test(scores["forget"] + more, scores["heldout"]).verdict == "FAIL"
         for name, more in (("corrected", 0.0), ("remembered", 3.0)):
             fixed = corrected_scores(scores["forget"] + more, scores["heldout"], hard["forget"], hard["heldout"])
             failed[name] += score_test(*fixed[:2]).verdict == "FAIL"
     assert failed["plain"] >= 95
-    assert failed["corrected"] <= 12  # 5% and Monte-Carlo error
+    assert failed["corrected"] <= most
     assert failed["hidden"] <= 12  # remembered hard examples hide among ordinary ones
     assert failed["remembered"] >= 95
 
@@ -149,8 +164,8 @@ def test_the_verdict_is_that_of_the_corrected_scores() -> None:
         margins = [logit_margin(net(part.inputs).numpy(), part.labels.numpy()) for part in (forget, heldout)]
     rng = np.random.default_rng(0)
     hard = Difficulty(
-        forget=(margins[0] - 9.0)[:, None] + rng.normal(0, 0.1, (30, 2)),  # harder than the model at hand finds them
-        heldout=margins[1][:, None] + rng.normal(0, 0.1, (400, 2)),
+        forget=margins[0] - 9.0,  # much harder than the model at hand finds them
+        heldout=margins[1] + rng.normal(0, 0.1, 400),
         num_references=4,
         accuracy=0.5,
         forget_accuracy=0.1,
@@ -175,9 +190,9 @@ def difficulties(forget: Examples, heldout: Examples) -> Difficulty:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: corrected_scores([1.0], [1.0], [[1.0]], [[1.0, 2.0]]), r"must have shape \(1, 2\)"),
-        (lambda: corrected_scores([np.nan], [1.0], [[1.0, 1.0]], [[1.0, 1.0]]), "NaN"),
-        (lambda: corrected_scores([1.0], [1.0], [[1.0, np.inf]], [[1.0, 1.0]]), "NaN or infinity"),
+        (lambda: corrected_scores([1.0], [1.0], [1.0, 2.0], [1.0]), "1 scores and 2 difficulties"),
+        (lambda: corrected_scores([np.nan], [1.0], [1.0], [1.0]), "NaN or infinity"),
+        (lambda: corrected_scores([1.0], [1.0], [1.0], [np.inf]), "NaN or infinity"),
         (lambda: difficulties(data(4), data(15, 1)), "15 held-out examples are too few"),
         (lambda: difficulties(data(0), data(40, 1)), "the forget set is empty"),
         (lambda: difficulties(data(4), data(40)), "in the forget set too"),

@@ -88,7 +88,7 @@ class Recognisable:
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """The score test once more, on margins less what each example's difficulty explains (`expunge.audit.difficulty`).
+    """The score test once more, on margins corrected for each example's difficulty (`expunge.audit.difficulty`).
 
     Attributes:
         before, after: the score test on each model's corrected margins. That of `after` is the audit's verdict.

@@ -28,7 +28,7 @@ from expunge.errors import InputError
 from expunge.records import Measurement
 
 _Corrected = tuple[Floats, Floats, float]
-"""Corrected margins of forgotten and of held-out examples, and the slope."""
+"""Corrected scores of forgotten and of held-out examples, and the slope."""
 
 BINS = 40
 """Bins of the margins' histograms."""

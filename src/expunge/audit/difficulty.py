@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from expunge.audit.forward import outputs_of
-from expunge.audit.placement import as_scores
+from expunge.audit.placement import as_scores, ranks
 from expunge.audit.scores import Floats, logit_margin
 from expunge.data import Examples, check_disjoint
 from expunge.errors import InputError
@@ -20,17 +20,17 @@ from expunge.training import Recipe, train
 NUM_REFERENCES = 4
 """Networks; each is trained on half of the held-out examples, and each example is scored by two that never saw it."""
 
-LEAST_RELIABILITY = 0.25
-"""The share of the difficulties' variance that is taken to be no noise, at the least: it bounds the slope."""
+FULL_CORRELATION = 0.5
+"""From this correlation of scores and difficulty on, over held-out examples, all of the difficulty is taken off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
-    """The margins of each example under two reference networks that never saw it; low is hard.
+    """The mean margin of each example under two reference networks that never saw it; low is hard.
 
     Attributes:
-        forget: float64, shape (n, 2), in the order of the forget set.
-        heldout: float64, shape (m, 2), in the order of the held-out set.
+        forget: float64, shape (n,), in the order of the forget set.
+        heldout: float64, shape (m,), in the order of the held-out set.
         num_references: networks that were trained.
         accuracy: in [0, 1], of the references on the held-out examples that they never saw.
         forget_accuracy: likewise on the forget set: about what a network that never saw it gets right.
@@ -67,7 +67,7 @@ def difficulty_of(
     >>> found = difficulty_of(data.take(torch.arange(8)), data.take(torch.arange(8, 40)),
     ...                       factory=lambda: nn.Linear(4, 2), recipe=recipe)
     >>> found.forget.shape, found.heldout.shape, found.num_references
-    ((8, 2), (32, 2), 4)
+    ((8,), (32,), 4)
     """
     if len(forget) == 0:
         raise InputError("the forget set is empty; give it at least one example")
@@ -95,8 +95,8 @@ def difficulty_of(
                 scores[name][members, place] = logit_margin(outputs.logits, outputs.labels)
                 right[name][members, place] = outputs.logits.argmax(1) == outputs.labels
     return Difficulty(
-        forget=scores["forget"],
-        heldout=scores["heldout"],
+        forget=scores["forget"].mean(1),
+        heldout=scores["heldout"].mean(1),
         num_references=NUM_REFERENCES,
         accuracy=float(right["heldout"].mean()),
         forget_accuracy=float(right["forget"].mean()),
@@ -109,46 +109,45 @@ def corrected_scores(
     forget_difficulty: ArrayLike,
     heldout_difficulty: ArrayLike,
 ) -> tuple[Floats, Floats, float]:
-    """Scores less `slope` × d, of forgotten and of held-out examples, and the slope; d is the mean of two difficulties.
+    """How much further up an example stands under the audited model than under networks that never saw it.
 
-    The slope is that of scores on *true* difficulty, from held-out examples alone: Cov(s, d) / Cov(d₁, d₂), where d₁
-    and d₂ are two noisy measurements of one example's difficulty. The slope of least squares, Cov(s, d) / Var(d), would
-    correct examples that really are hard too little. It is 0 where s and d are not positively correlated, and
-    Cov(d₁, d₂) counts as at least `LEAST_RELIABILITY` × Var(d).
+    Corrected scores are z(s) − β z(d). z is the normal score of a value's rank among the held-out ones, Φ⁻¹(u) with u
+    its placement, so that neither the scale of margins nor their long tails matter. β = min(1, r / `FULL_CORRELATION`)
+    with r the correlation of z(s) and z(d) over held-out examples, 0 where that is negative: difficulty that explains
+    little is not taken off, since then only its noise would be.
 
-    After a perfect retraining the corrected scores of odd and of ordinary examples have one mean where scores are
-    linear in difficulty; where their noise differs, they differ in spread. The score test on them is therefore an
-    approximation, whose false alarms docs/audit.md measures.
+    After a perfect retraining odd examples stand about where they stand under the references, and corrected scores of
+    odd and of ordinary examples are alike; not exactly so where the two kinds of network differ in noise. The score
+    test on corrected scores is therefore an approximation, whose false alarms docs/audit.md measures.
 
     Args:
         forget_scores, heldout_scores: `logit_margin` under the audited model, float, shapes (n,) and (m,).
-        forget_difficulty, heldout_difficulty: of `Difficulty`, shapes (n, 2) and (m, 2).
+        forget_difficulty, heldout_difficulty: of `Difficulty`, same shapes.
 
     Returns:
-        float64, shapes (n,) and (m,), and the slope ≥ 0.
+        float64, shapes (n,) and (m,), and β in [0, 1].
 
     Raises:
         InputError: other shapes, NaN or infinity.
 
-    >>> hard = [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
-    >>> corrected_scores([1.0, -7.0], [0.0, 2.0, 4.0], [[0.5, 0.5], [-4.0, -3.0]], hard)
-    (array([0., 0.]), array([0., 0., 0.]), 2.0)
+    >>> corrected_scores([-7.0, 9.0], [0.0, 2.0, 4.0], [-3.0, -3.0], [0.0, 1.0, 2.0])[0].round(2).tolist()
+    [0.0, 2.3]
     """
-    ours, theirs = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    odd = _as_pairs(forget_difficulty, len(ours), "forget_difficulty")
-    known = _as_pairs(heldout_difficulty, len(theirs), "heldout_difficulty")
-    first, second = (known - known.mean(0)).T
-    hard = known.mean(1)
-    shared, variance = float((first * second).mean()), float(hard.var())
-    together = float(((hard - hard.mean()) * (theirs - theirs.mean())).mean())
-    varies = variance > 1e-20 * float(np.square(hard).mean())  # more than rounding makes of equal numbers
-    slope = max(0.0, together) / max(shared, LEAST_RELIABILITY * variance) if varies else 0.0
-    return ours - slope * odd.mean(1), theirs - slope * hard, slope
+    scores = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    hard = as_scores(forget_difficulty, "forget_difficulty"), as_scores(heldout_difficulty, "heldout_difficulty")
+    for given, found in zip(scores, hard, strict=True):
+        if given.shape != found.shape:
+            raise InputError(f"there are {len(given)} scores and {len(found)} difficulties; give one for each example")
+    of_scores, of_hard = (_normal_scores(values, values) for values in (scores[1], hard[1]))
+    spread = float(of_scores.std() * of_hard.std())
+    r = float((of_scores * of_hard).mean()) / spread if spread > 0 else 0.0  # their means are zero
+    slope = min(1.0, max(0.0, r) / FULL_CORRELATION)
+    ours = _normal_scores(scores[0], scores[1]) - slope * _normal_scores(hard[0], hard[1])
+    return ours, of_scores - slope * of_hard, slope
 
 
-def _as_pairs(difficulty: ArrayLike, num: int, name: str) -> Floats:
-    values = np.asarray(difficulty, dtype=np.float64)
-    if values.shape != (num, 2):
-        raise InputError(f"{name} must have shape ({num}, 2), two for each score, not {values.shape}")
-    as_scores(values.ravel(), name)
-    return values
+def _normal_scores(values: Floats, among: Floats) -> Floats:
+    from scipy import special
+
+    below, through = ranks(values, among)
+    return np.asarray(special.ndtri((0.5 * (below + through) + 0.5) / (len(among) + 1)))
