@@ -126,11 +126,12 @@ def protocol_table(size: int) -> str:
     paper = [[printed()[TABLE, split, row, size].mean for split in ("forget", "test")] for row in ROWS]
     lines.append(["the paper", *(f"{forget:.0f} / {test:.1f}" for forget, test in paper), ""])
     before = [found(name)["", "before", size] for name in ORIGINALS]
+    commits = sorted({r.commit for name in ORIGINALS for r in found(name).values()})
     told = (
         "forget / test accuracy, %; distance: RMS over both sizes, all rows and D_f, D_r, D_t, points; original "
         + ", ".join(f"{n} {_pair(r.retain_accuracy, r.test_accuracy)}" for n, r in zip(ORIGINALS, before, strict=True))
         + f" (retain / test) · `python -m benchmarks.protocol run` · {before[0].device} · torch "
-        f"{before[0].versions['torch']} · commit {before[0].commit}"
+        f"{before[0].versions['torch']} · commit {', '.join(commits)}"
     )
     return markdown(["original: reading", *ROWS, "distance"], lines) + "\n\n" + told
 
