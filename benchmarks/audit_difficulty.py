@@ -169,7 +169,8 @@ def difficulty_table() -> str:
     ]
     told = (
         f"mean A1, audits that FAIL; {NUM} forgotten, 1,000 held out · `python -m benchmarks.audit_difficulty --num "
-        f"{len(found)}` · {record['device']} · torch {record['torch']} · commit {record['commit']}"
+        f"{len(found)} --work runs/difficulty` · {record['device']} · torch {record['torch']} · "
+        f"commit {record['commit']}"
     )
     return markdown(head, rows) + "\n\n" + told
 

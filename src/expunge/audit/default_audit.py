@@ -86,7 +86,7 @@ def audit(
         ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
         class_names: by class; default: the dataset's, else numbers.
         difficulty: of the same examples, from `difficulty_of`: for a forget set that is no random draw, such as
-            mislabelled examples or those of one person. The verdict is then that of the corrected margins.
+            mislabelled or unusually hard examples. The verdict is then that of the corrected margins.
         seed: of the draws of relearning's controls.
         batch_size: examples a forward pass.
 
@@ -312,13 +312,13 @@ def _relearning(
 
 def _caveats(why_no_relearning: str, corrected: bool) -> tuple[str, ...]:
     caveats = [
-        "The correction for difficulty is an approximation: it removes most of what makes an odd forget set stand out "
-        "from a model that was retrained without it, not all, so that false alarms may exceed 5%. Histograms, ROC "
-        "curves and relearning are not corrected."
+        "The correction for difficulty is an approximation: it removes most of what makes hard examples stand out "
+        "from a model that was retrained without them, not all, and does not help with examples that are alike, so "
+        "that false alarms may exceed 5%. Histograms, ROC curves and relearning are not corrected."
         if corrected
         else "An odd forget set (mislabelled examples, or all of one person) stands out even from a model that was "
         "retrained without it: the test compares it with ordinary unseen examples. The audit's correction for "
-        "difficulty (expunge audit --correct-difficulty) takes most of that into account.",
+        "difficulty (expunge audit --correct-difficulty) allows for hard examples, though not for ones that are alike.",
         "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
     ]
     if why_no_relearning:
