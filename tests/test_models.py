@@ -103,7 +103,15 @@ def test_images_are_normalised_by_channel() -> None:
 
 @pytest.mark.parametrize(
     ("side", "options", "kernel"),
-    [(28, {}, 3), (63, {}, 3), (64, {}, 7), (224, {}, 7), (28, {"stem": "standard"}, 7), (64, {"stem": "small"}, 3)],
+    [
+        (28, {}, 3),
+        (63, {}, 3),
+        (64, {}, 7),
+        (224, {}, 7),
+        (28, {"stem": "standard"}, 7),
+        (64, {"stem": "small"}, 3),
+        (32, {"stem": "pooled"}, 3),
+    ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_stem_follows_the_size_of_the_images(
@@ -113,15 +121,16 @@ def test_the_stem_follows_the_size_of_the_images(
     assert network.conv1.kernel_size == (kernel, kernel)
     assert network.conv1.stride == ((2, 2) if kernel == 7 else (1, 1))
     assert network.conv1.in_channels == channels
-    assert isinstance(network.maxpool, nn.MaxPool2d if kernel == 7 else nn.Identity)
+    pooled = kernel == 7 or options.get("stem") == "pooled"
+    assert isinstance(network.maxpool, nn.MaxPool2d if pooled else nn.Identity)
 
 
 @pytest.mark.parametrize(
     ("described", "said"),
     [
         (spec("resnet19"), "unknown model 'resnet19'; there are small_resnet, resnet18"),
-        (spec("resnet18", stem="tiny"), "stem=standard or stem=small"),
-        (spec("resnet18", width=3), "stem=standard or stem=small"),
+        (spec("resnet18", stem="tiny"), "stem=standard, stem=pooled or stem=small"),
+        (spec("resnet18", width=3), "stem=standard, stem=pooled or stem=small"),
         (spec(wide=3), "small_resnet cannot be built with"),
         (spec(width="broad"), "small_resnet cannot be built with"),
         (spec(width=-4), "small_resnet cannot be built with"),

@@ -17,12 +17,13 @@ def resnet(name: str, spec: ModelSpec) -> nn.Module:
     except ImportError as error:
         raise MissingExtraError(f"{name} needs torchvision: pip install 'expunge[vision]'") from error
     stem = spec.options.get("stem", "small" if spec.image_size < SMALL_STEM_BELOW else "standard")
-    if stem not in {"small", "standard"} or set(spec.options) - {"stem"}:
-        raise SettingError(f"{name} takes stem=standard or stem=small, not {dict(spec.options)}")
+    if stem not in {"small", "pooled", "standard"} or set(spec.options) - {"stem"}:
+        raise SettingError(f"{name} takes stem=standard, stem=pooled or stem=small, not {dict(spec.options)}")
     network: nn.Module = getattr(models, name)(num_classes=spec.num_classes)
-    if stem == "small":
+    if stem in {"small", "pooled"}:
         network.conv1 = nn.Conv2d(spec.in_channels, 64, 3, 1, 1, bias=False)
-        network.maxpool = nn.Identity()
+        if stem == "small":
+            network.maxpool = nn.Identity()
     elif spec.in_channels != 3:
         network.conv1 = nn.Conv2d(spec.in_channels, 64, 7, 2, 3, bias=False)
     return network
