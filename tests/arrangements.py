@@ -25,6 +25,7 @@ SHORT: dict[str, dict[str, Any]] = {
         if name not in {"retrain", "amnesiac_undo"}
     },
 }
+SHORT["instance_wise"] |= {"adversarial": 2, "attack_steps": 3}
 """Settings that make each method quick and its effect large enough to see."""
 
 

@@ -36,6 +36,7 @@ QUICK = {
     "amnesiac_undo": {},
     **{name: {"epochs": "2", "batch_size": "16"} for name in METHODS if name not in {"retrain", "amnesiac_undo"}},
 }
+QUICK["instance_wise"] |= {"adversarial": "2", "attack_steps": "3"}
 
 
 def only_json(text: str) -> Any:

@@ -68,6 +68,43 @@ def random_label() -> tuple[Array, Array]:
     return step(X, (softmax(X @ W.T + B) - one_hot(drawn_wrong())) / N)
 
 
+def attacked(labels: npt.NDArray[np.int64], draw: torch.Generator, radius: float, length: float, steps: int) -> Array:
+    """Targeted L2-PGD against the original network, in units of the range of X."""
+    low, high = X.min(), X.max()
+    span = high - low
+
+    def into_ball(delta: Array) -> Array:
+        norms = np.linalg.norm(delta, axis=1, keepdims=True)
+        return np.asarray(delta * np.minimum(1, radius * span / norms))
+
+    delta = into_ball(low + span * torch.rand(X.shape, generator=draw).double().numpy() - X)
+    for _ in range(steps):
+        gradient = (softmax((X + delta) @ W.T + B) - one_hot(labels)) @ W
+        delta = delta - length * span * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
+        delta = into_ball(np.clip(X + delta, low, high) - X)
+    return np.asarray(X + delta)
+
+
+def instance_wise(lam: float, steps: int) -> tuple[Array, Array]:
+    """Several steps: the penalty has no gradient at the first one."""
+    draw = stream("method", 0)
+    labels = (Y + torch.randint(1, C, (N,), generator=draw).numpy()) % C
+    x = np.concatenate([X, attacked(labels, draw, radius=0.4, length=0.1, steps=4)])
+    target = one_hot(np.concatenate([Y, labels]))
+    sign = np.repeat([-1, 1], N)[:, None]
+    output = X @ W.T + B
+    omegas = np.abs(2 * output[:, :, None] * X[:, None, :]).mean(0), np.abs(2 * output).mean(0)
+    hold_w, hold_b = (1 - (omega - omega.min()) / (omega.max() - omega.min()) for omega in omegas)
+    weight, bias = W, B
+    for _ in range(steps):
+        dz = sign * (softmax(x @ weight.T + bias) - target) / (2 * N)
+        weight, bias = (
+            weight - LR * (dz.T @ x + lam * hold_w * (weight - W) + WD * weight),
+            bias - LR * (dz.sum(0) + lam * hold_b * (bias - B) + WD * bias),
+        )
+    return weight, bias
+
+
 def amnesiac() -> tuple[Array, Array]:
     x = np.concatenate([X, XR])
     labels = np.concatenate([drawn_wrong(), YR])
@@ -96,6 +133,10 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "targeted": ({"lam": 2.5, "stop": "budget"}, lambda: targeted(2.5)),
     "neg_grad": ({}, neg_grad),
     "random_label": ({}, random_label),
+    "instance_wise": (
+        {"adversarial": 1, "importance": 2.0, "radius": 0.4, "attack_step": 0.1, "attack_steps": 4, "epochs": 3},
+        lambda: instance_wise(lam=2.0, steps=3),
+    ),
     "amnesiac": ({}, amnesiac),
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
     "finetune": ({}, finetune),

@@ -12,6 +12,7 @@ from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
 from expunge.methods.finetune import FineTune
+from expunge.methods.instance_wise import InstanceWise
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Any]] = {
     "targeted": Targeted,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
+    "instance_wise": InstanceWise,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
     "amnesiac_undo": AmnesiacUndo,
@@ -103,6 +105,7 @@ __all__ = [
     "AmnesiacUndo",
     "BadTeacher",
     "FineTune",
+    "InstanceWise",
     "Method",
     "Needs",
     "NegGrad",
