@@ -105,6 +105,17 @@ def instance_wise(lam: float, steps: int) -> tuple[Array, Array]:
     return weight, bias
 
 
+def mu_mis(steps: int) -> tuple[Array, Array]:
+    """∇ₓ f_c is row c of the weight. The bias is not in the loss: it gets no gradient, so not even weight decay."""
+    draw = stream("method", 0)
+    weight = W
+    for _ in range(steps):
+        others = (Y + torch.randint(1, C, (N,), generator=draw).numpy()) % C
+        gradient = 2 * (one_hot(Y) - one_hot(others)).sum(0)[:, None] * weight / N
+        weight = weight - LR * (gradient + WD * weight)
+    return weight, B
+
+
 def amnesiac() -> tuple[Array, Array]:
     x = np.concatenate([X, XR])
     labels = np.concatenate([drawn_wrong(), YR])
@@ -137,6 +148,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
         {"adversarial": 1, "importance": 2.0, "radius": 0.4, "attack_step": 0.1, "attack_steps": 4, "epochs": 3},
         lambda: instance_wise(lam=2.0, steps=3),
     ),
+    "mu_mis": ({"epochs": 2}, lambda: mu_mis(steps=2)),
     "amnesiac": ({}, amnesiac),
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
     "finetune": ({}, finetune),

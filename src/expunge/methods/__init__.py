@@ -13,6 +13,7 @@ from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
 from expunge.methods.finetune import FineTune
 from expunge.methods.instance_wise import InstanceWise
+from expunge.methods.mu_mis import MUMis
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Any]] = {
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
     "instance_wise": InstanceWise,
+    "mu_mis": MUMis,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
     "amnesiac_undo": AmnesiacUndo,
@@ -106,6 +108,7 @@ __all__ = [
     "BadTeacher",
     "FineTune",
     "InstanceWise",
+    "MUMis",
     "Method",
     "Needs",
     "NegGrad",

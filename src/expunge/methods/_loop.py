@@ -82,6 +82,7 @@ def descend(
     goal: Callable[[Tensor], Tensor],
     rng: torch.Generator,
     record: Recorder,
+    finished: Callable[[], bool] = lambda: False,
 ) -> nn.Module:
     """Minimises the mean of `loss` over `inputs`, and records how it goes.
 
@@ -94,6 +95,8 @@ def descend(
         goal: maps logits (F, C) of the whole forget set to a bool an example: predicted as the method wants it.
         rng: a CPU generator; it draws the batches where `batch_size` is smaller than N.
         record: what is reported goes here.
+        finished: a stop rule of the method's own. Once it says True, no update is made of a step over all examples,
+            and a pass in mini-batches is the last.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite; says before which step.
@@ -125,7 +128,7 @@ def descend(
                     "lower lr, or set max_steps"
                 )
             seen.append(logits.detach())
-            if settings.stop == "epsilon" and whole and losses[-1] < settings.epsilon:
+            if whole and (finished() or (settings.stop == "epsilon" and losses[-1] < settings.epsilon)):
                 break
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -133,7 +136,7 @@ def descend(
             record.steps += 1
             record.examples_seen += len(index)
         _record_epoch(record, order, seen, losses, forget_labels, goal)
-        if settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon:
+        if finished() or (settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon):
             return model
         if record.steps == settings.max_steps:
             break

@@ -1,0 +1,114 @@
+"""Less input sensitivity of the true class, more of another one."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from expunge.methods._inputs import differentiable_inputs
+from expunge.methods._loop import Descent, descend, require
+from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods.random_label import wrong_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class MUMis(Descent):
+    """Lowers the sensitivity of the true class's logit to the input, and raises that of another class.
+
+    MU-Mis: Cheng et al. 2024, "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution", Eq. (3).
+    Training on an example makes its true logit more sensitive to it than the others; the method takes that back.
+    The loss of an example is ‖∇ₓ f_c(x)‖² − ‖∇ₓ f_c′(x)‖², with f the logits, c the true class, and c′ another one,
+    drawn uniformly each time that the loss is computed. Its gradient with respect to the parameters takes second
+    derivatives of the model. Equations are numbered as in the version of ICLR 2026.
+
+    Attributes:
+        recovery: δ > 0, the paper's stopping rule (Algorithm 1). With s the root mean square over the forget set of
+            ‖∇ₓ f_c′(x)‖, the run ends when s exceeds both its lowest value so far and δ times its first one. It is
+            measured on the passes that are made anyway; a `recovery` that is not reached ends with the budget.
+            None: the budget alone.
+
+    What invalidates it: nothing in the loss asks for another prediction, and it has no lower bound, so `epsilon`
+    means nothing. In train mode, batch normalisation ties the examples of a batch together, and ∇ₓ is then of the
+    sum of their logits; `norm="eval"` gives each its own.
+    """
+
+    recovery: float | None = None
+
+    name: ClassVar[str] = "mu_mis"
+    summary: ClassVar[str] = "less input sensitivity of the true class, more of another one"
+    source: ClassVar[str] = "Cheng et al. 2024, MU-Mis, Eq. (3), Algorithm 1"
+    needs: ClassVar[Needs] = Needs.FORGET
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {},
+        "cheng2024": {"optimizer": "sgd", "weight_decay": 0.0, "recovery": 1.0, "epochs": 1000},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, {"recovery": self.recovery is None or 0 < self.recovery < math.inf})
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Minimises the difference of the sensitivities."""
+        labels = task.forget.labels
+        # A tensor of its own: the task's must not come to require gradients.
+        inputs = differentiable_inputs(model, task).detach().clone().requires_grad_()
+        rule = Recovery(self.recovery, len(labels))
+
+        def sensitivity(logits: Tensor, classes: Tensor, index: Tensor) -> Tensor:
+            chosen = logits.gather(1, classes[:, None]).sum()
+            (gradient,) = torch.autograd.grad(chosen, inputs, create_graph=True)
+            return gradient[index].flatten(1).square().sum(1)
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            others = wrong_labels(labels[index], task.num_classes, rng)
+            irrelevant = sensitivity(logits, others, index)
+            rule.add(irrelevant.detach())
+            return sensitivity(logits, labels[index], index) - irrelevant
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+            result = descend(
+                model,
+                inputs,
+                loss,
+                self,
+                forget_labels=labels,
+                goal=lambda logits: logits.argmax(1) != labels,
+                rng=rng,
+                record=record,
+                finished=rule.met,
+            )
+        if self.recovery is not None and self.stop == "budget" and not rule.met():
+            record.warn("the budget ended before the sensitivity to other classes recovered; raise epochs or lr")
+        return result
+
+
+@dataclass
+class Recovery:
+    """The stopping rule: fed the squared sensitivities of every example, it says when they have recovered.
+
+    Attributes:
+        delta: δ; None: never.
+        size: how many examples make a pass.
+        passes: the root mean square sensitivity of each whole pass so far.
+    """
+
+    delta: float | None
+    size: int
+    passes: list[float] = field(default_factory=list)
+    _squares: list[Tensor] = field(default_factory=list)
+
+    def add(self, squares: Tensor) -> None:
+        """Squared sensitivities, shape (B,), of a batch of the pass at hand."""
+        self._squares.append(squares)
+        if sum(map(len, self._squares)) == self.size:
+            self.passes.append(float(torch.cat(self._squares).double().mean().sqrt()))
+            self._squares.clear()
+
+    def met(self) -> bool:
+        """Whether the last pass exceeded both the lowest one and δ times the first one."""
+        if self.delta is None or not self.passes:
+            return False
+        return self.passes[-1] > max(min(self.passes), self.delta * self.passes[0])
