@@ -26,6 +26,7 @@ SHORT: dict[str, dict[str, Any]] = {
     },
 }
 SHORT["instance_wise"] |= {"adversarial": 2, "attack_steps": 3}
+SHORT["calibrated"] |= {"pace": None}
 """Settings that make each method quick and its effect large enough to see."""
 
 
@@ -122,6 +123,7 @@ class Arrangement:
     retain: Dataset[Any]
     factory: Callable[[], nn.Module]
     updates: Path
+    heldout: Dataset[Any]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def run(self, seed: int = 0, **settings: Any) -> Unlearned:
@@ -131,6 +133,7 @@ class Arrangement:
             self.forget,
             method=make_method(self.name, **{**SHORT[self.name], **self.settings, **settings}),
             retain=self.retain,
+            heldout=self.heldout,
             factory=self.factory,
             updates=self.updates,
             seed=seed,
@@ -151,7 +154,7 @@ def arrange(name: str, network: str, directory: Path, num_forget: int = 6) -> Ar
         rng=torch.Generator().manual_seed(4),
         updates=UpdateRecorder(directory / "updates"),
     )
-    return Arrangement(name, model, forget, retain, factory, directory / "updates")
+    return Arrangement(name, model, forget, retain, factory, directory / "updates", pairs(30, seed=5))
 
 
 def state_bits(model: nn.Module) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
+from expunge.data import calibration_side
 from expunge.methods import METHODS, make_method
 from expunge.randomness import stream
 from expunge.unlearning import unlearn
@@ -154,7 +155,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "finetune": ({}, finetune),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
-"""Settings and the expected (weight, bias); `amnesiac_undo` has a test of its own."""
+"""Settings and the expected (weight, bias); `amnesiac_undo` and `calibrated` have tests of their own."""
 
 
 def network(weight: Array, bias: Array) -> nn.Linear:
@@ -174,7 +175,7 @@ def data(x: Array, y: npt.NDArray[np.int64]) -> Pairs:
 
 
 def test_every_method_has_a_golden_value() -> None:
-    assert {*GOLDEN, "amnesiac_undo"} == set(METHODS)
+    assert {*GOLDEN, "amnesiac_undo", "calibrated"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
@@ -247,3 +248,61 @@ def test_undo_subtracts_exactly_the_updates_of_sensitive_batches(tmp_path: Path)
     expected = trained - sum(load_file(path)["weight"] for path in files)
     np.testing.assert_allclose(arrays(undone.model)[0], expected, rtol=0, atol=1e-12)
     assert undone.trace.steps == len(sensitive)
+
+
+def sorted_quantile(values: Array, share: float) -> float:
+    """Linear interpolation between order statistics, by hand."""
+    ordered, position = np.sort(values), share * (len(values) - 1)
+    low = int(np.floor(position))
+    high = min(low + 1, len(values) - 1)
+    return float(ordered[low] + (position - low) * (ordered[high] - ordered[low]))
+
+
+def margin_gradient(z: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """Margins s = z_y − log Σ_{j≠y} exp z_j, and ∂s/∂z: 1 at y, minus the softmax of the others elsewhere."""
+    rest = np.exp(z) * (1 - one_hot(y))
+    return z[np.arange(len(y)), y] - np.log(rest.sum(1)), one_hot(y) - rest / rest.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("pace", [None, 0.1])
+def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: str, pace: float | None) -> None:
+    draw = np.random.default_rng(3)
+    heldout, labels = draw.normal(size=(200, M)), draw.integers(0, C, 200)
+    # Class 0 has no margins of its own: fewer than 20 on either side.
+    labels[labels == 0] = 1
+    side = calibration_side(torch.tensor(heldout), seed=0).numpy()
+    assert 60 < side.sum() < 140
+    unseen, _ = margin_gradient(heldout[side] @ W.T + B, labels[side])
+    own, gradient = margin_gradient(X @ W.T + B, Y)
+    share = (np.argsort(np.argsort(own)) + 0.5) / N
+    targets = []
+    for n in range(N):
+        mine = unseen[labels[side] == Y[n]]
+        targets.append(sorted_quantile(mine if len(mine) >= 20 else unseen, share[n]))
+    gap = (own - targets) / unseen.std()
+    huber = np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5)
+    dz = np.clip(gap, -1, 1)[:, None] / unseen.std() * gradient / N
+    # The outputs that are distilled are those of the model itself, so that they give no gradient at the first step.
+    slope = dz.T @ X, dz.sum(0)
+    entries = np.concatenate([np.ravel(part) for part in slope])
+    size = {"sgd": (entries**2).sum(), "adam": np.abs(entries).sum()}[optimizer]
+    lr = LR if pace is None else pace * huber.mean() / size
+    assert pace is None or lr < 10
+    model = unlearn(
+        network(W, B),
+        data(X, Y),
+        method=make_method(
+            "calibrated",
+            optimizer=optimizer,
+            lr=LR if pace is None else 10.0,
+            pace=pace,
+            epochs=1,
+            batch_size=None,
+            stop="budget",
+        ),
+        heldout=data(heldout, labels),
+    ).model
+    for actual, start, part in zip(arrays(model), (W, B), slope, strict=True):
+        moved = part if optimizer == "sgd" else part / (np.abs(part) + 1e-8)
+        np.testing.assert_allclose(actual, start - lr * moved, rtol=0, atol=1e-10)

@@ -71,6 +71,7 @@ class Trace:
         forget_digest: SHA-256 over the sorted digests and labels of the forget set, hexadecimal. Whoever holds
             the images can recognise it: do not publish it for small sets.
         num_forget, num_retain: examples in the forget set, and retained examples used.
+        num_heldout: held-out examples used: the calibration side of those that were given, by a split with `seed`.
         pseudo_labels: None where the method uses none.
         epochs: one entry a pass.
         first_step_all_reached: the number of updates after which every forgotten example was first predicted as
@@ -105,6 +106,7 @@ class Trace:
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
+    num_heldout: int = 0
 
     def to_json(self) -> str:
         """JSON text with sorted keys."""

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.audit import parameter_change
-from expunge.data import Examples, check_disjoint, digests, materialise
+from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import Method, Needs, Recorder, Targeted, Task, make_method, settings_of
-from expunge.models import ModelSpec, build, logits_of
+from expunge.models import ModelSpec, build, calibration_seeds, logits_of, mark_calibrated
 from expunge.randomness import stream
 from expunge.records import Trace
 
@@ -43,6 +43,7 @@ def unlearn(
     *,
     method: Method | str | None = None,
     retain: Dataset[Any] | None = None,
+    heldout: Dataset[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     updates: str | Path | None = None,
     seed: int = 0,
@@ -55,6 +56,9 @@ def unlearn(
             one example each; they are read once and held in memory.
         method: a method, or its registry name; None: `Targeted()`.
         retain: retained training examples, for the methods that need them; the rest never touch it.
+        heldout: examples that the model was never trained on, such as its test set, for `calibrated`. About half of
+            them are used, those on the calibration side of a split by `seed` (`expunge.data.calibration_side`); the
+            rest is left for the audit, which leaves out the others by itself.
         factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
             expunge built need none.
         updates: the directory of the update log, for `amnesiac_undo`.
@@ -64,7 +68,7 @@ def unlearn(
     Raises:
         SettingError: unknown method, or an input that the method needs is missing.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
-            inputs or weights, or retained examples that overlap the forget set.
+            inputs or weights, or retained or held-out examples that overlap the forget set.
         NonFiniteError: the loss or a weight became NaN or infinite on the way.
 
     >>> import expunge
@@ -107,6 +111,7 @@ def unlearn(
             retain=_retained(retain, examples, chosen, seed) if Needs.RETAIN in chosen.needs else None,
             factory=(factory or _own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
+            heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
         )
         result = chosen.run(own, task, rng=rng, record=record)
         _check_finite(result, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
@@ -116,6 +121,7 @@ def unlearn(
         parameter.data = parameter.data.to(original.dtype)
         parameter.requires_grad_(original.requires_grad)
         parameter.grad = None
+    mark_calibrated(result, *calibration_seeds(model), *([seed] if task.heldout is not None else []))
     for buffer, original_buffer in zip(result.buffers(), model.buffers(), strict=True):
         buffer.data = buffer.data.to(original_buffer.dtype)
     for module, original_module in zip(result.modules(), model.modules(), strict=True):
@@ -130,6 +136,7 @@ def unlearn(
         forget_digest=sha256(b"".join(sorted(map(bytes.__add__, identity, label_bytes)))).hexdigest(),
         num_forget=len(examples),
         num_retain=len(task.retain) if task.retain is not None else 0,
+        num_heldout=len(task.heldout) if task.heldout is not None else 0,
         pseudo_labels=record.pseudo_labels,
         epochs=tuple(record.epochs),
         first_step_all_reached=record.first_step_all_reached,
@@ -215,6 +222,27 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, method: Method, see
             f"forgotten ones {tuple(forget.inputs.shape[1:])}"
         )
     check_disjoint(forget.inputs, examples.inputs, "forget", "retain")
+    return examples
+
+
+def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
+    """The held-out examples on the calibration side of the split by `seed`."""
+    if heldout is None:
+        return None
+    examples = materialise(heldout, "heldout")
+    check_labels(examples.labels, num_classes, "heldout set")
+    side = calibration_side(examples.inputs, seed)
+    if not side.any() or side.all():
+        raise InputError(
+            f"{len(side)} held-out examples cannot be split into some to calibrate on and some to audit with; give more"
+        )
+    examples = examples.take(side.nonzero()[:, 0]).to(forget.inputs.device, forget.inputs.dtype)
+    if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
+        raise InputError(
+            f"held-out inputs have shape {tuple(examples.inputs.shape[1:])}, "
+            f"forgotten ones {tuple(forget.inputs.shape[1:])}"
+        )
+    check_disjoint(forget.inputs, examples.inputs, "forget", "heldout")
     return examples
 
 

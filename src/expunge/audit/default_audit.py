@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc
@@ -22,9 +22,10 @@ from expunge.audit.placement import TAIL, placements
 from expunge.audit.relearning import relearn
 from expunge.audit.scores import Floats, cross_entropy, logit_margin
 from expunge.audit.verdict import score_test
-from expunge.data import Examples, check_disjoint, materialise
+from expunge.data import Examples, audit_side, check_disjoint, materialise
 from expunge.data.examples import check_labels
 from expunge.errors import InputError
+from expunge.models import calibration_seeds
 from expunge.records import Measurement
 
 _Corrected = tuple[Floats, Floats, float]
@@ -81,7 +82,8 @@ def audit(
         before: the original model; maps a batch to logits (B, C).
         after: the unlearned model, with the same parameters by name and shape.
         forget: the forgotten examples, of (input, label).
-        test: held-out examples that neither model was trained on; they must not share an input with `forget`.
+        test: held-out examples that neither model was trained on; they must not share an input with `forget`. Those
+            that `after` was calibrated on (`unlearn(heldout=)`) are left out.
         retain: retained training examples, for accuracy and histograms alone.
         ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
         class_names: by class; default: the dataset's, else numbers.
@@ -105,6 +107,7 @@ def audit(
         **({"retain": _examples(retain, "retain")} if retain is not None else {}),
     }
     check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
+    examples["test"] = examples["test"].take(audited(examples["test"].inputs, after))
     return audit_outputs(
         before,
         after,
@@ -115,6 +118,22 @@ def audit(
         difficulty=difficulty,
         seed=seed,
     )
+
+
+def audited(heldout: Tensor, after: nn.Module) -> Tensor:
+    """Positions of the held-out examples that an audit of `after` may use: those that it was not calibrated on.
+
+    Args:
+        heldout: inputs, shape (N, ...), in the dtype in which the dataset holds them.
+        after: the unlearned model.
+
+    Raises:
+        InputError: there are none.
+    """
+    left = audit_side(heldout, calibration_seeds(after)).nonzero()[:, 0]
+    if len(left) == 0:
+        raise InputError(f"the model was calibrated on all {len(heldout)} held-out examples; audit it with others")
+    return left
 
 
 def observe(model: nn.Module, examples: Mapping[str, Examples], batch_size: int = 500) -> Observed:

@@ -5,7 +5,7 @@ from pathlib import Path
 from expunge.audit.default_audit import audit_outputs, observe
 from expunge.audit.difficulty import difficulty_of
 from expunge.commands.report import Report, told, write_report
-from expunge.commands.sources import Sources, device_named, factory_of, forget_set, load_for, retain_set
+from expunge.commands.sources import Sources, audited_part, device_named, factory_of, forget_set, load_for, retain_set
 from expunge.data import check_disjoint
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -49,6 +49,8 @@ def audit(
     forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
     check_disjoint(forgotten.images, test.images, "forget", "test")
     retain, notes = retain_set(sources, header, forgotten)
+    test, more = audited_part(test, unlearned)
+    notes = (*notes, *more)
     sets = {"forget": forgotten.examples, "test": test.examples}
     sets |= {"retain": retain.examples} if retain is not None else {}
     with new_directory(out) as temporary:

@@ -7,7 +7,16 @@ from typing import Any
 
 from expunge.audit.default_audit import audit_outputs, observe
 from expunge.commands.report import Report, told, write_report
-from expunge.commands.sources import Sources, device_named, factory_of, forget_set, load_for, retain_set, updates_of
+from expunge.commands.sources import (
+    Sources,
+    audited_part,
+    device_named,
+    factory_of,
+    forget_set,
+    load_for,
+    retain_set,
+    updates_of,
+)
 from expunge.data import check_disjoint
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
@@ -66,10 +75,14 @@ def forget(
             method=chosen,
             retain=retain if Needs.RETAIN in needs else None,
             factory=factory_of(network, sources.model),
+            heldout=test,
             updates=updates_of(sources) if Needs.UPDATES in needs else None,
             seed=seed,
         )
         trace = result.trace
+        if test is not None:
+            test, more = audited_part(test, result.model)
+            notes = (*notes, *more)
         sets = {"forget": forgotten.examples}
         sets |= {name: held.examples for name, held in (("test", test), ("retain", retain)) if held is not None}
         before, after = observe(network, sets), observe(result.model, sets)
@@ -88,7 +101,13 @@ def forget(
             audit=audited,
             notes=notes,
         )
-        entry = {"did": "forget", "method": method, "settings": dict(trace.settings), "num_forget": trace.num_forget}
+        entry = {
+            "did": "forget",
+            "method": method,
+            "settings": dict(trace.settings),
+            "num_forget": trace.num_forget,
+            "calibration_seeds": [seed] if trace.num_heldout else [],
+        }
         header = replace(header, class_names=class_names, history=(*header.history, entry))
         save_checkpoint(temporary / FILE_NAME, result.model.cpu(), header)
         return write_report(temporary, report, forgotten if with_images else None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from expunge.audit.default_audit import audited
 from expunge.data import ImageSet, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.models import Header
@@ -26,7 +27,8 @@ class Sources:
         forget: DATA spec of the examples to forget.
         ids: a file with one id a line picks from `forget`; None takes all of it.
         retain: DATA spec of retained training examples; those that `forget` holds too are left out.
-        test: DATA spec of held-out examples, for the audit and the report; no method sees them.
+        test: DATA spec of held-out examples, for the audit and the report. `calibrated` sees about half of them,
+            which are then left out of both.
         weights: a weights file, for `timm:` and `py:` models.
         allow_pickle: accept a .pt file as weights, read with `weights_only=True`.
         updates: an update log; None: the one beside the model.
@@ -84,6 +86,15 @@ def retain_set(sources: Sources, header: Header, forgotten: ImageSet) -> tuple[I
     if len(retain) == len(whole):
         return retain, ()
     return retain, (f"left {len(whole) - len(retain):,} examples that are to be forgotten out of the retain set",)
+
+
+def audited_part(test: ImageSet, after: nn.Module) -> tuple[ImageSet, tuple[str, ...]]:
+    """The test images that an audit of `after` may use, and what to say where that is not all."""
+    left = test.take(audited(test.images, after))
+    if len(left) == len(test):
+        return test, ()
+    used = len(test) - len(left)
+    return left, (f"the model was calibrated on {used:,} of {len(test):,} test examples; the audit uses the others",)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:

@@ -2,12 +2,15 @@
 
 from expunge.data.download import download
 from expunge.data.examples import Examples, ImageSet, check_disjoint, digests, draw_ids, materialise, read_ids
+from expunge.data.heldout import audit_side, calibration_side
 from expunge.data.specs import NAMED, load_data
 
 __all__ = [
     "NAMED",
     "Examples",
     "ImageSet",
+    "audit_side",
+    "calibration_side",
     "check_disjoint",
     "digests",
     "download",

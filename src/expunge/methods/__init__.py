@@ -11,6 +11,7 @@ from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
+from expunge.methods.calibrated import Calibrated
 from expunge.methods.finetune import FineTune
 from expunge.methods.instance_wise import InstanceWise
 from expunge.methods.mu_mis import MUMis
@@ -21,6 +22,7 @@ from expunge.methods.targeted import Targeted
 
 METHODS: dict[str, type[Any]] = {
     "targeted": Targeted,
+    "calibrated": Calibrated,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
     "instance_wise": InstanceWise,
@@ -106,6 +108,7 @@ __all__ = [
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",
+    "Calibrated",
     "FineTune",
     "InstanceWise",
     "MUMis",

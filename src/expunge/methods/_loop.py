@@ -16,6 +16,9 @@ from expunge.records import Epoch
 NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Layers that behave differently in train and eval mode: they keep running statistics."""
 
+PROBED = 256
+"""Examples, at most, that a step size is chosen on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
@@ -143,6 +146,33 @@ def descend(
     if settings.stop == "forgotten" and not _all_reached(model, inputs[:num_forget], goal, record):
         record.warn("the budget ended before every example was forgotten; raise epochs or lr")
     return model
+
+
+def step_size(
+    model: nn.Module, inputs: Tensor, loss: Callable[[Tensor, Tensor], Tensor], settings: Descent, pace: float
+) -> float:
+    """The step size with which a first step lowers the loss by the share `pace`, to first order, but at most `lr`.
+
+    Adam's first step moves each parameter by the step size along its gradient's sign, so that the loss falls by it
+    times ‖g‖₁; a plain step lowers it by the step size times ‖g‖₂².
+
+    Args:
+        model: it is left as it was, in the mode that it is trained in.
+        inputs: shape (N, ...); the first `PROBED` serve.
+        loss, settings: as in `descend`.
+        pace: > 0.
+    """
+    _set_mode(model, "eval")
+    index = torch.arange(min(PROBED, len(inputs)), device=inputs.device)
+    value = loss(as_float(model(inputs[index])), index).mean()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(value, parameters, allow_unused=True) if parameters else ()
+    gradients = [g.detach() for g in found if g is not None]
+    power = 1 if settings.optimizer == "adam" else 2
+    size = sum(float(gradient.abs().pow(power).sum(dtype=torch.float64)) for gradient in gradients)
+    return (
+        min(settings.lr, pace * float(value.detach()) / size) if size > 0 and float(value.detach()) > 0 else settings.lr
+    )
 
 
 def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:

@@ -14,12 +14,13 @@ from expunge.records import Epoch, PseudoLabels
 
 
 class Needs(Flag):
-    """The inputs that a method reads; it is handed no others."""
+    """The inputs that a method reads; it is handed no others. `HELDOUT` is read where it is given, the rest must be."""
 
     FORGET = auto()
     RETAIN = auto()
     FACTORY = auto()
     UPDATES = auto()
+    HELDOUT = auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Task:
         retain: retained examples, for methods that need RETAIN.
         factory: builds the model's network with fresh random weights, for methods that need FACTORY.
         updates: the directory of the update log, for methods that need UPDATES.
+        heldout: the calibration side of the held-out examples, for methods that read HELDOUT; None: there are none.
     """
 
     forget: Examples
@@ -41,6 +43,7 @@ class Task:
     retain: Examples | None = None
     factory: Callable[[], nn.Module] | None = None
     updates: Path | None = None
+    heldout: Examples | None = None
 
     @property
     def num_classes(self) -> int:

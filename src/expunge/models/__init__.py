@@ -1,6 +1,7 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
 from expunge.models.building import ARCHITECTURES, Classifier, build
+from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
 from expunge.models.inference import as_float, logits_of
 from expunge.models.loading import load_model
@@ -13,9 +14,11 @@ __all__ = [
     "ModelSpec",
     "as_float",
     "build",
+    "calibration_seeds",
     "load_model",
     "load_weights",
     "logits_of",
+    "mark_calibrated",
     "read_header",
     "require_spec",
     "save_checkpoint",

@@ -1,0 +1,38 @@
+"""One held-out set, two uses: a part that a method may calibrate on, and a part that is left to audit it with."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from expunge.data.examples import digests
+
+
+def calibration_side(inputs: Tensor, seed: int) -> Tensor:
+    """Which held-out examples a method that ran with `seed` may have seen: about half of them.
+
+    The side is a hash of an example's content and the seed, so whoever knows the seed finds the same split, whatever
+    the order of the examples and whatever else is in the set; equal inputs are on one side.
+
+    Args:
+        inputs: shape (N, ...), in the dtype in which the dataset holds them.
+        seed: of the split.
+
+    Returns:
+        bool, shape (N,), on the CPU.
+
+    >>> side = calibration_side(torch.arange(100.0)[:, None], seed=0)
+    >>> int(side.sum()), bool((side.flip(0) == calibration_side(torch.arange(100.0).flip(0)[:, None], seed=0)).all())
+    (49, True)
+    """
+    salt = f"heldout:{seed}:".encode()
+    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in digests(inputs)])
+
+
+def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Which held-out examples are on the calibration side of none of `seeds`: bool, shape (N,), on the CPU."""
+    left = torch.ones(len(inputs), dtype=torch.bool)
+    for seed in seeds:
+        left &= ~calibration_side(inputs, seed)
+    return left

@@ -1,0 +1,82 @@
+"""Logit margins: measuring them, moving a distribution of them onto another, and what is held meanwhile."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIN_PER_CLASS = 20
+"""Unseen examples of a class that its own distribution of margins is taken from; with fewer, that of all classes."""
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """s = z_y − logsumexp_{j≠y} z_j, the log odds of the true class.
+
+    Args:
+        logits: z, shape (N, C), C ≥ 2.
+        labels: y, int64, shape (N,).
+
+    Returns:
+        shape (N,), in the dtype of `logits`; positive where the true class has more than half of the probability.
+
+    >>> margins(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0]))
+    tensor([1.3069])
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+
+
+def with_margins(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """The same logits but for the true class's, which is set so that the margins are `wanted`, shape (N,)."""
+    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return logits.scatter(1, labels[:, None], (rest + wanted)[:, None])
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each of N values, 0 for the lowest, int64, shape (N,); of equal ones the earlier comes first."""
+    return values.argsort(stable=True).argsort()
+
+
+def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
+    """Hands the quantiles of unseen margins to N examples in their order: target margins, shape (N,).
+
+    The example of rank r gets the quantile (r + ½) / N of the unseen margins of its class, or of all where its class
+    has fewer than `MIN_PER_CLASS` of them.
+
+    Args:
+        order: by which the examples are ranked, shape (N,).
+        labels: int64, shape (N,).
+        unseen: margins, float, shape (M,), M ≥ 1.
+        unseen_labels: int64, shape (M,).
+
+    >>> zeros = torch.zeros(2, dtype=torch.int64)
+    >>> transported(torch.tensor([5, 1]), zeros, torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1, 1, 1]))
+    tensor([1.5000, 0.5000])
+    """
+    share = (ranks(order) + 0.5).to(unseen.dtype) / len(order)
+    targets = torch.quantile(unseen, share)
+    for label in labels.unique():
+        among = unseen[unseen_labels == label]
+        if len(among) >= MIN_PER_CLASS:
+            targets[labels == label] = torch.quantile(among, share[labels == label])
+    return targets
+
+
+def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
+    """`num` mixtures of two inputs each, drawn with repetition; the first has a weight in [¼, ¾] (Zhang et al. 2018).
+
+    Args:
+        inputs: shape (N, ...), floating-point or uint8 (mixtures are rounded).
+        num: how many, ≥ 1.
+        rng: a CPU generator.
+    """
+    first, second = torch.randint(len(inputs), (2, num), generator=rng).to(inputs.device)
+    kind = inputs.dtype if inputs.is_floating_point() else torch.float32
+    weight = (0.25 + 0.5 * torch.rand(num, generator=rng)).to(inputs.device, kind)
+    weight = weight.view(-1, *[1] * (inputs.ndim - 1))
+    mixture = weight * inputs[first].to(kind) + (1 - weight) * inputs[second].to(kind)
+    return mixture if inputs.is_floating_point() else mixture.round().to(inputs.dtype)
+
+
+def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
+    """KL(wanted ‖ softmax(logits)) of each example, shape (N,); `wanted` are log-probabilities, shape (N, C)."""
+    return F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)

@@ -1,0 +1,206 @@
+"""One held-out set, split between calibration and audit: that no example is used for both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from expunge.audit import audit
+from expunge.audit.placement import placements
+from expunge.data import audit_side, calibration_side
+from expunge.errors import InputError
+from expunge.methods import Calibrated
+from expunge.methods._margins import MIN_PER_CLASS, margins, mixed, ranks, transported, with_margins
+from expunge.models import calibration_seeds, load_model
+from expunge.unlearning import unlearn
+from tests.arrangements import NUM_CLASSES, Pairs, pairs
+from tests.conftest import expunge
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, NUM_CLASSES))
+
+
+class Watched(nn.Module):
+    """A network that notes every input that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+        self.seen: list[Tensor] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Watched":
+        other = Watched()
+        other.network.load_state_dict(self.network.state_dict())
+        other.seen = self.seen
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        logits: Tensor = self.network(x)
+        return logits
+
+
+@given(st.integers(0, 2**40), st.integers(1, 200))
+def test_the_split_depends_on_content_and_seed_alone(seed: int, size: int) -> None:
+    inputs = torch.rand(size, 3, generator=torch.Generator().manual_seed(size))
+    side = calibration_side(inputs, seed)
+    order = torch.randperm(size)
+    assert torch.equal(calibration_side(inputs[order], seed), side[order])
+    assert torch.equal(audit_side(inputs, [seed]), ~side)
+    assert torch.equal(audit_side(inputs, [seed, seed + 1]), ~side & ~calibration_side(inputs, seed + 1))
+    assert audit_side(inputs, []).all()
+
+
+def test_about_half_is_calibrated_on_and_seeds_differ() -> None:
+    inputs = torch.rand(4000, 2)
+    first, second = calibration_side(inputs, 0), calibration_side(inputs, 1)
+    assert 1800 < int(first.sum()) < 2200
+    assert 1800 < int((first == second).sum()) < 2200
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_method_sees_no_example_of_the_audit_side(seed: int) -> None:
+    model, heldout = Watched(), pairs(60, seed=8)
+    result = unlearn(model, pairs(6, seed=2), method=Calibrated(epochs=3), heldout=heldout, seed=seed)
+    side = calibration_side(heldout.inputs, seed)
+    rows = torch.cat([batch.flatten(1) for batch in model.seen])
+    met = torch.tensor([bool((rows == example.flatten()).all(1).any()) for example in heldout.inputs])
+    assert torch.equal(met, side)
+    assert result.trace.num_heldout == int(side.sum())
+    assert calibration_seeds(result.model) == (seed,)
+    assert calibration_seeds(model) == ()
+
+
+def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
+    model, forget, test = network(), pairs(6, seed=2), pairs(80, seed=8)
+    once = unlearn(model, forget, method=Calibrated(epochs=2), heldout=test, seed=3).model
+    twice = unlearn(once, pairs(4, seed=21), method=Calibrated(epochs=2), heldout=test, seed=4).model
+    assert calibration_seeds(twice) == (3, 4)
+    for after, seeds in ((once, [3]), (twice, [3, 4])):
+        report = audit(model, after, forget, test)
+        assert report.num_heldout == int(audit_side(test.inputs, seeds).sum())
+    assert audit(model, unlearn(model, forget, seed=3).model, forget, test).num_heldout == 80
+    used = Pairs(*(part[calibration_side(test.inputs, 3)] for part in (test.inputs, test.labels)))
+    with pytest.raises(InputError, match="calibrated on all"):
+        audit(model, once, forget, used)
+
+
+@pytest.mark.parametrize(
+    ("heldout", "said"),
+    [
+        (pairs(1, seed=8), "cannot be split"),
+        (pairs(40, seed=8, shape=(1, 5, 5)), "held-out inputs have shape"),
+        (Pairs(torch.rand(40, 1, 6, 6), torch.full((40,), NUM_CLASSES)), "outside"),
+        (Pairs(torch.full((40, 1, 6, 6), torch.nan), torch.zeros(40, dtype=torch.int64)), "NaN"),
+    ],
+)
+def test_bad_held_out_sets_are_refused(heldout: Pairs, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        unlearn(network(), pairs(6, seed=2), method="calibrated", heldout=heldout)
+
+
+def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
+    forget = pairs(40, seed=2)
+    with pytest.raises(InputError, match="heldout examples are in the forget set"):
+        unlearn(network(), forget, method="calibrated", heldout=forget)
+
+
+def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -> None:
+    trace = unlearn(network(), pairs(6, seed=2), method=Calibrated(epochs=2)).trace
+    assert trace.num_heldout == 0
+    assert any("no held-out examples" in warning for warning in trace.warnings)
+    with pytest.raises(InputError, match="needs held-out examples"):
+        unlearn(network(), pairs(6, seed=2, shape=(36,)), method="calibrated")
+
+
+@pytest.mark.parametrize("match", ["margin", "distribution"])
+@pytest.mark.parametrize("rank", ["margin", "augmented"])
+def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
+    """On a network that has memorised random labels, forgotten margins end where held-out ones lie."""
+    model, forget, heldout = network(), pairs(24, seed=2), pairs(200, seed=8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(300):
+        loss = nn.functional.cross_entropy(model(forget.inputs), forget.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    unseen = margins(model(heldout.inputs), heldout.labels).detach()[calibration_side(heldout.inputs, 0)]
+    before = margins(model(forget.inputs), forget.labels).detach()
+    assert before.min() > unseen.median() + 1
+    method = Calibrated(match=match, rank=rank, epochs=1500, retention=0.0)  # type: ignore[arg-type]
+    result = unlearn(model, forget, method=method, heldout=heldout)
+    # Once it is saturated, an output says little about its margin: matched outputs leave margins a little apart.
+    close = 0.08 if match == "margin" else 0.16
+    assert match == "distribution" or result.trace.first_step_all_reached is not None, result.trace.warnings
+    after = margins(result.model(forget.inputs), forget.labels).detach()
+    placed = placements(
+        after.numpy(),
+        unseen.numpy(),
+        forget_labels=forget.labels.numpy(),
+        heldout_labels=heldout.labels[calibration_side(heldout.inputs, 0)].numpy(),
+        min_per_class=MIN_PER_CLASS,
+    )
+    assert abs(placed.a1 - 0.5) < close
+    assert abs(placed.a2 - 0.5) < close
+
+
+@given(st.integers(1, 40), st.integers(1, 80), st.integers(0, 10**6))
+def test_transport_keeps_order_within_a_class_and_stays_within_the_unseen_range(n: int, m: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    order, unseen = torch.randn(n, generator=rng), torch.randn(m, generator=rng)
+    labels, unseen_labels = (torch.randint(0, 2, (size,), generator=rng) for size in (n, m))
+    targets = transported(order, labels, unseen, unseen_labels)
+    assert unseen.min() <= targets.min()
+    assert targets.max() <= unseen.max()
+    for label in (0, 1):
+        mine = labels == label
+        assert torch.equal(ranks(order[mine]), ranks(targets[mine])) or len(targets[mine].unique()) < int(mine.sum())
+
+
+def test_setting_margins_changes_the_true_class_alone() -> None:
+    logits, labels, wanted = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]), torch.tensor([-2.0, 0, 1, 5, 9])
+    changed = with_margins(logits, labels, wanted)
+    torch.testing.assert_close(margins(changed, labels), wanted)
+    others = torch.ones_like(logits).scatter(1, labels[:, None], 0).bool()
+    assert torch.equal(changed[others], logits[others])
+    probabilities = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(margins(logits, labels), (probabilities / (1 - probabilities)).log())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_mixtures_lie_between_what_they_mix(dtype: torch.dtype) -> None:
+    inputs = torch.tensor([[10.0], [200.0]]).to(dtype)
+    mixtures = mixed(inputs, 50, torch.Generator().manual_seed(0))
+    assert mixtures.shape == (50, 1)
+    assert mixtures.dtype == dtype
+    assert len(mixtures.unique()) > 10
+    assert mixtures.min() >= 10
+    assert mixtures.max() <= 200
+
+
+def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"{n}\n" for n in range(20)))
+    shared = ("--forget", "sample", "--ids", ids, "--test", "sample:test")
+    options = ("--method", "calibrated", "--set", "epochs=3", "--seed", "5")
+    done = expunge("forget", "--model", trained, *shared, *options, "--out", tmp_path / "a")
+    assert done.returncode in {0, 3}, done.stderr
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    used, left = report["trace"]["num_heldout"], report["audit"]["num_heldout"]
+    assert (used > 400, left > 400, used + left) == (True, True, 1000)
+    said = f"calibrated on {used} of 1,000 test examples; the audit uses the others"
+    assert said in " ".join(done.stdout.split())
+    model, _ = load_model(str(tmp_path / "a"))
+    assert calibration_seeds(model) == (5,)
+    done = expunge("audit", "--before", trained, "--after", tmp_path / "a", *shared, "--out", tmp_path / "b")
+    assert done.returncode in {0, 3}, done.stderr
+    again = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert again["audit"]["num_heldout"] == left
+    assert again["audit"]["scores_after"] == report["audit"]["scores_after"]
