@@ -81,6 +81,13 @@ def bad_teacher() -> tuple[Array, Array]:
     return step(x, t**2 / C / t * (softmax((x @ W.T + B) / t) - target) / (N + R))
 
 
+def delete() -> tuple[Array, Array]:
+    """The target by counting: e^z over the wrong classes alone, each row divided by its sum."""
+    z = X @ W.T + B
+    wrong = np.exp(z) * (1 - one_hot(Y))
+    return step(X, (softmax(z) - wrong / wrong.sum(1, keepdims=True)) / N)
+
+
 def finetune() -> tuple[Array, Array]:
     return step(XR, (softmax(XR @ W.T + B) - one_hot(YR)) / R)
 
@@ -98,6 +105,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "random_label": ({}, random_label),
     "amnesiac": ({}, amnesiac),
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
+    "delete": ({}, delete),
     "finetune": ({}, finetune),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }

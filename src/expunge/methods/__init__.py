@@ -11,6 +11,7 @@ from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
+from expunge.methods.delete import Delete
 from expunge.methods.finetune import FineTune
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Any]] = {
     "targeted": Targeted,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
+    "delete": Delete,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
     "amnesiac_undo": AmnesiacUndo,
@@ -102,6 +104,7 @@ __all__ = [
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",
+    "Delete",
     "FineTune",
     "Method",
     "Needs",
