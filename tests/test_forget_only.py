@@ -1,14 +1,49 @@
 """What the methods from the literature that read the forget set alone do beyond one step."""
 
-import numpy as np
-import torch
-from torch import nn
+from typing import Any
 
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import InputError, SettingError
 from expunge.methods import make_method
+from expunge.methods._perturbing import Continuous
+from expunge.methods.boundary_shrink import nearest_wrong
 from expunge.methods.delete import masked_softmax
+from expunge.models import ModelSpec, build
 from expunge.unlearning import unlearn
 from tests.arrangements import Pairs
 from tests.test_golden import LR, WD, B, C, N, W, X, Y, arrays, data, network, one_hot, softmax
+
+PERTURBING: dict[str, dict[str, Any]] = {"boundary_shrink": {"optimizer": "sgd", "lr": 0.1, "epochs": 2}}
+"""Methods that perturb the inputs, with settings that make a run short."""
+
+
+class Rescaling(nn.Module):
+    """Divides whatever it gets by 255, integers and floats alike."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, ...) in [0, 255]."""
+        logits: Tensor = self.network(images.to(torch.float32) / 255)
+        return logits
+
+
+def small_classifier() -> nn.Module:
+    torch.manual_seed(0)
+    return build(
+        ModelSpec(architecture="small_resnet", num_classes=4, in_channels=1, image_size=8, mean=(0.3,), std=(0.2,))
+    )
+
+
+def dark_images() -> Tensor:
+    """Six uint8 images whose own range is far from 0 to 255."""
+    return torch.randint(10, 60, (6, 1, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
 def test_delete_keeps_learning_from_the_original_model() -> None:
@@ -44,3 +79,78 @@ def test_the_masked_softmax_keeps_the_odds_of_the_other_classes() -> None:
     assert bool((masked.gather(1, labels[:, None]) == 0).all())
     torch.testing.assert_close(masked.sum(1), torch.ones(N, dtype=torch.float64))
     torch.testing.assert_close(masked[0, 1] / masked[0, 4], p[0, 1] / p[0, 4])
+
+
+def steep() -> nn.Linear:
+    """At the origin class 0 leads class 1; class 2 is last there, but grows fastest along the first input."""
+    model = nn.Linear(2, 3)
+    model.weight.data = torch.tensor([[0.0, 0.0], [0.0, 0.0], [10.0, 0.0]])
+    model.bias.data = torch.tensor([1.0, 0.5, -0.5])
+    return model
+
+
+def test_boundary_shrink_takes_the_class_beyond_the_nearest_boundary_not_the_runner_up() -> None:
+    forget = Continuous(torch.zeros(1, 2), -1.0, 1.0)
+    labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.1)
+    assert labels.tolist() == [2]
+    assert (counts.adversarial, counts.second_best) == (1, 0)
+    labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.01)
+    assert labels.tolist() == [1]
+    assert (counts.adversarial, counts.second_best) == (0, 1)
+
+
+@pytest.mark.parametrize("bound", [1e-6, 0.1, 10.0])
+def test_boundary_shrink_never_teaches_the_true_label(bound: float) -> None:
+    forget = Continuous(torch.tensor(X), float(X.min()), float(X.max()))
+    labels, counts = nearest_wrong(network(W, B), forget, torch.tensor(Y), bound, batch_size=3)
+    assert bool((labels != torch.tensor(Y)).all())
+    assert counts.adversarial + counts.second_best == N
+
+
+def test_boundary_shrink_keeps_the_labels_of_the_original_model() -> None:
+    """Long steps toward labels that are found once, on the way of which other classes come to lie nearest."""
+    forget = Continuous(torch.tensor(X), float(X.min()), float(X.max()))
+    labels = nearest_wrong(network(W, B), forget, torch.tensor(Y), 0.1)[0]
+    weight, bias, anew = W.copy(), B.copy(), []
+    for _ in range(4):
+        dz = (softmax(X @ weight.T + bias) - one_hot(labels.numpy())) / N
+        weight, bias = weight - 10 * dz.T @ X, bias - 10 * dz.sum(0)
+        anew.append(nearest_wrong(network(weight, bias), forget, torch.tensor(Y), 0.1)[0].tolist())
+    assert any(found != labels.tolist() for found in anew[:-1]), "labels found anew would be the same"
+    method = make_method("boundary_shrink", optimizer="sgd", lr=10.0, weight_decay=0, epochs=4)
+    model = unlearn(network(W, B), data(X, Y), method=method).model
+    np.testing.assert_allclose(arrays(model)[0], weight, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", sorted(PERTURBING))
+def test_uint8_images_are_perturbed_as_the_model_scales_them(name: str) -> None:
+    """expunge's models scale uint8 and take floats as scaled; others divide whatever they get. Both come to one."""
+    method = make_method(name, **PERTURBING[name])
+    images, labels = dark_images(), torch.tensor([0, 1, 2, 3, 0, 1])
+    own = unlearn(small_classifier(), Pairs(images, labels), method=method).model
+    other = unlearn(Rescaling(small_classifier()), Pairs(images, labels), method=method).model
+    for one, two in zip(own.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(PERTURBING))
+def test_inputs_that_cannot_be_perturbed_are_refused(name: str) -> None:
+    model = nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(6, 3))
+    forget = Pairs(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="integers alone"):
+        unlearn(model, forget, method=make_method(name))
+
+
+@pytest.mark.parametrize("name", sorted(PERTURBING))
+def test_perturbing_leaves_the_inputs_alone(name: str) -> None:
+    forget = data(X, Y)
+    before = forget.inputs.clone()
+    unlearn(network(W, B), forget, method=make_method(name, **PERTURBING[name]))
+    assert torch.equal(forget.inputs, before)
+    assert forget.inputs.grad is None
+
+
+@pytest.mark.parametrize(("name", "setting"), [("boundary_shrink", {"bound": 0.0})])
+def test_settings_out_of_range_are_refused(name: str, setting: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="out of range"):
+        make_method(name, **setting)

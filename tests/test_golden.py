@@ -81,6 +81,14 @@ def bad_teacher() -> tuple[Array, Array]:
     return step(x, t**2 / C / t * (softmax((x @ W.T + B) / t) - target) / (N + R))
 
 
+def boundary_shrink() -> tuple[Array, Array]:
+    """The step is a tenth of the range of X; of each moved row the largest logit but the true one's is the label."""
+    gradient = (softmax(X @ W.T + B) - one_hot(Y)) @ W
+    moved = np.clip(X + 0.1 * (X.max() - X.min()) * np.sign(gradient), X.min(), X.max())
+    labels = np.argmax(moved @ W.T + B - 1e9 * one_hot(Y), axis=1)
+    return step(X, (softmax(X @ W.T + B) - one_hot(labels)) / N)
+
+
 def delete() -> tuple[Array, Array]:
     """The target by counting: e^z over the wrong classes alone, each row divided by its sum."""
     z = X @ W.T + B
@@ -105,6 +113,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "random_label": ({}, random_label),
     "amnesiac": ({}, amnesiac),
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
+    "boundary_shrink": ({"bound": 0.1}, boundary_shrink),
     "delete": ({}, delete),
     "finetune": ({}, finetune),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),

@@ -11,6 +11,7 @@ from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
+from expunge.methods.boundary_shrink import BoundaryShrink
 from expunge.methods.delete import Delete
 from expunge.methods.finetune import FineTune
 from expunge.methods.neg_grad import NegGrad
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Any]] = {
     "targeted": Targeted,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
+    "boundary_shrink": BoundaryShrink,
     "delete": Delete,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
@@ -104,6 +106,7 @@ __all__ = [
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",
+    "BoundaryShrink",
     "Delete",
     "FineTune",
     "Method",
