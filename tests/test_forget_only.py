@@ -15,9 +15,12 @@ from expunge.methods.delete import masked_softmax
 from expunge.models import ModelSpec, build
 from expunge.unlearning import unlearn
 from tests.arrangements import Pairs
-from tests.test_golden import LR, WD, B, C, N, W, X, Y, arrays, data, network, one_hot, softmax
+from tests.test_golden import LR, WD, B, C, M, N, W, X, Y, arrays, data, jit, network, one_hot, softmax
 
-PERTURBING: dict[str, dict[str, Any]] = {"boundary_shrink": {"optimizer": "sgd", "lr": 0.1, "epochs": 2}}
+PERTURBING: dict[str, dict[str, Any]] = {
+    "boundary_shrink": {"optimizer": "sgd", "lr": 0.1, "epochs": 2},
+    "jit": {"optimizer": "sgd", "lr": 0.01, "epochs": 2, "sigma": 0.1, "draws": 2},
+}
 """Methods that perturb the inputs, with settings that make a run short."""
 
 
@@ -150,7 +153,43 @@ def test_perturbing_leaves_the_inputs_alone(name: str) -> None:
     assert forget.inputs.grad is None
 
 
-@pytest.mark.parametrize(("name", "setting"), [("boundary_shrink", {"bound": 0.0})])
+def test_jit_reads_the_authors_code_where_told_to() -> None:
+    """The noisy outputs are constants, and the loss is a sum over the batch."""
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": LR, "weight_decay": WD, "epochs": 1, "sigma": 0.3, "draws": 2}
+    method = make_method("jit", **settings, detach=True, reduction="sum")
+    model = unlearn(network(W, B), data(X, Y), method=method).model
+    for actual, golden in zip(arrays(model), jit(detach=True, scale=N), strict=True):
+        np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
+
+
+def test_jit_makes_the_model_less_sensitive_at_any_scale_of_the_inputs() -> None:
+    """Noise is in units of the inputs' spread: a network that takes inputs 1000 times as large fares the same."""
+    losses = []
+    for scale in (1.0, 1000.0):
+        method = make_method("jit", optimizer="sgd", lr=0.2 / scale**2, weight_decay=0, epochs=20, sigma=0.1)
+        trace = unlearn(network(W / scale, B), data(scale * X, Y), method=method).trace
+        losses.append(np.array([epoch.loss for epoch in trace.epochs], dtype=np.float64))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+    assert losses[0][-1] < 0.7 * losses[0][0]
+
+
+def test_jit_says_where_smoothing_forgets_not_all() -> None:
+    forget = data(X, np.argmax(X @ W.T + B, axis=1))
+    method = make_method("jit", stop="forgotten", optimizer="sgd", lr=1e-6, epochs=2, draws=1)
+    trace = unlearn(network(W, B), forget, method=method).trace
+    assert trace.forget_accuracy_after == 1
+    assert any("before every example was forgotten" in warning for warning in trace.warnings)
+
+
+def test_jit_takes_inputs_without_spread() -> None:
+    forget = Pairs(torch.zeros(1, M), torch.tensor([0]))
+    model = unlearn(nn.Linear(M, C), forget, method=make_method("jit", epochs=1)).model
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("boundary_shrink", {"bound": 0.0}), ("jit", {"sigma": 0.0}), ("jit", {"draws": 0})]
+)
 def test_settings_out_of_range_are_refused(name: str, setting: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="out of range"):
         make_method(name, **setting)

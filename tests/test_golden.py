@@ -100,6 +100,18 @@ def finetune() -> tuple[Array, Array]:
     return step(XR, (softmax(XR @ W.T + B) - one_hot(YR)) / R)
 
 
+def jit(detach: bool, scale: float = 1.0) -> tuple[Array, Array]:
+    """Two draws of noise e in units of X's deviation s: the mean of ‖W s e‖ / ‖e‖; the bias cancels unless detached."""
+    generator, s, dw, db = stream("method", 0), X.std(), np.zeros_like(W), np.zeros_like(B)
+    for _ in range(2):
+        e = 0.3 * torch.randn(N, M, dtype=torch.float64, generator=generator).numpy()
+        moved = s * e @ W.T
+        u = scale * moved / np.linalg.norm(moved, axis=1, keepdims=True) / np.linalg.norm(e, axis=1, keepdims=True) / N
+        dw += -u.T @ X / 2 if detach else u.T @ (s * e) / 2
+        db += -u.sum(0) / 2 if detach else 0
+    return W - LR * (dw + WD * W), B - LR * (db + WD * B)
+
+
 def retrain() -> tuple[Array, Array]:
     """From the factory's weights; the one-cycle schedule starts at lr / 25; Nesterov's first step is (1 + μ) g."""
     dz = (softmax(XR @ WT.T + BT) - one_hot(YR)) / R
@@ -116,6 +128,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "boundary_shrink": ({"bound": 0.1}, boundary_shrink),
     "delete": ({}, delete),
     "finetune": ({}, finetune),
+    "jit": ({"sigma": 0.3, "draws": 2}, lambda: jit(detach=False)),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
 """Settings and the expected (weight, bias); `amnesiac_undo` has a test of its own."""

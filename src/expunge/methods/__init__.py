@@ -14,6 +14,7 @@ from expunge.methods.bad_teacher import BadTeacher
 from expunge.methods.boundary_shrink import BoundaryShrink
 from expunge.methods.delete import Delete
 from expunge.methods.finetune import FineTune
+from expunge.methods.jit import JiT
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Any]] = {
     "random_label": RandomLabel,
     "boundary_shrink": BoundaryShrink,
     "delete": Delete,
+    "jit": JiT,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
     "amnesiac_undo": AmnesiacUndo,
@@ -109,6 +111,7 @@ __all__ = [
     "BoundaryShrink",
     "Delete",
     "FineTune",
+    "JiT",
     "Method",
     "Needs",
     "NegGrad",
