@@ -12,6 +12,7 @@ from expunge.methods import make_method
 from expunge.methods._perturbing import Continuous
 from expunge.methods.boundary_shrink import nearest_wrong
 from expunge.methods.delete import masked_softmax
+from expunge.methods.salsa import redistributed
 from expunge.models import ModelSpec, build
 from expunge.unlearning import unlearn
 from tests.arrangements import Pairs
@@ -187,8 +188,70 @@ def test_jit_takes_inputs_without_spread() -> None:
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
+def test_salsa_follows_its_schedules_and_is_drawn_back_to_the_start() -> None:
+    """Four steps: α and λ rise along half a cosine; λ grows toward the input; targets come from the model as it is."""
+    given = one_hot((X @ W.T + B).argmax(1))
+    weight, bias = W.copy(), B.copy()
+    for t in range(4):
+        risen = (1 - np.cos(np.pi * t / 3)) / 2
+        p = softmax(X @ weight.T + bias)
+        taken = (0.2 + 0.5 * risen) * (p * given).sum(1, keepdims=True)
+        others = p * (1 - given) / (p * (1 - given)).sum(1, keepdims=True)
+        stays = (p * given).sum(1, keepdims=True) - taken
+        dz = (p - stays * given - (1 - stays) * others) / N
+        pull_weight, pull_bias = 2 * (0.3 + 0.2 * 2 + 0.1 * risen), 2 * (0.3 + 0.2 * 1 + 0.1 * risen)
+        weight, bias = (
+            weight - LR * (dz.T @ X + pull_weight * (weight - W)),
+            bias - LR * (dz.sum(0) + pull_bias * (bias - B)),
+        )
+    method = make_method(
+        "salsa",
+        optimizer="sgd",
+        lr=LR,
+        weight_decay=0,
+        epochs=9,
+        max_steps=4,
+        alpha_min=0.2,
+        alpha_max=0.7,
+        shift=0.3,
+        slope=0.2,
+        gamma=0.1,
+    )
+    model = unlearn(network(W, B), data(X, Y), method=method).model
+    for actual, golden in zip(arrays(model), (weight, bias), strict=True):
+        np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
+
+
+def test_salsa_uses_no_labels() -> None:
+    method = make_method("salsa", optimizer="sgd", lr=LR, epochs=3)
+    one, two = (unlearn(network(W, B), data(X, labels), method=method).model for labels in (Y, (Y + 1) % C))
+    np.testing.assert_array_equal(arrays(one)[0], arrays(two)[0])
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_salsa_redistributes_where_the_model_is_certain(alpha: float) -> None:
+    target = redistributed(torch.tensor([[1000.0, 1.0, 1.0]]), torch.tensor([0]), alpha)
+    torch.testing.assert_close(target, torch.tensor([[1 - alpha, alpha / 2, alpha / 2]]))
+
+
+def test_adamw_decays_weights_apart_from_the_gradient() -> None:
+    """Its first step is η g / (|g| + 1e-8) as Adam's, with g free of the decay, after θ shrank by η wd."""
+    p = softmax(X @ W.T + B)
+    gradient = -((p - one_hot(Y)) / N).T @ X
+    method = make_method("neg_grad", optimizer="adamw", lr=LR, weight_decay=WD, epochs=1)
+    model = unlearn(network(W, B), data(X, Y), method=method).model
+    expected = W * (1 - LR * WD) - LR * gradient / (np.abs(gradient) + 1e-8)
+    np.testing.assert_allclose(arrays(model)[0], expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
-    ("name", "setting"), [("boundary_shrink", {"bound": 0.0}), ("jit", {"sigma": 0.0}), ("jit", {"draws": 0})]
+    ("name", "setting"),
+    [
+        ("boundary_shrink", {"bound": 0.0}),
+        ("jit", {"sigma": 0.0}),
+        ("jit", {"draws": 0}),
+        ("salsa", {"alpha_min": 0.7}),
+    ],
 )
 def test_settings_out_of_range_are_refused(name: str, setting: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="out of range"):

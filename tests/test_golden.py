@@ -119,6 +119,16 @@ def retrain() -> tuple[Array, Array]:
     return WT - scale * (dz.T @ XR + WD * WT), BT - scale * (dz.sum(0) + WD * BT)
 
 
+def salsa() -> tuple[Array, Array]:
+    """One step of a run of one: α is at its start, the anchor without effect. Probabilities moved as fractions."""
+    p = softmax(X @ W.T + B)
+    given = one_hot((X @ W.T + B).argmax(1))
+    taken = 0.3 * p * given
+    others = p * (1 - given)
+    target = p - taken + others * taken.sum(1, keepdims=True) / others.sum(1, keepdims=True)
+    return step(X, (p - target) / N)
+
+
 GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "targeted": ({"lam": 2.5, "stop": "budget"}, lambda: targeted(2.5)),
     "neg_grad": ({}, neg_grad),
@@ -129,6 +139,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "delete": ({}, delete),
     "finetune": ({}, finetune),
     "jit": ({"sigma": 0.3, "draws": 2}, lambda: jit(detach=False)),
+    "salsa": ({}, salsa),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
 """Settings and the expected (weight, bias); `amnesiac_undo` has a test of its own."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         NegGrad,
         RandomLabel,
         Retrain,
+        Salsa,
         Targeted,
         make_method,
     )
@@ -56,6 +57,7 @@ _HOMES = {
     "NegGrad": "methods",
     "RandomLabel": "methods",
     "Retrain": "methods",
+    "Salsa": "methods",
     "Targeted": "methods",
     "make_method": "methods",
     "ModelSpec": "models",
@@ -88,6 +90,7 @@ __all__ = [
     "NonFiniteError",
     "RandomLabel",
     "Retrain",
+    "Salsa",
     "SettingError",
     "Targeted",
     "Trace",

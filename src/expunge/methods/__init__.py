@@ -18,6 +18,7 @@ from expunge.methods.jit import JiT
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
+from expunge.methods.salsa import Salsa
 from expunge.methods.targeted import Targeted
 
 METHODS: dict[str, type[Any]] = {
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Any]] = {
     "boundary_shrink": BoundaryShrink,
     "delete": Delete,
     "jit": JiT,
+    "salsa": Salsa,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
     "amnesiac_undo": AmnesiacUndo,
@@ -118,6 +120,7 @@ __all__ = [
     "RandomLabel",
     "Recorder",
     "Retrain",
+    "Salsa",
     "Targeted",
     "Task",
     "make_method",
