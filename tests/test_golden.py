@@ -130,8 +130,35 @@ def bad_teacher() -> tuple[Array, Array]:
     return step(x, t**2 / C / t * (softmax((x @ W.T + B) / t) - target) / (N + R))
 
 
+def boundary_shrink() -> tuple[Array, Array]:
+    """The step is a tenth of the range of X; of each moved row the largest logit but the true one's is the label."""
+    gradient = (softmax(X @ W.T + B) - one_hot(Y)) @ W
+    moved = np.clip(X + 0.1 * (X.max() - X.min()) * np.sign(gradient), X.min(), X.max())
+    labels = np.argmax(moved @ W.T + B - 1e9 * one_hot(Y), axis=1)
+    return step(X, (softmax(X @ W.T + B) - one_hot(labels)) / N)
+
+
+def delete() -> tuple[Array, Array]:
+    """The target by counting: e^z over the wrong classes alone, each row divided by its sum."""
+    z = X @ W.T + B
+    wrong = np.exp(z) * (1 - one_hot(Y))
+    return step(X, (softmax(z) - wrong / wrong.sum(1, keepdims=True)) / N)
+
+
 def finetune() -> tuple[Array, Array]:
     return step(XR, (softmax(XR @ W.T + B) - one_hot(YR)) / R)
+
+
+def jit(detach: bool, scale: float = 1.0) -> tuple[Array, Array]:
+    """Two draws of noise e in units of X's deviation s: the mean of ‖W s e‖ / ‖e‖; the bias cancels unless detached."""
+    generator, s, dw, db = stream("method", 0), X.std(), np.zeros_like(W), np.zeros_like(B)
+    for _ in range(2):
+        e = 0.3 * torch.randn(N, M, dtype=torch.float64, generator=generator).numpy()
+        moved = s * e @ W.T
+        u = scale * moved / np.linalg.norm(moved, axis=1, keepdims=True) / np.linalg.norm(e, axis=1, keepdims=True) / N
+        dw += -u.T @ X / 2 if detach else u.T @ (s * e) / 2
+        db += -u.sum(0) / 2 if detach else 0
+    return W - LR * (dw + WD * W), B - LR * (db + WD * B)
 
 
 def retrain() -> tuple[Array, Array]:
@@ -139,6 +166,16 @@ def retrain() -> tuple[Array, Array]:
     dz = (softmax(XR @ WT.T + BT) - one_hot(YR)) / R
     scale = LR / 25 * (1 + 0.95)
     return WT - scale * (dz.T @ XR + WD * WT), BT - scale * (dz.sum(0) + WD * BT)
+
+
+def salsa() -> tuple[Array, Array]:
+    """One step of a run of one: α is at its start, the anchor without effect. Probabilities moved as fractions."""
+    p = softmax(X @ W.T + B)
+    given = one_hot((X @ W.T + B).argmax(1))
+    taken = 0.3 * p * given
+    others = p * (1 - given)
+    target = p - taken + others * taken.sum(1, keepdims=True) / others.sum(1, keepdims=True)
+    return step(X, (p - target) / N)
 
 
 GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
@@ -152,7 +189,11 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "mu_mis": ({"epochs": 2}, lambda: mu_mis(steps=2)),
     "amnesiac": ({}, amnesiac),
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
+    "boundary_shrink": ({"bound": 0.1}, boundary_shrink),
+    "delete": ({}, delete),
     "finetune": ({}, finetune),
+    "jit": ({"sigma": 0.3, "draws": 2}, lambda: jit(detach=False)),
+    "salsa": ({}, salsa),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
 """Settings and the expected (weight, bias); `amnesiac_undo` and `calibrated` have tests of their own."""

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import SettingError
+from expunge.errors import InputError
 from expunge.methods import make_method
-from expunge.methods._inputs import differentiable_inputs, targeted_pgd
+from expunge.methods._inputs import continuous, targeted_pgd
 from expunge.methods._task import Task
 from expunge.methods.instance_wise import importances, turned_over
 from expunge.models import ModelSpec, build, logits_of
@@ -137,13 +137,13 @@ def test_a_model_that_only_casts_gets_its_own_scale() -> None:
     images = torch.randint(0, 256, (4, 1, 6, 6), dtype=torch.uint8)
     examples = Pairs(images, torch.tensor([0, 1, 2, 0]))
     task = Task(forget=examples, forget_digests=(), forget_logits=logits_of(model, images))  # type: ignore[arg-type]
-    assert torch.equal(differentiable_inputs(model, task), images.float())
+    assert torch.equal(continuous(model, task).inputs, images.float())
 
 
 def test_inputs_without_gradient_are_refused() -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, NUM_CLASSES))
     tokens = Pairs(torch.randint(0, 9, (4, 3)), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(SettingError, match="floating-point inputs"):
+    with pytest.raises(InputError, match="this method must change them"):
         unlearn(model, tokens, method="instance_wise")
     method = make_method("instance_wise", adversarial=0, epochs=1)
     assert unlearn(model, tokens, method=method).trace.steps == 1

@@ -32,12 +32,14 @@ class PseudoLabels:
         second_best: the most likely label other than the predicted one, where the prediction was right.
         already_mispredicted: the model's own wrong prediction.
         random: a wrong label drawn uniformly.
+        adversarial: the model's wrong prediction for the perturbed input.
     """
 
     kept: int = 0
     second_best: int = 0
     already_mispredicted: int = 0
     random: int = 0
+    adversarial: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

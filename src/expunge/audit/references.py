@@ -30,16 +30,19 @@ from expunge.audit._workers import run_in_processes
 from expunge.audit.forward import outputs_of
 from expunge.audit.relearning import network_steps
 from expunge.audit.scores import cross_entropy
-from expunge.data import Examples, ImageSet, check_disjoint
+from expunge.data import Examples, ImageSet, audit_side, check_disjoint
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.files import written_whole
-from expunge.methods import Method, Needs, settings_of
+from expunge.methods import METHODS, Method, Needs, settings_of
 from expunge.models import ModelSpec, build
 from expunge.progress import advance
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
 SETS = ("forget", "heldout", "retained")
+AUDITED = "audited"
+"""Which held-out examples methods that calibrate on the others are measured on, in labels.safetensors."""
+
 OWN_DATA = "the model's own training data and recipe"
 RECIPE_ALONE = "audits the recipe, not this model"
 
@@ -144,7 +147,8 @@ def train_references(
     directory.mkdir(parents=True, exist_ok=True)
     known = update_manifest(directory, settings, told)
     with written_whole(directory / "labels.safetensors") as temporary:
-        save_file({name: images.labels for name, images in sets.items()}, temporary)
+        sides = {AUDITED: audit_side(heldout.images, [seed])}
+        save_file({name: images.labels for name, images in sets.items()} | sides, temporary)
     job = _Job(
         directory=directory,
         tags={row: tag_of(settings, known.get(row)) for row in ("original", "retrained", *methods)},
@@ -205,11 +209,15 @@ def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_m
         raise InputError(f"{directory} has no complete pair of reference models yet")
     outputs = {row: [read(directory, row, j, tag) for j in range(num_models)] for row, tag in tags.items()}
     labels = load_file(directory / "labels.safetensors")
+    keep = {name: np.ones(len(labels[name]), dtype=bool) for name in SETS}
+    if any(Needs.HELDOUT in METHODS[methods[row]["method"]].needs for row in chosen):
+        keep["heldout"] = labels[AUDITED].numpy()  # all rows are measured on what none was calibrated on
     return References(
         logits={
-            row: {name: np.stack([f[name].numpy() for f in found]) for name in SETS} for row, found in outputs.items()
+            row: {name: np.stack([f[name].numpy()[keep[name]] for f in found]) for name in SETS}
+            for row, found in outputs.items()
         },
-        labels={name: labels[name].numpy() for name in SETS},
+        labels={name: labels[name].numpy()[keep[name]] for name in SETS},
         relearn_steps={row: np.array([float(f["relearn_steps"]) for f in found]) for row, found in outputs.items()},
         methods={row: methods[row] for row in chosen},
         settings=settings,
@@ -271,8 +279,10 @@ def make_pair(job: _Job, j: int) -> None:
         forget, rest = _examples(job.sets["forget"]), _examples(job.rest)
         for name in wanted:
             method = job.methods[name]
-            seed = _seed(job.seed, f"{name} {j}")
-            result = job.unlearn(original, _Pairs(forget), method=method, retain=_Pairs(rest), seed=seed)
+            given: dict[str, Any] = {"retain": _Pairs(rest), "seed": _seed(job.seed, f"{name} {j}")}
+            if Needs.HELDOUT in method.needs:  # one seed for all, so that the same half of the examples is left
+                given |= {"heldout": _Pairs(_examples(job.sets["heldout"])), "seed": job.seed}
+            result = job.unlearn(original, _Pairs(forget), method=method, **given)
             _write(job, name, j, result.model, _target(job, j))
     if not _is_there(job, "retrained", j):
         _write(job, "retrained", j, _trained(job, job.rest, f"retrained {j}"), _target(job, j))

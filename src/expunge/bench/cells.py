@@ -70,6 +70,7 @@ class Cell:
     forget_size: int
     seed: int
     retain_subset: int | None
+    heldout: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -84,6 +85,7 @@ class Cell:
             "forget_size": self.forget_size,
             "seed": self.seed,
             "retain_subset": self.retain_subset,
+            **({"heldout": True} if self.heldout else {}),
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 

@@ -14,7 +14,8 @@ from expunge.models import ARCHITECTURES
 from expunge.training import Recipe, recipe_for
 
 GRID_FORMAT = "expunge-grid/1"
-_TOP = {"format", "datasets", "architectures", "sizes", "seeds", "retain_size", "rows", "profiles", "originals"}
+_NEEDED = {"format", "datasets", "architectures", "sizes", "seeds", "retain_size", "rows", "profiles"}
+_TOP = _NEEDED | {"originals", "heldout"}
 WITHOUT_SETTINGS = {BEFORE: "it is the model as it is", "retrain": "it takes the original's recipe"}
 _TARGETS = {"retain_accuracy", "test_accuracy"}
 
@@ -42,6 +43,7 @@ class Grid:
         originals: dataset by dataset, in the order in which they are worked through.
         rows, sizes, seeds: as the file lists them.
         profiles: {name: how many retained examples retain accuracy is measured on; None: all}.
+        heldout: methods may calibrate on one half of the test set, and all are measured on the other.
     """
 
     originals: tuple[Original, ...]
@@ -49,6 +51,7 @@ class Grid:
     sizes: tuple[int, ...]
     seeds: tuple[int, ...]
     profiles: Mapping[str, int | None]
+    heldout: bool = False
 
     def cells(self, profile: str) -> list[Cell]:
         """All cells: original by original, in each seed by seed, then row, then size, so that a part is balanced.
@@ -67,6 +70,7 @@ class Grid:
                 forget_size=size,
                 seed=seed,
                 retain_subset=self.profiles[profile],
+                heldout=self.heldout,
             )
             for original in self.originals
             for seed in self.seeds
@@ -97,7 +101,7 @@ def load_grid(path: Path) -> Grid:
 
 
 def _grid(content: Mapping[str, Any]) -> Grid:
-    _check_keys(content, _TOP, _TOP - {"originals"}, "the grid")
+    _check_keys(content, _TOP, _NEEDED, "the grid")
     if content["format"] != GRID_FORMAT:
         raise InputError(f"its format is {content['format']!r}, not {GRID_FORMAT!r}")
     datasets, architectures = _list(content, "datasets", str), _list(content, "architectures", str)
@@ -109,6 +113,9 @@ def _grid(content: Mapping[str, Any]) -> Grid:
     retain_size = content["retain_size"]
     if min(sizes) < 1 or min(seeds) < 0 or type(retain_size) is not int or retain_size < 1:
         raise SettingError("sizes and retain_size are at least 1, seeds at least 0, all whole numbers")
+    heldout = content.get("heldout", False)
+    if type(heldout) is not bool:
+        raise InputError(f"heldout is true or false, not {heldout!r}")
     rows = tuple(_row(entry, retain_size) for entry in _list(content, "rows", dict))
     repeated = {row.name for row in rows if sum(other.name == row.name for other in rows) > 1}
     if repeated:
@@ -119,6 +126,7 @@ def _grid(content: Mapping[str, Any]) -> Grid:
         sizes=tuple(sizes),
         seeds=tuple(seeds),
         profiles=_profiles(content["profiles"]),
+        heldout=heldout,
     )
 
 

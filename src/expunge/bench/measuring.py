@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from expunge.audit import logit_margin, score_test
 from expunge.bench.cells import BEFORE, Cell
 from expunge.bench.results import Result, result_of
-from expunge.data import Examples, ImageSet, digests, draw_ids, load_data
+from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.methods import Needs, make_method
 from expunge.models import as_float, load_model
@@ -183,29 +183,43 @@ class Stage:
             "data_digest": self.data_digest,
             "device": self.told,
         }
+        audited = self._audited_on(cell)
+        shared["test_measured"] = len(audited)
         if cell.method == BEFORE:
-            return {**shared, **self._as_it_is(forget, positions)}
+            return {**shared, **self._as_it_is(forget, positions, audited)}
         method = make_method(cell.method, **cell.settings)
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
-        result = unlearn(self.network, forget, method=method, retain=retain, seed=cell.seed)
+        result = unlearn(
+            self.network,
+            forget,
+            method=method,
+            retain=retain,
+            heldout=self.test if cell.heldout else None,
+            seed=cell.seed,
+        )
         started = time.perf_counter()
         model = result.model.to(memory_format=torch.channels_last)
         retained = self._seen(model, self._at(positions), self.precision)
-        tested = self._seen(model, self.resident["test"], self.precision)
+        tested = self._seen(model, self.resident["test"].take(audited.to(self.device)), self.precision)
         gone = self._seen(model, self._at(self._positions(forget)), self.precision)
         return {
             **shared,
             "forget_accuracy": result.trace.forget_accuracy_after,
             "retain_accuracy": retained.accuracy,
             "test_accuracy": tested.accuracy,
-            **self._audited(gone.margins, tested.margins, forget),
+            **self._audited(gone.margins, tested.margins, forget, self.test.labels[audited]),
             "seconds_evaluating": time.perf_counter() - started,
             "evaluated_in": self.precision,
             "retain_digest": None if retain is None else _digest_of_ids(retain),
             **_of_trace(result.trace),
         }
 
-    def _as_it_is(self, forget: ImageSet, positions: Tensor) -> dict[str, Any]:
+    def _audited_on(self, cell: Cell) -> Tensor:
+        """Positions of the test images that the cell is measured on, ascending."""
+        left = audit_side(self.test.images, [cell.seed] if cell.heldout else [])
+        return left.nonzero()[:, 0]
+
+    def _as_it_is(self, forget: ImageSet, positions: Tensor, audited: Tensor) -> dict[str, Any]:
         """The original's own fields, from one pass over all images that serves every forget set."""
         if self._before is None:
             started = time.perf_counter()
@@ -217,8 +231,10 @@ class Stage:
         return {
             "forget_accuracy": _share(everything.right[gone]),
             "retain_accuracy": _share(everything.right[positions]),
-            "test_accuracy": tested.accuracy,
-            **self._audited(everything.margins[gone.numpy()], tested.margins, forget),
+            "test_accuracy": _share(tested.right[audited]),
+            **self._audited(
+                everything.margins[gone.numpy()], tested.margins[audited.numpy()], forget, self.test.labels[audited]
+            ),
             **dict.fromkeys(("delta_l1", "delta_l1_last_layer", "delta_l2", "delta_l2_last_layer"), 0.0),
             "steps": 0,
             "examples_seen": 0,
@@ -253,10 +269,10 @@ class Stage:
         return torch.tensor([self.position[name] for name in images.ids])
 
     def _audited(
-        self, gone: NDArray[np.float64], tested: NDArray[np.float64], forget: ImageSet
+        self, gone: NDArray[np.float64], tested: NDArray[np.float64], forget: ImageSet, test_labels: Tensor
     ) -> dict[str, str | float]:
         """The default audit's score test on margins of forgotten and of test images."""
-        test = score_test(gone, tested, forget_labels=forget.labels.numpy(), heldout_labels=self.test.labels.numpy())
+        test = score_test(gone, tested, forget_labels=forget.labels.numpy(), heldout_labels=test_labels.numpy())
         return {"audit_verdict": test.verdict, "audit_a1": test.a1, "audit_a2": test.a2, "audit_auc": test.auc}
 
     def _at(self, positions: Tensor) -> Examples:

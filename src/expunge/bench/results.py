@@ -33,6 +33,8 @@ class Result:
             forgotten one.
         delta_l1, delta_l2: norms of the change of all parameters; delta_l1_last_layer, delta_l2_last_layer: of the
             last linear layer's.
+        test_measured: examples of the test set that test accuracy and audit are of; None in lines from before there was
+            a choice: all of it.
         audit_verdict, audit_a1, audit_a2, audit_auc: the default audit's score test of the forget set against the test
             set (`expunge.audit.ScoreTest`), in the precision of `evaluated_in`.
         original_l1, num_parameters: ‖θ‖₁ and size of the original, to normalise by.
@@ -62,6 +64,7 @@ class Result:
     retain_accuracy: float | None = None
     retain_measured: int | None = None
     test_accuracy: float | None = None
+    test_measured: int | None = None
     audit_verdict: str | None = None
     audit_a1: float | None = None
     audit_a2: float | None = None

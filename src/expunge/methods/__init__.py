@@ -11,13 +11,17 @@ from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
+from expunge.methods.boundary_shrink import BoundaryShrink
 from expunge.methods.calibrated import Calibrated
+from expunge.methods.delete import Delete
 from expunge.methods.finetune import FineTune
 from expunge.methods.instance_wise import InstanceWise
+from expunge.methods.jit import JiT
 from expunge.methods.mu_mis import MUMis
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
+from expunge.methods.salsa import Salsa
 from expunge.methods.targeted import Targeted
 
 METHODS: dict[str, type[Any]] = {
@@ -25,8 +29,12 @@ METHODS: dict[str, type[Any]] = {
     "calibrated": Calibrated,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
+    "boundary_shrink": BoundaryShrink,
+    "delete": Delete,
     "instance_wise": InstanceWise,
+    "jit": JiT,
     "mu_mis": MUMis,
+    "salsa": Salsa,
     "bad_teacher": BadTeacher,
     "amnesiac": Amnesiac,
     "amnesiac_undo": AmnesiacUndo,
@@ -108,9 +116,12 @@ __all__ = [
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",
+    "BoundaryShrink",
     "Calibrated",
+    "Delete",
     "FineTune",
     "InstanceWise",
+    "JiT",
     "MUMis",
     "Method",
     "Needs",
@@ -118,6 +129,7 @@ __all__ = [
     "RandomLabel",
     "Recorder",
     "Retrain",
+    "Salsa",
     "Targeted",
     "Task",
     "make_method",

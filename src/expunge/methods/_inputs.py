@@ -1,35 +1,54 @@
-"""Gradients with respect to inputs: inputs that have one, and adversarial examples."""
+"""Inputs in floating point, to add noise to or take gradients with respect to, and adversarial examples."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.errors import SettingError
+from expunge.errors import InputError
 from expunge.methods._task import Task
 from expunge.models import as_float, logits_of
 
 
-def differentiable_inputs(model: nn.Module, task: Task) -> Tensor:
-    """The forget set's inputs as floating-point numbers for which `model` gives the logits that it gave for them.
+@dataclass(frozen=True)
+class Continuous:
+    """The forget inputs as floating-point numbers that the model maps to the same logits.
 
-    Floating-point inputs are returned as they are. uint8 images are divided by 255, as `Classifier` does itself, or,
-    for a model that casts its inputs and does not scale them, by nothing. Leaves `model` in eval mode.
+    Attributes:
+        inputs: floating-point, shape (N, ...).
+        low, high: the range of values: that of the dtype for uint8 images (0 and 255, or 0 and 1 where the model
+            takes floats as scaled already), the forget set's own for any other inputs.
+    """
+
+    inputs: Tensor
+    low: float
+    high: float
+
+
+def continuous(model: nn.Module, task: Task) -> Continuous:
+    """The forget inputs in floating point. Leaves `model` in eval mode, and `task` as it is.
+
+    A model may scale integer images and take floats as scaled already, as expunge's own do, or convert whatever it
+    gets. Both readings are tried against the original logits.
 
     Raises:
-        SettingError: the inputs are neither, such as token ids, or the model treats floats in some other way.
+        InputError: the model gives other logits for either reading, or takes no floats (token ids, say).
     """
-    inputs = task.forget.inputs
-    if inputs.is_floating_point():
-        return inputs
-    if inputs.dtype == torch.uint8:
-        for divisor in (255, 1):
-            scaled = inputs.to(next(model.parameters()).dtype) / divisor
-            if torch.allclose(logits_of(model, scaled), task.forget_logits, rtol=1e-3, atol=1e-3):
-                return scaled
-    raise SettingError(
-        f"the method needs gradients with respect to the inputs, which {inputs.dtype} inputs of this model have not; "
-        "give floating-point inputs"
-    )
+    given = task.forget.inputs
+    low, high = (0.0, 255.0) if given.dtype == torch.uint8 else (float(given.min()), float(given.max()))
+    if given.is_floating_point():
+        return Continuous(given, low, high)
+    dtype = next(model.parameters()).dtype
+    for scale in (255, 1):
+        inputs = given.to(dtype) / scale
+        try:
+            logits = logits_of(model, inputs)
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            continue
+        if torch.allclose(logits, task.forget_logits, rtol=1e-3, atol=1e-3):
+            return Continuous(inputs, low / scale, high / scale)
+    raise InputError(f"the model takes its {given.dtype} inputs as integers alone; this method must change them")
 
 
 def targeted_pgd(

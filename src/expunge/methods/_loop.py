@@ -25,7 +25,7 @@ class Descent:
     """How a method minimises its loss. Every choice that the paper leaves open is a field here.
 
     Attributes:
-        optimizer: `adam` (coupled weight decay, as torch.optim.Adam) or `sgd`.
+        optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.
         lr: learning rate, > 0. The paper: 1e-4 with Adam (section 5).
         weight_decay: L2 coefficient, ≥ 0. The paper: 1e-5. With Adam it moves even weights without gradient, by
             about lr a step.
@@ -41,7 +41,7 @@ class Descent:
             hand and updates the statistics from it, as most published code does; `eval` keeps the statistics.
     """
 
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-4
     weight_decay: float = 1e-5
     momentum: float = 0.0
@@ -54,7 +54,7 @@ class Descent:
 
     def __post_init__(self) -> None:
         ranges = {
-            "optimizer": self.optimizer in {"adam", "sgd"},
+            "optimizer": self.optimizer in {"adam", "adamw", "sgd"},
             "lr": self.lr > 0,
             "weight_decay": self.weight_decay >= 0,
             "momentum": 0 <= self.momentum < 1,
@@ -181,6 +181,8 @@ def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
         raise SettingError("every parameter of the model is frozen; set requires_grad on those that may change")
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._inputs import differentiable_inputs, targeted_pgd
+from expunge.methods._inputs import continuous, targeted_pgd
 from expunge.methods._loop import Descent, descend, require
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
@@ -78,7 +78,7 @@ class InstanceWise(Descent):
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Makes the adversarial examples, measures the importance, and minimises the loss."""
         true = task.forget.labels
-        forget = differentiable_inputs(model, task) if self.adversarial else task.forget.inputs
+        forget = continuous(model, task).inputs if self.adversarial else task.forget.inputs
         wrong = wrong_labels(true, task.num_classes, rng) if self.toward == "wrong" else None
         sign = torch.full_like(true, -1 if wrong is None else 1)
         if wrong is not None:

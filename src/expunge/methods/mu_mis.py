@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from expunge.methods._inputs import differentiable_inputs
+from expunge.methods._inputs import continuous
 from expunge.methods._loop import Descent, descend, require
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
@@ -54,7 +54,7 @@ class MUMis(Descent):
         """Minimises the difference of the sensitivities."""
         labels = task.forget.labels
         # A tensor of its own: the task's must not come to require gradients.
-        inputs = differentiable_inputs(model, task).detach().clone().requires_grad_()
+        inputs = continuous(model, task).inputs.detach().clone().requires_grad_()
         rule = Recovery(self.recovery, len(labels))
 
         def sensitivity(logits: Tensor, classes: Tensor, index: Tensor) -> Tensor:

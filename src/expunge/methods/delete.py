@@ -1,0 +1,73 @@
+"""Distillation of the original model with the true class masked out."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expunge.methods._loop import Descent, descend
+from expunge.methods._task import Needs, Recorder, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete(Descent):
+    """Distils the original model's opinion of the wrong classes: the true one is taken out of its softmax.
+
+    DELETE, Zhou et al. 2025, "Decoupled Distillation to Erase" (CVPR). With z the original model's logits in eval
+    mode, the target of an example of class y is softmax(z) after z_y is set to −∞, and its loss is
+    KL(target ‖ softmax of the model's logits). The wrong classes keep their odds against each other. `Targeted` asks
+    for the likeliest of them alone.
+
+    What invalidates it: the KL nears 0 only as the true class's probability does, so every forgotten example ends
+    up mispredicted, which is itself a mark that it was forgotten.
+    """
+
+    name: ClassVar[str] = "delete"
+    summary: ClassVar[str] = "distil the original model with the true class masked out"
+    source: ClassVar[str] = "Zhou et al. 2025, DELETE (CVPR)"
+    needs: ClassVar[Needs] = Needs.FORGET
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {},
+        "zhou2025": {
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "weight_decay": 0.0,
+            "lr": 1e-4,
+            "batch_size": 128,
+            "epochs": 20,
+        },
+    }
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Masks the original logits once and minimises the divergence from what is left."""
+        labels = task.forget.labels
+        targets = masked_softmax(task.forget_logits, labels)
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            return F.kl_div(logits.log_softmax(1), targets[index], reduction="none").sum(1)
+
+        return descend(
+            model,
+            task.forget.inputs,
+            loss,
+            self,
+            forget_labels=labels,
+            goal=lambda logits: logits.argmax(1) != labels,
+            rng=rng,
+            record=record,
+        )
+
+
+def masked_softmax(logits: Tensor, classes: Tensor) -> Tensor:
+    """The softmax without one class an example, whose probability is exactly 0.
+
+    Args:
+        logits: floating-point, shape (N, C), C ≥ 2.
+        classes: the class to leave out, int64, shape (N,).
+
+    >>> masked_softmax(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([0]))
+    tensor([[0.0000, 0.5000, 0.5000]])
+    """
+    return logits.scatter(1, classes[:, None], -torch.inf).softmax(1)
