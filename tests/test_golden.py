@@ -74,6 +74,15 @@ def amnesiac() -> tuple[Array, Array]:
     return step(x, (softmax(x @ W.T + B) - one_hot(labels)) / (N + R))
 
 
+def salun() -> tuple[Array, Array]:
+    """The gradient step, taken by the 10 of 20 weights with the largest gradient of the forget set's loss."""
+    dz = (softmax(X @ W.T + B) - one_hot(Y)) / N
+    size = np.abs(np.concatenate([(dz.T @ X).ravel(), dz.sum(0)]))
+    moves = size >= np.sort(size)[-10]
+    weight, bias = amnesiac()
+    return np.where(moves[: C * M].reshape(C, M), weight, W), np.where(moves[C * M :], bias, B)
+
+
 def bad_teacher() -> tuple[Array, Array]:
     t = 2.0
     x = np.concatenate([X, XR])
@@ -98,6 +107,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "random_label": ({}, random_label),
     "amnesiac": ({}, amnesiac),
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
+    "salun": ({}, salun),
     "finetune": ({}, finetune),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }

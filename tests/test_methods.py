@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, Needs, make_method, settings_of
+from expunge.methods._loop import Descent
 from expunge.records import Trace
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, arrange, pairs, state_bits
 
 ALL = sorted(METHODS)
-GRADIENT = sorted(set(METHODS) - {"retrain", "amnesiac_undo"})
-ON_FORGET = sorted(set(GRADIENT) - {"finetune"})
+GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, Descent))
+ON_FORGET = [name for name in GRADIENT if Needs.FORGET in METHODS[name].needs]
+ON_RETAIN = [name for name in ON_FORGET if Needs.RETAIN in METHODS[name].needs]
 
 
 @pytest.fixture(params=ALL)
@@ -61,10 +63,10 @@ def test_one_seed_gives_one_set_of_bits(method: str, network: str, tmp_path: Pat
     assert state_bits(arrangement.run(seed=5).model) == first
 
 
-@pytest.mark.parametrize("name", ["random_label", "amnesiac", "bad_teacher", "retrain"])
+@pytest.mark.parametrize("name", ["random_label", "retrain", *ON_RETAIN])
 def test_another_seed_gives_another_model(name: str, tmp_path: Path) -> None:
     arrangement = arrange(name, "layer_norm", tmp_path)
-    arrangement.settings = {"retain_size": 5} if name in {"amnesiac", "bad_teacher"} else {}
+    arrangement.settings = {"retain_size": 5} if name in ON_RETAIN else {}
     assert state_bits(arrangement.run(seed=1).model) != state_bits(arrangement.run(seed=2).model)
 
 
@@ -113,9 +115,11 @@ def test_every_example_is_used_once_a_pass(method: str, tmp_path: Path) -> None:
     assert arrangement.forget.reads == [1] * 6
     assert trace.num_forget == 6
     if method in GRADIENT:
-        each = {"finetune": 12, "amnesiac": 18, "bad_teacher": 18}.get(method, 6)
+        needs: Needs = METHODS[method].needs
+        retained = 12 if Needs.RETAIN in needs else 0
+        each = retained + (6 if Needs.FORGET in needs else 0)
         assert (trace.steps, trace.examples_seen) == (3, 3 * each)
-        assert trace.num_retain == each - (0 if method == "finetune" else 6) or method in {"targeted"}
+        assert trace.num_retain == retained
         small = arrangement.run(batch_size=4).trace
         assert small.examples_seen == 3 * each, "a mini-batch run must see every example too"
         assert small.steps == 3 * -(-each // 4)
@@ -184,7 +188,7 @@ def test_norm_mode_decides_whether_running_statistics_move(name: str, tmp_path: 
 @pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"bad_teacher"}))  # a random teacher may guess right
 def test_stop_forgotten_ends_when_every_example_is_forgotten(name: str, tmp_path: Path) -> None:
     arrangement = arrange(name, "layer_norm", tmp_path)
-    settings = {"retain_size": 1} if name in {"amnesiac", "bad_teacher"} else {}
+    settings = {"retain_size": 1} if name in ON_RETAIN else {}
     result = arrangement.run(stop="forgotten", epochs=400, lr=3e-3, **settings)
     assert result.trace.forget_accuracy_after == 0
     assert 0 < result.trace.steps < 400
@@ -225,13 +229,13 @@ def test_a_run_that_diverges_says_when_and_leaves_the_model(name: str, tmp_path:
 
 def test_retained_draws_are_shared_by_methods(tmp_path: Path) -> None:
     drawn = {}
-    for name in ("amnesiac", "bad_teacher"):
+    for name in ON_RETAIN:
         arrangement = arrange(name, "layer_norm", tmp_path / name)
         retain = pairs(12, seed=3)
         arrangement.retain = retain
         arrangement.run(seed=3, retain_size=4)
         drawn[name] = retain.reads
-    assert drawn["amnesiac"] == drawn["bad_teacher"]
+    assert all(reads == drawn["amnesiac"] for reads in drawn.values())
     assert sum(drawn["amnesiac"]) == 4
 
 

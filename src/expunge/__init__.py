@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         NegGrad,
         RandomLabel,
         Retrain,
+        SalUn,
         Targeted,
         make_method,
     )
@@ -50,6 +51,7 @@ _HOMES = {
     "NegGrad": "methods",
     "RandomLabel": "methods",
     "Retrain": "methods",
+    "SalUn": "methods",
     "Targeted": "methods",
     "make_method": "methods",
     "ModelSpec": "models",
@@ -79,6 +81,7 @@ __all__ = [
     "NonFiniteError",
     "RandomLabel",
     "Retrain",
+    "SalUn",
     "SettingError",
     "Targeted",
     "Trace",

@@ -15,6 +15,7 @@ from expunge.methods.finetune import FineTune
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
+from expunge.methods.salun import SalUn
 from expunge.methods.targeted import Targeted
 
 METHODS: dict[str, type[Any]] = {
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Any]] = {
     "amnesiac_undo": AmnesiacUndo,
     "finetune": FineTune,
     "retrain": Retrain,
+    "salun": SalUn,
 }
 """Every method by its registry name."""
 
@@ -109,6 +111,7 @@ __all__ = [
     "RandomLabel",
     "Recorder",
     "Retrain",
+    "SalUn",
     "Targeted",
     "Task",
     "make_method",
