@@ -111,7 +111,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "finetune": ({}, finetune),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
-"""Settings and the expected (weight, bias); `amnesiac_undo` has a test of its own."""
+"""Settings and the expected (weight, bias); `amnesiac_undo` has a test of its own, `ssd` a file."""
 
 
 def network(weight: Array, bias: Array) -> nn.Linear:
@@ -131,7 +131,7 @@ def data(x: Array, y: npt.NDArray[np.int64]) -> Pairs:
 
 
 def test_every_method_has_a_golden_value() -> None:
-    assert {*GOLDEN, "amnesiac_undo"} == set(METHODS)
+    assert {*GOLDEN, "amnesiac_undo", "ssd"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))

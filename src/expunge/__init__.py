@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
     from expunge.methods import (
         METHODS,
+        SSD,
         Amnesiac,
         AmnesiacUndo,
         BadTeacher,
@@ -44,6 +45,7 @@ _HOMES = {
     "NonFiniteError": "errors",
     "SettingError": "errors",
     "METHODS": "methods",
+    "SSD": "methods",
     "Amnesiac": "methods",
     "AmnesiacUndo": "methods",
     "BadTeacher": "methods",
@@ -66,6 +68,7 @@ _HOMES = {
 
 __all__ = [
     "METHODS",
+    "SSD",
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",

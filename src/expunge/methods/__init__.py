@@ -16,6 +16,7 @@ from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
 from expunge.methods.salun import SalUn
+from expunge.methods.ssd import SSD
 from expunge.methods.targeted import Targeted
 
 METHODS: dict[str, type[Any]] = {
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Any]] = {
     "finetune": FineTune,
     "retrain": Retrain,
     "salun": SalUn,
+    "ssd": SSD,
 }
 """Every method by its registry name."""
 
@@ -101,6 +103,7 @@ _WORDS = {int: "whole number", float: "number", bool: "true or false"}
 
 __all__ = [
     "METHODS",
+    "SSD",
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",
