@@ -114,7 +114,7 @@ def test_every_example_is_used_once_a_pass(method: str, tmp_path: Path) -> None:
     trace = arrangement.run().trace
     assert arrangement.forget.reads == [1] * 6
     assert trace.num_forget == 6
-    if method in GRADIENT:
+    if method in GRADIENT and method != "scrub":  # whose epochs are of one pass or two
         needs: Needs = METHODS[method].needs
         retained = 12 if Needs.RETAIN in needs else 0
         each = retained + (6 if Needs.FORGET in needs else 0)
@@ -185,7 +185,7 @@ def test_norm_mode_decides_whether_running_statistics_move(name: str, tmp_path: 
     assert not torch.equal(arrangement.run(norm="train").model.state_dict()["1.running_mean"], original)
 
 
-@pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"bad_teacher"}))  # a random teacher may guess right
+@pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"bad_teacher", "scrub"}))  # their teachers decide
 def test_stop_forgotten_ends_when_every_example_is_forgotten(name: str, tmp_path: Path) -> None:
     arrangement = arrange(name, "layer_norm", tmp_path)
     settings = {"retain_size": 1} if name in ON_RETAIN else {}
@@ -201,7 +201,7 @@ def test_a_budget_that_ends_too_early_is_reported(tmp_path: Path) -> None:
     assert trace.warnings == ("the budget ended before every example was forgotten; raise epochs or lr",)
 
 
-@pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"neg_grad"}))
+@pytest.mark.parametrize("name", sorted(set(ON_FORGET) - {"neg_grad", "scrub"}))
 def test_stop_epsilon_ends_below_the_threshold(name: str, tmp_path: Path) -> None:
     arrangement = arrange(name, "layer_norm", tmp_path)
     first = arrangement.run(epochs=1).trace.epochs[0].loss

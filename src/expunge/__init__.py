@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RandomLabel,
         Retrain,
         SalUn,
+        Scrub,
         Targeted,
         make_method,
     )
@@ -54,6 +55,7 @@ _HOMES = {
     "RandomLabel": "methods",
     "Retrain": "methods",
     "SalUn": "methods",
+    "Scrub": "methods",
     "Targeted": "methods",
     "make_method": "methods",
     "ModelSpec": "models",
@@ -85,6 +87,7 @@ __all__ = [
     "RandomLabel",
     "Retrain",
     "SalUn",
+    "Scrub",
     "SettingError",
     "Targeted",
     "Trace",

@@ -16,6 +16,7 @@ from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
 from expunge.methods.salun import SalUn
+from expunge.methods.scrub import Scrub
 from expunge.methods.ssd import SSD
 from expunge.methods.targeted import Targeted
 
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Any]] = {
     "finetune": FineTune,
     "retrain": Retrain,
     "salun": SalUn,
+    "scrub": Scrub,
     "ssd": SSD,
 }
 """Every method by its registry name."""
@@ -115,6 +117,7 @@ __all__ = [
     "Recorder",
     "Retrain",
     "SalUn",
+    "Scrub",
     "Targeted",
     "Task",
     "make_method",
