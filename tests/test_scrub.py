@@ -52,10 +52,8 @@ def test_max_steps_move_away_on_the_forget_set_and_min_steps_hold_the_rest(tmp_p
     arrangement = arrange("scrub", "layer_norm", tmp_path)
     settings: dict[str, Any] = {"alpha": 1.0, "gamma": 0.1, "epochs": 30, "lr": 3e-3}
     result = arrangement.run(msteps=20, **settings)
-    on_forget, on_retain = (
-        divergence(arrangement, result, examples.inputs)
-        for examples in (arrangement.forget, arrangement.retain)  # type: ignore[attr-defined]
-    )
+    on_forget = divergence(arrangement, result, arrangement.forget.inputs)
+    on_retain = divergence(arrangement, result, arrangement.retain.inputs)  # type: ignore[attr-defined]
     without = divergence(arrangement, arrangement.run(msteps=0, **settings), arrangement.forget.inputs)
     assert on_forget > 4 * without
     assert on_forget > 4 * on_retain
