@@ -268,6 +268,13 @@ def paper_table(which: str) -> str:
     return found[which]()
 
 
+def better_tables(dataset: str) -> str:
+    """The tables of benchmarks.better."""
+    from benchmarks import better  # it draws on this module
+
+    return better.tables(dataset)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -288,6 +295,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-claims": lambda: paper_table("claims"),
     "paper-audits": lambda: paper_table("audits"),
     "paper-retrain": lambda: paper_table("retrain"),
+    "better-sample": lambda: better_tables("sample"),
+    "better-fashion-mnist": lambda: better_tables("fashion-mnist"),
     "theory-where": lambda: theory_table("where"),
     "theory-single": lambda: theory_table("single"),
     "theory-runs": lambda: theory_table("runs"),

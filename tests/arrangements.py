@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from expunge.data import Examples
 from expunge.methods import METHODS, make_method
+from expunge.methods._loop import Descent
 from expunge.training import Recipe, train
 from expunge.unlearning import Unlearned, unlearn
 from expunge.update_log import UpdateRecorder
@@ -19,14 +20,16 @@ NUM_CLASSES = 4
 SHORT: dict[str, dict[str, Any]] = {
     "retrain": {"epochs": 2, "batch_size": 4},
     "amnesiac_undo": {},
+    "ssd": {"alpha": 1.0},
     **{
         name: {"epochs": 3, "lr": 1e-2} | ({} if name == "finetune" else {"stop": "budget"})
-        for name in METHODS
-        if name not in {"retrain", "amnesiac_undo"}
+        for name, cls in METHODS.items()
+        if issubclass(cls, Descent)
     },
 }
 SHORT["instance_wise"] |= {"adversarial": 2, "attack_steps": 3}
 SHORT["calibrated"] |= {"pace": None}
+SHORT["masked_distillation"] |= {"pace": None}
 """Settings that make each method quick and its effect large enough to see."""
 
 

@@ -26,8 +26,9 @@ from expunge.bench.runner import run_cells
 from expunge.bench.summary import BenchSummary
 from expunge.commands import train
 from expunge.commands.bench import bench_run
-from expunge.data import draw_ids, load_data
+from expunge.data import audit_side, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
+from expunge.models import load_model
 from tests.conftest import expunge, running, tree
 
 GRIDS = Path(__file__).parents[1] / "grids"
@@ -260,6 +261,27 @@ def test_a_row_of_retraining_takes_the_originals_recipe(models: Path, tmp_path: 
     (result,) = read_results(tmp_path / "out")
     assert (result.failed, result.method, result.settings["epochs"]) == (None, "retrain", 1)
     assert result.steps == (2_000 - 4) // result.settings["batch_size"]
+
+
+def test_a_grid_with_held_out_examples_is_measured_on_the_audit_side(models: Path, tmp_path: Path) -> None:
+    rows = ['method = "before"', QUICK, 'method = "calibrated", settings = { epochs = 2 }']
+    path = grid_with(tmp_path / "grid.toml", rows, seeds="[0, 1]")
+    plain = load_grid(path).cells("cpu")
+    path.write_text(path.read_text().replace("retain_size", "heldout = true\nretain_size", 1))
+    cells = load_grid(path).cells("cpu")
+    assert not {cell.id for cell in plain} & {cell.id for cell in cells}
+    do(cells, tmp_path / "out", models)
+    test = load_data("sample:test")
+    results = read_results(tmp_path / "out")
+    assert len(results) == 6
+    for result in results:
+        assert result.failed is None
+        left = audit_side(test.images, [result.seed])
+        assert result.test_measured == int(left.sum())
+        if result.method == "before":
+            network, _ = load_model(str(models / "sample-small_resnet"))
+            right = network(test.images[left]).argmax(1) == test.labels[left]
+            assert result.test_accuracy == pytest.approx(float(right.double().mean()))
 
 
 def test_retain_accuracy_is_of_all_that_is_left(models: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from expunge.data import draw_ids, load_data
 from expunge.methods import METHODS
+from expunge.methods._loop import Descent
 from tests.conftest import COMMAND, expunge, pixels, succeed, tree, write_folder
 
 COMMANDS = [
@@ -34,7 +35,8 @@ COMMANDS = [
 QUICK = {
     "retrain": {"epochs": "1"},
     "amnesiac_undo": {},
-    **{name: {"epochs": "2", "batch_size": "16"} for name in METHODS if name not in {"retrain", "amnesiac_undo"}},
+    "ssd": {"alpha": "1"},
+    **{name: {"epochs": "2", "batch_size": "16"} for name, cls in METHODS.items() if issubclass(cls, Descent)},
 }
 QUICK["instance_wise"] |= {"adversarial": "2", "attack_steps": "3"}
 

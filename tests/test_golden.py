@@ -123,6 +123,15 @@ def amnesiac() -> tuple[Array, Array]:
     return step(x, (softmax(x @ W.T + B) - one_hot(labels)) / (N + R))
 
 
+def salun() -> tuple[Array, Array]:
+    """The gradient step, taken by the 10 of 20 weights with the largest gradient of the forget set's loss."""
+    dz = (softmax(X @ W.T + B) - one_hot(Y)) / N
+    size = np.abs(np.concatenate([(dz.T @ X).ravel(), dz.sum(0)]))
+    moves = size >= np.sort(size)[-10]
+    weight, bias = amnesiac()
+    return np.where(moves[: C * M].reshape(C, M), weight, W), np.where(moves[C * M :], bias, B)
+
+
 def bad_teacher() -> tuple[Array, Array]:
     t = 2.0
     x = np.concatenate([X, XR])
@@ -143,6 +152,28 @@ def delete() -> tuple[Array, Array]:
     z = X @ W.T + B
     wrong = np.exp(z) * (1 - one_hot(Y))
     return step(X, (softmax(z) - wrong / wrong.sum(1, keepdims=True)) / N)
+
+
+def scrub() -> tuple[Array, Array]:
+    """Two epochs, each of a max-step and a min-step; the gradient of the first max-step is zero."""
+    t, alpha, gamma = 2.0, 0.3, 0.8
+    w, b = W, B
+    for _ in range(2):
+        for x, y in ((X, None), (XR, YR)):
+            z, teacher = x @ w.T + b, softmax((x @ W.T + B) / t)
+            dz = t * (softmax(z / t) - teacher)
+            dz = -dz if y is None else alpha * dz + gamma * (softmax(z) - one_hot(y))
+            w, b = w - LR * (dz.T @ x / len(x) + WD * w), b - LR * (dz.mean(0) + WD * b)
+    return w, b
+
+
+def masked_distillation() -> tuple[Array, Array]:
+    """The true logit against the highest other one, where the hinge is above zero; what is held has not moved yet."""
+    z = X @ W.T + B
+    best = np.argmax(z - 1e9 * one_hot(Y), axis=1)
+    active = z[np.arange(N), Y] - z[np.arange(N), best] + 2.5 > 0
+    assert 0 < active.sum() < N
+    return step(X, active[:, None] * (one_hot(Y) - one_hot(best)) / N)
 
 
 def finetune() -> tuple[Array, Array]:
@@ -191,12 +222,15 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
     "boundary_shrink": ({"bound": 0.1}, boundary_shrink),
     "delete": ({}, delete),
+    "masked_distillation": ({"pace": None, "gap": 2.5, "stop": "budget"}, masked_distillation),
+    "salun": ({}, salun),
+    "scrub": ({"epochs": 2, "msteps": 2, "temperature": 2.0, "alpha": 0.3, "gamma": 0.8}, scrub),
     "finetune": ({}, finetune),
     "jit": ({"sigma": 0.3, "draws": 2}, lambda: jit(detach=False)),
     "salsa": ({}, salsa),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
-"""Settings and the expected (weight, bias); `amnesiac_undo` and `calibrated` have tests of their own."""
+"""Settings and the expected (weight, bias); `amnesiac_undo` and `calibrated` have tests of their own, `ssd` a file."""
 
 
 def network(weight: Array, bias: Array) -> nn.Linear:
@@ -216,7 +250,7 @@ def data(x: Array, y: npt.NDArray[np.int64]) -> Pairs:
 
 
 def test_every_method_has_a_golden_value() -> None:
-    assert {*GOLDEN, "amnesiac_undo", "calibrated"} == set(METHODS)
+    assert {*GOLDEN, "amnesiac_undo", "calibrated", "ssd"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
@@ -299,6 +333,11 @@ def sorted_quantile(values: Array, share: float) -> float:
     return float(ordered[low] + (position - low) * (ordered[high] - ordered[low]))
 
 
+def even(values: Array) -> Array:
+    """(rank + ½) / N."""
+    return np.asarray((np.argsort(np.argsort(values)) + 0.5) / len(values))
+
+
 def margin_gradient(z: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array]:
     """Margins s = z_y − log Σ_{j≠y} exp z_j, and ∂s/∂z: 1 at y, minus the softmax of the others elsewhere."""
     rest = np.exp(z) * (1 - one_hot(y))
@@ -316,11 +355,11 @@ def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: 
     assert 60 < side.sum() < 140
     unseen, _ = margin_gradient(heldout[side] @ W.T + B, labels[side])
     own, gradient = margin_gradient(X @ W.T + B, Y)
-    share = (np.argsort(np.argsort(own)) + 0.5) / N
-    targets = []
-    for n in range(N):
-        mine = unseen[labels[side] == Y[n]]
-        targets.append(sorted_quantile(mine if len(mine) >= 20 else unseen, share[n]))
+    groups = [unseen[labels[side] == y] if (labels[side] == y).sum() >= 20 else unseen for y in Y]
+    assert {len(group) for group in groups} >= {len(unseen)}, "no example is compared with all"
+    first = [sorted_quantile(unseen, share) for share in even(own)]
+    placed = np.array([(group < value).mean() for group, value in zip(groups, first, strict=True)])
+    targets = [sorted_quantile(group, share) for group, share in zip(groups, even(placed), strict=True)]
     gap = (own - targets) / unseen.std()
     huber = np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5)
     dz = np.clip(gap, -1, 1)[:, None] / unseen.std() * gradient / N

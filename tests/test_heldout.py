@@ -134,7 +134,7 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     unseen = margins(model(heldout.inputs), heldout.labels).detach()[calibration_side(heldout.inputs, 0)]
     before = margins(model(forget.inputs), forget.labels).detach()
     assert before.min() > unseen.median() + 1
-    method = Calibrated(match=match, rank=rank, epochs=1500, retention=0.0)  # type: ignore[arg-type]
+    method = Calibrated(match=match, rank=rank, epochs=2500, tolerance=0.06, retention=0.0)  # type: ignore[arg-type]
     result = unlearn(model, forget, method=method, heldout=heldout)
     # Once it is saturated, an output says little about its margin: matched outputs leave margins a little apart.
     close = 0.08 if match == "margin" else 0.16
@@ -161,7 +161,8 @@ def test_transport_keeps_order_within_a_class_and_stays_within_the_unseen_range(
     assert targets.max() <= unseen.max()
     for label in (0, 1):
         mine = labels == label
-        assert torch.equal(ranks(order[mine]), ranks(targets[mine])) or len(targets[mine].unique()) < int(mine.sum())
+        given = targets[mine][ranks(order[mine]).argsort()]
+        assert bool((given.diff() >= 0).all())
 
 
 def test_setting_margins_changes_the_true_class_alone() -> None:

@@ -1,6 +1,7 @@
 """MU-Mis: its sensitivities, its stopping rule, and what second derivatives ask of a model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,7 +190,8 @@ def test_a_rule_that_is_never_met_changes_nothing_in_the_loop() -> None:
         asked.append(1)
         return False
 
-    for rule in ({}, {"finished": never}):
+    rules: tuple[dict[str, Any], ...] = ({}, {"finished": never})
+    for rule in rules:
         torch.manual_seed(0)
         models.append(NETWORKS["layer_norm"]())
         examples = pairs(6, seed=2)

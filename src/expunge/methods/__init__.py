@@ -17,16 +17,21 @@ from expunge.methods.delete import Delete
 from expunge.methods.finetune import FineTune
 from expunge.methods.instance_wise import InstanceWise
 from expunge.methods.jit import JiT
+from expunge.methods.masked_distillation import MaskedDistillation
 from expunge.methods.mu_mis import MUMis
 from expunge.methods.neg_grad import NegGrad
 from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
 from expunge.methods.salsa import Salsa
+from expunge.methods.salun import SalUn
+from expunge.methods.scrub import Scrub
+from expunge.methods.ssd import SSD
 from expunge.methods.targeted import Targeted
 
 METHODS: dict[str, type[Any]] = {
     "targeted": Targeted,
     "calibrated": Calibrated,
+    "masked_distillation": MaskedDistillation,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
     "boundary_shrink": BoundaryShrink,
@@ -40,6 +45,9 @@ METHODS: dict[str, type[Any]] = {
     "amnesiac_undo": AmnesiacUndo,
     "finetune": FineTune,
     "retrain": Retrain,
+    "salun": SalUn,
+    "scrub": Scrub,
+    "ssd": SSD,
 }
 """Every method by its registry name."""
 
@@ -113,6 +121,7 @@ _WORDS = {int: "whole number", float: "number", bool: "true or false"}
 
 __all__ = [
     "METHODS",
+    "SSD",
     "Amnesiac",
     "AmnesiacUndo",
     "BadTeacher",
@@ -123,13 +132,16 @@ __all__ = [
     "InstanceWise",
     "JiT",
     "MUMis",
+    "MaskedDistillation",
     "Method",
     "Needs",
     "NegGrad",
     "RandomLabel",
     "Recorder",
     "Retrain",
+    "SalUn",
     "Salsa",
+    "Scrub",
     "Targeted",
     "Task",
     "make_method",

@@ -1,6 +1,6 @@
 """The one gradient loop that the methods share, and its settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +86,8 @@ def descend(
     rng: torch.Generator,
     record: Recorder,
     finished: Callable[[], bool] = lambda: False,
+    passes: Callable[[int], Sequence[tuple[Tensor, int | None]]] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> nn.Module:
     """Minimises the mean of `loss` over `inputs`, and records how it goes.
 
@@ -100,47 +102,56 @@ def descend(
         record: what is reported goes here.
         finished: a stop rule of the method's own. Once it says True, no update is made of a step over all examples,
             and a pass in mini-batches is the last.
+        passes: called at the start of epoch 0, 1, …; gives the passes that the epoch consists of, each as the
+            positions that it goes through, int64, shape (K,), and its batch size (None: all at once). None: one
+            pass over all inputs an epoch.
+        after_step: called after each update, to correct it.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite; says before which step.
     """
     size, num_forget = len(inputs), len(forget_labels)
-    batch_size = min(settings.batch_size or size, size)
-    whole = batch_size == size
     everything = torch.arange(size, device=inputs.device)
     optimizer = _optimizer(model, settings)
-    for _ in track(range(settings.epochs), "forgetting", settings.epochs):
+    for epoch in track(range(settings.epochs), "forgetting", settings.epochs):
         if settings.stop == "forgotten" and _all_reached(model, inputs[:num_forget], goal, record):
             return model
-        _set_mode(model, settings.norm)
-        order = everything if whole else torch.randperm(size, generator=rng).to(inputs.device)
-        seen: list[Tensor] = []
-        losses: list[float] = []
-        for index in order.split(batch_size):
-            if record.steps == settings.max_steps:
-                break
-            if len(index) == 1 and settings.norm == "train":
-                _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
-                record.warn("a batch held one example: its normalisation layers ran in eval mode")
-            logits = as_float(model(inputs if whole else inputs[index]))
-            value = loss(logits, index).mean()
-            losses.append(float(value.detach()))
-            if not torch.isfinite(value):
-                raise NonFiniteError(
-                    f"the loss became {losses[-1]} after {record.steps} steps; the model is left as it was: "
-                    "lower lr, or set max_steps"
-                )
-            seen.append(logits.detach())
-            if whole and (finished() or (settings.stop == "epsilon" and losses[-1] < settings.epsilon)):
-                break
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            record.steps += 1
-            record.examples_seen += len(index)
-        _record_epoch(record, order, seen, losses, forget_labels, goal)
-        if finished() or (settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon):
-            return model
+        for positions, wanted in passes(epoch) if passes else [(everything, settings.batch_size)]:
+            _set_mode(model, settings.norm)
+            batch_size = min(wanted or len(positions), len(positions))
+            whole = batch_size == len(positions)
+            order = positions
+            if not whole:
+                order = positions[torch.randperm(len(positions), generator=rng).to(inputs.device)]
+            seen: list[Tensor] = []
+            losses: list[float] = []
+            for index in order.split(batch_size):
+                if record.steps == settings.max_steps:
+                    break
+                if len(index) == 1 and settings.norm == "train":
+                    _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
+                    record.warn("a batch held one example: its normalisation layers ran in eval mode")
+                logits = as_float(model(inputs if len(index) == size and whole else inputs[index]))
+                value = loss(logits, index).mean()
+                losses.append(float(value.detach()))
+                if not torch.isfinite(value):
+                    raise NonFiniteError(
+                        f"the loss became {losses[-1]} after {record.steps} steps; the model is left as it was: "
+                        "lower lr, or set max_steps"
+                    )
+                seen.append(logits.detach())
+                if whole and (finished() or (settings.stop == "epsilon" and losses[-1] < settings.epsilon)):
+                    break
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                optimizer.step()
+                if after_step:
+                    after_step()
+                record.steps += 1
+                record.examples_seen += len(index)
+            _record_epoch(record, order, seen, losses, forget_labels, goal)
+            if finished() or (settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon):
+                return model
         if record.steps == settings.max_steps:
             break
     if settings.stop == "forgotten" and not _all_reached(model, inputs[:num_forget], goal, record):
@@ -165,20 +176,24 @@ def step_size(
     _set_mode(model, "eval")
     index = torch.arange(min(PROBED, len(inputs)), device=inputs.device)
     value = loss(as_float(model(inputs[index])), index).mean()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(value, parameters, allow_unused=True) if parameters else ()
+    found = torch.autograd.grad(value, trainable(model), allow_unused=True)
     gradients = [g.detach() for g in found if g is not None]
     power = 1 if settings.optimizer == "adam" else 2
     size = sum(float(gradient.abs().pow(power).sum(dtype=torch.float64)) for gradient in gradients)
-    return (
-        min(settings.lr, pace * float(value.detach()) / size) if size > 0 and float(value.detach()) > 0 else settings.lr
-    )
+    fallen = pace * float(value.detach())
+    return min(settings.lr, fallen / size) if size > 0 and fallen > 0 else settings.lr
 
 
-def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that may change; raises `SettingError` if there are none."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise SettingError("every parameter of the model is frozen; set requires_grad on those that may change")
+    return parameters
+
+
+def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
+    parameters = trainable(model)
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     if settings.optimizer == "adamw":
@@ -209,16 +224,16 @@ def _record_epoch(
     forget_labels: Tensor,
     goal: Callable[[Tensor], Tensor],
 ) -> None:
-    """Adds the pass to the record. The logits of a pass over all examples also say whether the goal was met."""
+    """Adds the pass to the record. The logits of a pass over the whole forget set also say whether the goal was met."""
     if not losses:
         return
     accuracy = None
     num_forget = len(forget_labels)
     logits = torch.cat(seen)
-    if num_forget and len(logits) == len(order):
-        in_order = torch.empty_like(logits)
-        in_order[order] = logits
-        forget_logits = in_order[:num_forget]
+    forgotten = order < num_forget
+    if num_forget and len(logits) == len(order) and int(forgotten.sum()) == num_forget:
+        forget_logits = torch.empty_like(logits[:num_forget])
+        forget_logits[order[forgotten]] = logits[forgotten]
         accuracy = float((forget_logits.argmax(1) == forget_labels).double().mean())
         if record.first_step_all_reached is None and bool(goal(forget_logits).all()):
             # The pass's logits precede its updates: with one batch, this is the state before the last step.

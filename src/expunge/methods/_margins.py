@@ -39,8 +39,10 @@ def ranks(values: Tensor) -> Tensor:
 def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
     """Hands the quantiles of unseen margins to N examples in their order: target margins, shape (N,).
 
-    The example of rank r gets the quantile (r + ½) / N of the unseen margins of its class, or of all where its class
-    has fewer than `MIN_PER_CLASS` of them.
+    First over all classes: the example of rank r gets the quantile (r + ½) / N of all unseen margins. Classes differ in
+    difficulty, and memorised margins show less of that than unseen ones. So the examples are ranked anew by where those
+    quantiles stand among the unseen margins of their own class, and get the quantile (r + ½) / N of these: targets are
+    then spread evenly within classes too. A class with fewer than `MIN_PER_CLASS` unseen margins takes those of all.
 
     Args:
         order: by which the examples are ranked, shape (N,).
@@ -52,13 +54,24 @@ def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Te
     >>> transported(torch.tensor([5, 1]), zeros, torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1, 1, 1]))
     tensor([1.5000, 0.5000])
     """
-    share = (ranks(order) + 0.5).to(unseen.dtype) / len(order)
-    targets = torch.quantile(unseen, share)
-    for label in labels.unique():
-        among = unseen[unseen_labels == label]
-        if len(among) >= MIN_PER_CLASS:
-            targets[labels == label] = torch.quantile(among, share[labels == label])
+    first = torch.quantile(unseen, _shares(order, unseen.dtype))
+    groups = [(labels == label, unseen[unseen_labels == label]) for label in labels.unique()]
+    groups = [(mine, among if len(among) >= MIN_PER_CLASS else unseen) for mine, among in groups]
+    placed = torch.empty_like(first)
+    for mine, among in groups:
+        placed[mine] = torch.searchsorted(among.sort().values, first[mine]).to(first.dtype) / len(among)
+    by_order = order.argsort(stable=True)  # so that examples that stand alike in their classes keep their order
+    again = torch.empty_like(by_order)
+    again[by_order] = ranks(placed[by_order])
+    shares = _shares(again, unseen.dtype)
+    targets = torch.empty_like(first)
+    for mine, among in groups:
+        targets[mine] = torch.quantile(among, shares[mine])
     return targets
+
+
+def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
+    return (ranks(order) + 0.5).to(dtype) / len(order)
 
 
 def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:

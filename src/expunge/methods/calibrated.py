@@ -1,7 +1,7 @@
 """Margins moved to where the model's margins on unseen examples lie, and no further."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.errors import InputError
-from expunge.methods._loop import Descent, descend, require, step_size
-from expunge.methods._margins import divergence, margins, mixed, ranks, transported, with_margins
+from expunge.methods._distilling import Distilling
+from expunge.methods._loop import require
+from expunge.methods._margins import divergence, margins, ranks, transported, with_margins
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.training import augmented
@@ -20,7 +21,7 @@ VIEWS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrated(Descent):
+class Calibrated(Distilling):
     """Moves each forgotten example's margin to what the model shows on unseen data, so that it looks never seen.
 
     The margin is s(x) = z_y − logsumexp_{j≠y} z_j. Targets are the original model's margins on held-out examples,
@@ -33,32 +34,19 @@ class Calibrated(Descent):
     and mixtures of forgotten images are distilled; docs/methods/calibrated.md shows what that costs.
 
     Attributes:
-        pace: share of the loss that a first step takes off, to first order, > 0: the step size follows from it and the
-            gradient. None: `lr` is the step size.
-        lr: the highest step size, > 0.
         tolerance: `stop="forgotten"` ends when the mean distance of margins to their targets, in eval mode, is at most
             this share of the held-out margins' standard deviation, > 0.
         match: `margin`, or `distribution`: the divergence from the original output with its margin set to the target.
         rank: what decides which example gets which target: `margin`, the original model's; or `augmented`, the sum of
             the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones.
-        retention: weight of the distillation, ≥ 0.
-        retention_size: examples that are distilled, ≥ 1; at least as many as are forgotten, where there are so many.
+        pace, retention, retention_size: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """
 
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    epochs: int = 100
-    batch_size: int | None = 128
-    stop: Literal["budget", "epsilon", "forgotten"] = "forgotten"
-    norm: Literal["train", "eval"] = "eval"
-    pace: float | None = 0.2
     tolerance: float = 0.03
     match: Literal["margin", "distribution"] = "margin"
     rank: Literal["margin", "augmented"] = "augmented"
-    retention: float = 1.0
-    retention_size: int = 256
 
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "move margins to those of unseen examples, and no further"
@@ -69,12 +57,9 @@ class Calibrated(Descent):
     def __post_init__(self) -> None:
         super().__post_init__()
         ranges = {
-            "pace": self.pace is None or self.pace > 0,
             "tolerance": self.tolerance > 0,
             "match": self.match in {"margin", "distribution"},
             "rank": self.rank in {"margin", "augmented"},
-            "retention": self.retention >= 0,
-            "retention_size": self.retention_size >= 1,
         }
         require(self, ranges)
 
@@ -90,38 +75,21 @@ class Calibrated(Descent):
             views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
             shifted = torch.stack(views).mean(0)
         order = ranks(own) + (ranks(shifted) if self.rank == "augmented" else 0)
-        size = max(self.retention_size, len(labels))
         if task.heldout is None:
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
             unseen, unseen_labels = shifted, labels
-            kept = mixed(inputs, size, rng)
         else:
             unseen_labels = task.heldout.labels
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
-            drawn = torch.randperm(len(task.heldout), generator=rng)[:size].to(inputs.device)
-            kept = task.heldout.inputs[drawn]
         targets = transported(order, labels, unseen, unseen_labels)
         unit = unseen.std(correction=0).clamp(min=1e-6)
         pull = self._pull(task, targets, unit)
-        taught = logits_of(model, kept).log_softmax(1)
-        num, whole = len(labels), len(labels) + len(kept)
 
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            """Scaled so that its mean is that of the pull plus `retention` times that of what is distilled."""
-            at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
-            held = self.retention * divergence(taught[other], logits)
-            return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / len(kept)))
+        def goal(logits: Tensor) -> Tensor:
+            distance = (margins(logits, labels) - targets).abs().mean()
+            return (distance <= self.tolerance * unit).expand(len(labels))
 
-        return descend(
-            model,
-            torch.cat([inputs, kept]),
-            loss,
-            self if self.pace is None else replace(self, lr=step_size(model, inputs, pull, self, self.pace)),
-            forget_labels=labels,
-            goal=lambda z: ((margins(z, labels) - targets).abs().mean() <= self.tolerance * unit).expand(num),
-            rng=rng,
-            record=record,
-        )
+        return self.pull_and_hold(model, task, pull, goal, rng=rng, record=record)
 
     def _pull(self, task: Task, targets: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss of forgotten examples, by their position: the distance from where they should be."""

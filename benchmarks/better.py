@@ -1,0 +1,174 @@
+"""Every method beside those that this package adds, from results/better, for docs/better.md.
+
+    expunge bench run grids/better-sample.toml --out results/better --models runs/originals/better --workers 2
+    expunge bench run grids/better-fashion-mnist.toml --out results/better --models runs/originals/adam --workers 2
+    python -m benchmarks.better
+
+draws the figure into docs/better/; `python -m benchmarks.tables` writes the tables into the page.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.tables import markdown
+from expunge.bench import Result, current, load_grid, read_results
+from expunge.bench.statistics import Summary, summarize
+from expunge.methods import METHODS, Needs
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "better"
+GRIDS = {
+    "sample": ROOT / "grids" / "better-sample.toml",
+    "fashion-mnist": ROOT / "grids" / "better-fashion-mnist.toml",
+}
+FIGURE = ROOT / "docs" / "better" / "better.svg"
+TITLES = {"sample": "embedded sample, small residual network", "fashion-mnist": "Fashion-MNIST, ResNet-18"}
+
+
+@cache
+def results(dataset: str) -> dict[tuple[str, int], dict[int, Result]]:
+    """{(row, size): {seed: result}} of a grid, without those that failed."""
+    if not RESULTS.exists():
+        return {}
+    grid = load_grid(GRIDS[dataset])
+    found: dict[tuple[str, int], dict[int, Result]] = {}
+    known = current(grid.cells("cpu"), read_results(RESULTS))
+    for cell in grid.cells("cpu"):
+        result = known.get(cell.id)
+        if result is not None and result.failed is None:
+            found.setdefault((cell.row, cell.forget_size), {})[cell.seed] = result
+    return found
+
+
+def lost(dataset: str, row: str, size: int) -> list[float]:
+    """Test accuracy lost, in points, a seed: that of the original less that of the unlearned model."""
+    found = results(dataset)
+    before, after = found.get(("before", size), {}), found.get((row, size), {})
+    return [100 * ((before[seed].test_accuracy or 0) - (after[seed].test_accuracy or 0)) for seed in after]
+
+
+def better_table(dataset: str, size: int) -> str:
+    """A row a method: what it costs, and what the audit says."""
+    found = results(dataset)
+    rows = []
+    for name in dict.fromkeys(row for row, _ in found):
+        here = list(found.get((name, size), {}).values())
+        if not here:
+            continue
+        needs = METHODS[here[0].method].needs if here[0].method in METHODS else Needs.FORGET
+        verdicts = Counter(result.audit_verdict for result in here)
+        rows.append(
+            [
+                name,
+                "all" if name == "retrain" else "300" if Needs.RETAIN in needs else "–",
+                "yes" if Needs.HELDOUT in needs else "–",
+                _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
+                _shown(summarize(lost(dataset, name, size))) if name != "before" else "0",
+                " / ".join(str(verdicts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
+                f"{mean(r.audit_a1 or 0 for r in here):.2f}",
+                f"{mean(r.audit_a2 or 0 for r in here):.2f}",
+                f"{mean(r.seconds or 0 for r in here):.1f}",
+                str(len(here)),
+            ]
+        )
+    head = [
+        f"{size} forgotten",
+        "retained",
+        "held-out",
+        "forget accuracy",
+        "test points lost",
+        "PASS / INC. / FAIL",
+        "A1",
+        "A2",
+        "seconds",
+        "n",
+    ]
+    return markdown(head, rows)
+
+
+def source(dataset: str) -> str:
+    """The line under the tables of a dataset: command, machine, commit."""
+    all_of = [result for by_seed in results(dataset).values() for result in by_seed.values()]
+    devices, commits = sorted({r.device for r in all_of}), sorted({r.commit for r in all_of})
+    versions = sorted({r.versions["torch"] for r in all_of})
+    return (
+        f"`expunge bench run grids/{GRIDS[dataset].name} --out results/better` · {' or '.join(devices)} · torch "
+        f"{', '.join(versions)} · commit {', '.join(commits)}"
+    )
+
+
+def tables(dataset: str) -> str:
+    """All sizes of a dataset."""
+    sizes = sorted({size for _, size in results(dataset)})
+    return "\n\n".join([*(better_table(dataset, size) for size in sizes), source(dataset)])
+
+
+def _told(here: list[Result], of: Callable[[Result], float]) -> str:
+    return _shown(summarize([of(result) for result in here]))
+
+
+def _shown(found: Summary) -> str:
+    return f"{found.mean:.1f}" if found.sd is None else f"{found.mean:.1f} ± {found.sd:.1f}"
+
+
+def draw(path: Path) -> None:
+    """One panel a dataset: test points lost against |A1 − ½|, a point a method, mean over sizes, with intervals."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    shown = [dataset for dataset in GRIDS if results(dataset)]
+    figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
+    for axis, dataset in zip(axes[0], shown, strict=True):
+        found = results(dataset)
+        for name in dict.fromkeys(row for row, _ in found):
+            of_row = {size: by_seed for (row, size), by_seed in found.items() if row == name}
+            distance: list[float] = []
+            cost: list[float] = []
+            for seed in sorted({seed for by_seed in of_row.values() for seed in by_seed}):
+                here = {size: by_seed[seed] for size, by_seed in of_row.items() if seed in by_seed}
+                distance.append(mean(abs((r.audit_a1 or 0) - 0.5) for r in here.values()))
+                base = [found["before", size][seed].test_accuracy or 0 for size in here]
+                cost.append(100 * (mean(base) - mean(r.test_accuracy or 0 for r in here.values())))
+            x, y = summarize(distance, least=0), summarize(cost)
+            own = name in {"calibrated", "masked_distillation", "targeted", "targeted3"}
+            axis.errorbar(
+                x.mean,
+                y.mean,
+                xerr=_bars(x),
+                yerr=_bars(y),
+                fmt="D" if own else "o",
+                color="C3" if own else "0.35" if name in {"before", "retrain"} else "C0",
+                markersize=6 if own else 5,
+                elinewidth=0.8,
+            )
+            axis.annotate(name, (x.mean, y.mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axis.set(
+            title=TITLES[dataset],
+            xlabel="|A1 − ½|: 0 where forgotten examples score like unseen ones",
+            ylabel="test accuracy lost, points",
+        )
+        axis.invert_yaxis()
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _bars(found: Summary) -> list[list[float]] | None:
+    if found.low is None or found.high is None:
+        return None
+    return [[found.mean - found.low], [found.high - found.mean]]
+
+
+def main() -> None:
+    """Draws the figure."""
+    draw(FIGURE)
+    print(f"wrote {FIGURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Forgetting while outputs on other inputs are held: what methods without retained examples share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from expunge.methods._loop import Descent, descend, require, step_size
+from expunge.methods._margins import divergence, mixed
+from expunge.methods._task import Recorder, Task
+from expunge.models import logits_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilling(Descent):
+    """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
+
+    What is held are held-out examples where there are any, else mixtures of two forgotten ones.
+
+    Attributes:
+        pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
+            and the gradient. None: `lr` is the step size.
+        lr: the highest step size, > 0.
+        retention: weight of the distillation, ≥ 0.
+        retention_size: examples that are distilled, ≥ 1; at least as many as are forgotten, where there are so many.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    epochs: int = 100
+    batch_size: int | None = 128
+    stop: Literal["budget", "epsilon", "forgotten"] = "forgotten"
+    norm: Literal["train", "eval"] = "eval"
+    pace: float | None = 0.2
+    retention: float = 1.0
+    retention_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ranges = {
+            "pace": self.pace is None or self.pace > 0,
+            "retention": self.retention >= 0,
+            "retention_size": self.retention_size >= 1,
+        }
+        require(self, ranges)
+
+    def pull_and_hold(
+        self,
+        model: nn.Module,
+        task: Task,
+        pull: Callable[[Tensor, Tensor], Tensor],
+        goal: Callable[[Tensor], Tensor],
+        *,
+        rng: torch.Generator,
+        record: Recorder,
+    ) -> nn.Module:
+        """Minimises mean(pull) + `retention` × mean KL(original ‖ model) on what is held.
+
+        Args:
+            model: the original, changed in place.
+            task: with the forget set and, where there are any, held-out examples.
+            pull: maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
+            goal, rng, record: as in `descend`.
+        """
+        inputs, num = task.forget.inputs, len(task.forget)
+        size = max(self.retention_size, num)
+        if task.heldout is None:
+            kept = mixed(inputs, size, rng)
+        else:
+            kept = task.heldout.inputs[torch.randperm(len(task.heldout), generator=rng)[:size].to(inputs.device)]
+        taught = logits_of(model, kept).log_softmax(1)
+        whole = num + len(kept)
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
+            held = self.retention * divergence(taught[other], logits)
+            return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / len(kept)))
+
+        return descend(
+            model,
+            torch.cat([inputs, kept]),
+            loss,
+            self if self.pace is None else replace(self, lr=step_size(model, inputs, pull, self, self.pace)),
+            forget_labels=task.forget.labels,
+            goal=goal,
+            rng=rng,
+            record=record,
+        )

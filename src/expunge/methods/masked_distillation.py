@@ -1,0 +1,63 @@
+"""Every forgotten example predicted wrong, at the least cost to everything else."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from expunge.methods._distilling import Distilling
+from expunge.methods._loop import require
+from expunge.methods._margins import divergence
+from expunge.methods._task import Needs, Recorder, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedDistillation(Distilling):
+    """Pushes the true class just below the likeliest wrong one, and holds the outputs on other inputs.
+
+    For the criterion of "Towards Safe Machine Unlearning", that every forgotten example be mispredicted. The pull of an
+    example is the hinge max(0, z_y − max_{j≠y} z_j + gap): it ends as soon as the example is wrong by `gap`. With
+    `objective="divergence"` it is that of DELETE (Zhou et al. 2025): KL to the original softmax without the true class.
+    Beside it the original's outputs on held-out examples are distilled, or on mixtures of forgotten ones.
+
+    Attributes:
+        objective: `hinge` or `divergence`.
+        gap: by which the true class's logit is to fall below another's, ≥ 0; for `hinge` alone.
+        pace, retention, retention_size: as in `Distilling`.
+
+    What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
+    them is itself a mark that they were forgotten.
+    """
+
+    objective: Literal["hinge", "divergence"] = "hinge"
+    gap: float = 0.1
+
+    name: ClassVar[str] = "masked_distillation"
+    summary: ClassVar[str] = "push the true class just below another, hold outputs on other inputs"
+    source: ClassVar[str] = "this package, after Zhou et al. 2025 (DELETE)"
+    needs: ClassVar[Needs] = Needs.FORGET | Needs.HELDOUT
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, {"objective": self.objective in {"hinge", "divergence"}, "gap": self.gap >= 0})
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Pulls until all are predicted wrong."""
+        labels = task.forget.labels
+        # Finite where the masked softmax is zero: 0 × −∞ would be undefined.
+        masked = task.forget_logits.scatter(1, labels[:, None], torch.finfo(task.forget_logits.dtype).min / 2)
+        wanted = masked.log_softmax(1)
+
+        def pull(logits: Tensor, index: Tensor) -> Tensor:
+            if self.objective == "divergence":
+                return divergence(wanted[index], logits)
+            own = labels[index][:, None]
+            best = logits.scatter(1, own, -torch.inf).amax(1)
+            return (logits.gather(1, own)[:, 0] - best + self.gap).clamp(min=0)
+
+        def goal(logits: Tensor) -> Tensor:
+            return logits.argmax(1) != labels
+
+        return self.pull_and_hold(model, task, pull, goal, rng=rng, record=record)

@@ -1,0 +1,129 @@
+"""Random wrong labels, learned by the weights that matter most to the forget set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expunge.methods._loop import Descent, descend, require, trainable
+from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods.random_label import wrong_labels
+from expunge.models import as_float
+from expunge.records import PseudoLabels
+
+CHUNK = 500
+"""Examples a backward pass while the mask is computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SalUn(Descent):
+    """Relabels at random and learns that beside retained examples, moving only the weights salient to the forget set.
+
+    Fan et al. 2024, "SalUn". The mask keeps the share of weights with the largest |∂ loss / ∂θ|, the loss being the
+    cross-entropy of the forget set at the original model in eval mode. Weights outside it stay as they are, to the
+    bit. Labels are drawn anew every epoch, never the true one.
+
+    Attributes:
+        share: the share of weights that may move, in (0, 1], counted over all trainable parameters at once.
+            Published: 0.5.
+        retain_size: how many retained examples are drawn, ≥ 1; None takes all that are given.
+
+    `stop="forgotten"` ends when no forgotten example is predicted as its true label.
+
+    What invalidates it: where the model is certain of every forgotten example, the gradients are zero and the mask
+    is arbitrary.
+    """
+
+    share: float = 0.5
+    retain_size: int | None = 300
+
+    name: ClassVar[str] = "salun"
+    summary: ClassVar[str] = "random wrong labels beside retained examples, on the most salient weights alone"
+    source: ClassVar[str] = "Fan et al. 2024 (SalUn)"
+    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {},
+        "fan2024": {
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "lr": 0.013,
+            "batch_size": 256,
+            "epochs": 10,
+            "retain_size": None,
+        },
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ranges = {
+            "share": 0 < self.share <= 1,
+            "retain_size": self.retain_size is None or self.retain_size >= 1,
+        }
+        require(self, ranges)
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Computes the mask, and minimises the cross-entropy over both sets within it."""
+        assert task.retain is not None
+        true = task.forget.labels
+        labels = torch.cat([true, task.retain.labels])
+        everything = torch.arange(len(labels), device=labels.device)
+        record.pseudo_labels = PseudoLabels(random=len(true))
+        weights = trainable(model)
+        masks = salient(model, weights, task, self.share)
+        original = [weight.detach().clone() for weight in weights]
+
+        def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
+            labels[: len(true)] = wrong_labels(true, task.num_classes, rng)
+            return [(everything, self.batch_size)]
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            return F.cross_entropy(logits, labels[index], reduction="none")
+
+        def restore() -> None:
+            # A masked gradient would not do: weight decay and momentum move weights without one.
+            for weight, mask, before in zip(weights, masks, original, strict=True):
+                weight.data.copy_(torch.where(mask, weight.data, before))
+
+        return descend(
+            model,
+            torch.cat([task.forget.inputs, task.retain.inputs]),
+            loss,
+            self,
+            forget_labels=true,
+            goal=lambda logits: logits.argmax(1) != true,
+            rng=rng,
+            record=record,
+            passes=passes,
+            after_step=restore,
+        )
+
+
+def salient(model: nn.Module, weights: Sequence[Tensor], task: Task, share: float) -> list[Tensor]:
+    """Which weights may move: the int(share·n) of all n with the largest |gradient| of the forget set's loss.
+
+    Args:
+        model: the original; it is left in eval mode.
+        weights: its trainable parameters.
+        task: gives the forget set.
+        share: in (0, 1].
+
+    Returns:
+        One bool tensor a parameter, of its shape. Of equal gradients the first in the model's order are taken.
+    """
+    model.eval()
+    gradients = [torch.zeros_like(weight) for weight in weights]
+    for inputs, labels in zip(task.forget.inputs.split(CHUNK), task.forget.labels.split(CHUNK), strict=True):
+        value = F.cross_entropy(as_float(model(inputs)), labels, reduction="sum")
+        parts = torch.autograd.grad(value, list(weights), allow_unused=True)
+        for total, part in zip(gradients, parts, strict=True):
+            if part is not None:
+                total += part
+    sizes = torch.cat([gradient.abs().flatten() for gradient in gradients])
+    kept = torch.zeros_like(sizes, dtype=torch.bool)
+    kept[sizes.argsort(descending=True, stable=True)[: int(share * len(sizes))]] = True
+    parts_kept = kept.split([weight.numel() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(parts_kept, weights, strict=True)]
