@@ -275,6 +275,13 @@ def better_tables(dataset: str) -> str:
     return better.tables(dataset)
 
 
+def chains_table() -> str:
+    """The table of benchmarks.chains."""
+    from benchmarks import chains  # it draws on this module
+
+    return chains.chains_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -295,6 +302,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-claims": lambda: paper_table("claims"),
     "paper-audits": lambda: paper_table("audits"),
     "paper-retrain": lambda: paper_table("retrain"),
+    "chains": chains_table,
     "better-sample": lambda: better_tables("sample"),
     "better-fashion-mnist": lambda: better_tables("fashion-mnist"),
     "theory-where": lambda: theory_table("where"),

@@ -1,0 +1,133 @@
+"""Twenty requests of 16 images one after another, against one request for all 320: what is lost, and what comes back.
+
+    python -m benchmarks.chains --models runs/originals/better
+
+The small residual network on the embedded sample, of grids/better-sample.toml. Writes results/better/chains.json; what is
+there already is not done again.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.forgetting import commit
+from benchmarks.tables import markdown
+from expunge.audit import audit
+from expunge.data import ImageSet, audit_side, draw_ids, load_data
+from expunge.methods import make_method
+from expunge.models import load_model, logits_of
+from expunge.unlearning import unlearn
+
+TARGET = Path(__file__).parents[1] / "results" / "better" / "chains.json"
+REQUESTS, SIZE = 20, 16
+METHODS: dict[str, dict[str, Any]] = {
+    "calibrated": {},
+    "masked_distillation": {},
+    "targeted": {},
+    "delete": {"protocol": "zhou2025"},
+    "amnesiac": {"protocol": "paper"},
+}
+SEEDS = (1, 2, 3)
+
+
+def main() -> None:
+    """Runs what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help="where the grid keeps its originals")
+    network, _ = load_model(str(parser.parse_args().models / "sample-small_resnet"))
+    train, test = load_data("sample:train"), load_data("sample:test")
+    rows = json.loads(TARGET.read_text()) if TARGET.exists() else []
+    for seed in SEEDS:
+        for name in METHODS:
+            for how in ("chain", "at once"):
+                if not any((row["seed"], row["method"], row["how"]) == (seed, name, how) for row in rows):
+                    rows.append(run(network, train, test, name, how, seed))
+                    TARGET.parent.mkdir(exist_ok=True)
+                    TARGET.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+                    print(rows[-1])
+
+
+def run(network: torch.nn.Module, train: ImageSet, test: ImageSet, name: str, how: str, seed: int) -> dict[str, Any]:
+    """One chain, or the same images at once: accuracies before and after, and audits of all and of the first request.
+
+    Every request has the chain's seed, so that methods that read held-out examples use one half of the test set.
+    """
+    gone = train.select(draw_ids(train, REQUESTS * SIZE, seed))
+    parts = [gone] if how == "at once" else [gone.take(range(n, n + SIZE)) for n in range(0, len(gone), SIZE)]
+    rest = train.without(gone)
+    method = make_method(name, **METHODS[name])
+    left = test.take(audit_side(test.images, [seed]).nonzero()[:, 0])
+    model, first = network, 0.0
+    seconds = 0.0
+    for n, part in enumerate(parts):
+        done = unlearn(model, part, method=method, retain=rest, heldout=test, seed=seed)
+        model, seconds = done.model, seconds + done.trace.seconds
+        if n == 0:
+            first = accuracy(model, gone.take(range(SIZE)))
+    verdicts = {"all": audit(network, model, gone, left), "first": audit(network, model, gone.take(range(SIZE)), left)}
+    return {
+        "method": name,
+        "how": how,
+        "seed": seed,
+        "test_accuracy_before": accuracy(network, left),
+        "test_accuracy": accuracy(model, left),
+        "forget_accuracy": accuracy(model, gone),
+        "first_request_when_made": first,
+        "first_request_at_the_end": accuracy(model, gone.take(range(SIZE))),
+        "verdicts": {which: found.verdict for which, found in verdicts.items()},
+        "a1": {which: found.scores_after.a1 for which, found in verdicts.items()},
+        "seconds": seconds,
+        "commit": commit(),
+        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+
+
+def accuracy(model: torch.nn.Module, images: ImageSet) -> float:
+    """In [0, 1], in eval mode."""
+    return float((logits_of(model, images.images).argmax(1) == images.labels).double().mean())
+
+
+def chains_table() -> str:
+    """A row a method and way, means over seeds."""
+    rows = json.loads(TARGET.read_text())
+    found = []
+    for name in METHODS:
+        for how in ("chain", "at once"):
+            here = [row for row in rows if (row["method"], row["how"]) == (name, how)]
+            if here:
+                found.append(_row(name, how, here))
+    head = ["320 forgotten", "how", "test points lost", "forget accuracy", "first 16 when asked", "at the end"]
+    head += ["A1 of all", "PASS / INC. / FAIL", "seconds", "n"]
+    told = (
+        f"`python -m benchmarks.chains` · {rows[0]['device']} · torch {rows[0]['torch']} · commit "
+        f"{', '.join(sorted({row['commit'] for row in rows}))}"
+    )
+    return markdown(head, found) + "\n\n" + told
+
+
+def _row(name: str, how: str, here: list[dict[str, Any]]) -> list[str]:
+    def mean(key: str) -> float:
+        return float(sum(row[key] for row in here) / len(here))
+
+    verdicts = [row["verdicts"]["all"] for row in here]
+    return [
+        name,
+        f"{REQUESTS} × {SIZE}" if how == "chain" else "at once",
+        f"{100 * (mean('test_accuracy_before') - mean('test_accuracy')):.1f}",
+        f"{100 * mean('forget_accuracy'):.1f}",
+        f"{100 * mean('first_request_when_made'):.1f}",
+        f"{100 * mean('first_request_at_the_end'):.1f}",
+        f"{sum(row['a1']['all'] for row in here) / len(here):.2f}",
+        " / ".join(str(verdicts.count(v)) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
+        f"{mean('seconds'):.0f}",
+        str(len(here)),
+    ]
+
+
+if __name__ == "__main__":
+    main()
