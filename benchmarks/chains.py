@@ -2,8 +2,8 @@
 
     python -m benchmarks.chains --models runs/originals/better
 
-The small residual network on the embedded sample, of grids/better-sample.toml. Writes results/better/chains.json; what is
-there already is not done again.
+The small residual network on the embedded sample, of grids/better-sample.toml. Writes results/better/chains.json; what
+is there already is not done again.
 """
 
 import argparse
