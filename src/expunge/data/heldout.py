@@ -24,7 +24,7 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
 
     >>> side = calibration_side(torch.arange(100.0)[:, None], seed=0)
     >>> int(side.sum()), bool((side.flip(0) == calibration_side(torch.arange(100.0).flip(0)[:, None], seed=0)).all())
-    (49, True)
+    (61, True)
     """
     salt = f"heldout:{seed}:".encode()
     return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in digests(inputs)])
