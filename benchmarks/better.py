@@ -25,7 +25,7 @@ GRIDS = {
     "fashion-mnist": ROOT / "grids" / "better-fashion-mnist.toml",
 }
 SHOWN = 64
-"""Forgotten examples in the figure: every method is measured at this size."""
+"""Forgotten examples in the figure: the size at which most methods are measured."""
 
 FIGURE = ROOT / "docs" / "better" / "better.svg"
 TITLES = {"sample": "embedded sample, small residual network", "fashion-mnist": "Fashion-MNIST, ResNet-18"}
