@@ -23,20 +23,27 @@ RESULTS = ROOT / "results" / "better"
 GRIDS = {
     "sample": ROOT / "grids" / "better-sample.toml",
     "fashion-mnist": ROOT / "grids" / "better-fashion-mnist.toml",
+    "cifar10": ROOT / "grids" / "better-cifar10.toml",
+    "choices": ROOT / "grids" / "better-choices.toml",
 }
+SHOWN_GRIDS = ("sample", "fashion-mnist", "cifar10")
 SHOWN = 64
 """Forgotten examples in the figure: the size at which most methods are measured."""
 
 FIGURE = ROOT / "docs" / "better" / "better.svg"
-TITLES = {"sample": "embedded sample, small residual network", "fashion-mnist": "Fashion-MNIST, ResNet-18"}
+TITLES = {
+    "sample": "embedded sample, small residual network",
+    "fashion-mnist": "Fashion-MNIST, ResNet-18",
+    "cifar10": "CIFAR-10, ResNet-18",
+}
 
 
 @cache
-def results(dataset: str) -> dict[tuple[str, int], dict[int, Result]]:
+def results(grid_name: str) -> dict[tuple[str, int], dict[int, Result]]:
     """{(row, size): {seed: result}} of a grid, without those that failed."""
     if not RESULTS.exists():
         return {}
-    grid = load_grid(GRIDS[dataset])
+    grid = load_grid(GRIDS[grid_name])
     found: dict[tuple[str, int], dict[int, Result]] = {}
     known = current(grid.cells("cpu"), read_results(RESULTS))
     for cell in grid.cells("cpu"):
@@ -92,13 +99,37 @@ def better_table(dataset: str, size: int) -> str:
     return markdown(head, rows)
 
 
-def source(dataset: str) -> str:
-    """The line under the tables of a dataset: command, machine, commit."""
-    all_of = [result for by_seed in results(dataset).values() for result in by_seed.values()]
+def choices_table(size: int) -> str:
+    """A row a choice of `calibrated`: what it costs, where margins end, and how long it takes."""
+    found = results("choices")
+    rows = [
+        [
+            f"`{name}`" if "=" in name else name,
+            _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
+            _shown(summarize(lost("choices", name, size))) if name != "before" else "0",
+            f"{mean(r.audit_a1 or 0 for r in here):.2f}",
+            f"{mean(r.audit_a2 or 0 for r in here):.2f}",
+            f"{sum(r.first_step_all_reached is not None for r in here)} of {len(here)}"
+            if name not in {"before", "retrain"}
+            else "",
+            f"{mean(r.steps or 0 for r in here):.0f}",
+            f"{mean(r.seconds or 0 for r in here):.0f}",
+            str(len(here)),
+        ]
+        for name in dict.fromkeys(row for row, _ in found)
+        if (here := list(found.get((name, size), {}).values()))
+    ]
+    head = [f"{size} forgotten", "forget accuracy", "test points lost", "A1", "A2", "reached", "steps", "seconds", "n"]
+    return markdown(head, rows) + "\n\n" + source("choices")
+
+
+def source(grid_name: str) -> str:
+    """The line under the tables of a grid: command, machine, commit."""
+    all_of = [result for by_seed in results(grid_name).values() for result in by_seed.values()]
     devices, commits = sorted({r.device for r in all_of}), sorted({r.commit for r in all_of})
     versions = sorted({r.versions["torch"] for r in all_of})
     return (
-        f"`expunge bench run grids/{GRIDS[dataset].name} --out results/better` · {' or '.join(devices)} · torch "
+        f"`expunge bench run grids/{GRIDS[grid_name].name} --out results/better` · {' or '.join(devices)} · torch "
         f"{', '.join(versions)} · commit {', '.join(commits)}"
     )
 
@@ -124,7 +155,7 @@ def draw(path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    shown = [dataset for dataset in GRIDS if results(dataset)]
+    shown = [dataset for dataset in SHOWN_GRIDS if any(size == SHOWN for _, size in results(dataset))]
     figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
     for axis, dataset in zip(axes[0], shown, strict=True):
         found = results(dataset)

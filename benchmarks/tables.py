@@ -275,6 +275,20 @@ def better_tables(dataset: str) -> str:
     return better.tables(dataset)
 
 
+def better_choices_table(size: int) -> str:
+    """A table of benchmarks.better: what each choice of `calibrated` does."""
+    from benchmarks import better  # it draws on this module
+
+    return better.choices_table(size)
+
+
+def ranking_table() -> str:
+    """The table of benchmarks.ranking."""
+    from benchmarks import ranking  # it draws on this module
+
+    return ranking.ranking_table()
+
+
 def chains_table() -> str:
     """The table of benchmarks.chains."""
     from benchmarks import chains  # it draws on this module
@@ -303,6 +317,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-audits": lambda: paper_table("audits"),
     "paper-retrain": lambda: paper_table("retrain"),
     "chains": chains_table,
+    "ranking": ranking_table,
+    "better-choices-64": lambda: better_choices_table(64),
+    "better-choices-256": lambda: better_choices_table(256),
+    "better-cifar10": lambda: better_tables("cifar10"),
     "better-sample": lambda: better_tables("sample"),
     "better-fashion-mnist": lambda: better_tables("fashion-mnist"),
     "theory-where": lambda: theory_table("where"),

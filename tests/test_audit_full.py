@@ -31,9 +31,9 @@ from expunge.audit.membership import auc_interval, clopper_pearson, tpr_at_fpr
 from expunge.audit.references import References, load_references, recipe_sets, train_references
 from expunge.audit.relearning import network_steps
 from expunge.audit.scores import logit_margin
-from expunge.data import Examples, ImageSet, load_data
+from expunge.data import Examples, ImageSet, audit_side, load_data
 from expunge.errors import ExpungeError, InputError, SettingError
-from expunge.methods import NegGrad, Targeted, make_method
+from expunge.methods import Calibrated, NegGrad, Targeted, make_method
 from expunge.models import ModelSpec, build, logits_of
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
@@ -514,6 +514,31 @@ def test_each_row_is_what_it_says(resumed: Resumed, one_thread: None) -> None:
     margins = logit_margin(references.logits["original"]["forget"][0], references.labels["forget"])
     both = margins_of(references.logits["original"]["forget"], references.labels["forget"])
     np.testing.assert_array_equal(both[0], margins)
+
+
+def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path: Path, one_thread: None) -> None:
+    methods = {"calibrated": Calibrated(epochs=2), "targeted": METHODS["targeted"]}
+    settings = arranged(tmp_path, methods=methods, num_models=1, seed=3)
+    references = train_references(**settings)
+    heldout: ImageSet = settings["heldout"]
+    left = audit_side(heldout.images, [3])
+    assert 0 < int(left.sum()) < len(heldout)
+    assert (references.labels["heldout"] == heldout.labels[left].numpy()).all()
+    for said in references.logits.values():
+        assert said["heldout"].shape == (1, int(left.sum()), 10)
+    alone = load_references(tmp_path, rows=["targeted"])
+    assert alone.logits["targeted"]["heldout"].shape == (1, len(heldout), 10)
+    from expunge.audit.references import _seed
+
+    seed = _seed(3, "original 0")
+    torch.manual_seed(seed)
+    original = build(SPEC)
+    data: ImageSet = settings["data"]
+    train(original, data.examples, RECIPE, rng=torch.Generator().manual_seed(seed))
+    forget = data.select(settings["forget_ids"])
+    model = unlearn(original, forget, method=methods["calibrated"], heldout=heldout, seed=3).model
+    for images, part in ((forget.images, "forget"), (heldout.images[left], "heldout")):
+        np.testing.assert_array_equal(references.logits["calibrated"][part][0], logits_of(model, images).numpy())
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,28 @@ def test_a_grid_with_held_out_examples_is_measured_on_the_audit_side(models: Pat
             assert result.test_accuracy == pytest.approx(float(right.double().mean()))
 
 
+def test_a_row_can_withhold_held_out_examples_from_a_method_that_would_read_them(models: Path, tmp_path: Path) -> None:
+    rows = ['method = "calibrated", settings = { epochs = 2 }'] * 2
+    path = grid_with(tmp_path / "grid.toml", rows)
+    text = path.read_text() + "\n"
+    path.write_text(text.replace("retain_size", "heldout = true\nretain_size", 1))
+    given, same = load_grid(path).cells("cpu")
+    assert given.id == same.id
+    text = path.read_text().replace('name = "row_1"', 'name = "row_1"\nwithheld = true')
+    path.write_text(text)
+    given, without = load_grid(path).cells("cpu")
+    assert given.id == same.id != without.id
+    do([given, without], tmp_path / "out", models)
+    results = {r.cell: r for r in read_results(tmp_path / "out")}
+    assert results[given.id].test_measured == results[without.id].test_measured
+    said = [any("no held-out examples" in w for w in results[cell.id].warnings) for cell in (given, without)]
+    assert said == [False, True]
+    for old, new in (("heldout = true", "heldout = false"), ('method = "calibrated"', 'method = "neg_grad"')):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(SettingError, match="withheld is true or false"):
+            load_grid(path)
+
+
 def test_retain_accuracy_is_of_all_that_is_left(models: Path, tmp_path: Path) -> None:
     cells = [c for c in load_grid(SMOKE).cells("gpu") if c.row in {"before", "neg_grad"} and c.forget_size == 16]
     do(cells, tmp_path / "out", models)

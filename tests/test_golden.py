@@ -270,6 +270,17 @@ def test_one_step_equals_the_formula(name: str) -> None:
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
 
 
+def test_masked_distillation_by_divergence_starts_as_delete_does() -> None:
+    """What is held has not moved yet, so that the pull alone counts: the original softmax without the true class."""
+    method = make_method(
+        "masked_distillation", objective="divergence", pace=None, lr=LR, weight_decay=WD, epochs=1, batch_size=None,
+        optimizer="sgd", stop="budget",
+    )  # fmt: skip
+    model = unlearn(network(W, B), data(X, Y), method=method, heldout=data(XR, YR)).model
+    for actual, expected in zip(arrays(model), delete(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
 def test_the_first_adam_step_is_the_sign_of_the_decayed_gradient() -> None:
     """With bias correction m̂ = g and v̂ = g², so θ moves by η g / (|g| + 1e-8), g with the weight decay in it."""
     labels = second_best()

@@ -1,6 +1,7 @@
 """One held-out set, split between calibration and audit: that no example is used for both."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,24 @@ from torch import Tensor, nn
 
 from expunge.audit import audit
 from expunge.audit.placement import placements
-from expunge.data import audit_side, calibration_side
+from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
-from expunge.methods import Calibrated
-from expunge.methods._margins import MIN_PER_CLASS, margins, mixed, ranks, transported, with_margins
+from expunge.methods import Calibrated, _distilling
+from expunge.methods._difficulty import reference_margins
+from expunge.methods._loop import descend
+from expunge.methods._margins import (
+    MIN_PER_CLASS,
+    divergence,
+    held_loss,
+    margins,
+    mixed,
+    ranks,
+    transported,
+    with_margins,
+)
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
-from tests.arrangements import NUM_CLASSES, Pairs, pairs
+from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
 from tests.conftest import expunge
 
 
@@ -120,8 +132,48 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
         unlearn(network(), pairs(6, seed=2, shape=(36,)), method="calibrated")
 
 
-@pytest.mark.parametrize("match", ["margin", "distribution"])
-@pytest.mark.parametrize("rank", ["margin", "augmented"])
+def test_reference_networks_know_nothing_of_the_model_but_its_kind() -> None:
+    """The same draws give the same margins whatever the model has learned, and it is left as it was."""
+    forget, heldout = pairs(6, seed=2), pairs(40, seed=8)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, NUM_CLASSES)
+        ).requires_grad_(False)
+        model[1].running_mean.fill_(seed)  # type: ignore[operator]
+        before = state_bits(model)
+        torch.manual_seed(7)
+        gone, held = (Examples(part.inputs, part.labels) for part in (forget, heldout))
+        found.append(reference_margins(model, gone, held, torch.Generator().manual_seed(0)))
+        assert state_bits(model) == before
+        assert not any(p.requires_grad for p in model.parameters())
+    assert torch.equal(*found)
+    assert found[0].shape == (6,)
+
+
+def test_what_cannot_be_drawn_anew_is_refused() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.network = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.scale * self.network(x)
+            return logits
+
+    method = Calibrated(rank="references")
+    with pytest.raises(InputError, match="Odd '' has no reset_parameters"):
+        unlearn(Odd(), pairs(6, seed=2), method=method, heldout=pairs(60, seed=8))
+    with pytest.raises(InputError, match="trains networks on held-out examples"):
+        unlearn(network(), pairs(6, seed=2), method=method)
+
+
+@pytest.mark.parametrize(
+    ("match", "rank"),
+    [("margin", "margin"), ("margin", "augmented"), ("margin", "references"), ("distribution", "augmented")],
+)
 def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
     """On a network that has memorised random labels, forgotten margins end where held-out ones lie."""
     model, forget, heldout = network(), pairs(24, seed=2), pairs(200, seed=8)
@@ -149,6 +201,42 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     )
     assert abs(placed.a1 - 0.5) < close
     assert abs(placed.a2 - 0.5) < close
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    drawn: list[Tensor] = []
+
+    def noting(*args: Any, passes: Callable[[int], Any], **kwargs: Any) -> nn.Module:
+        def noted(epoch: int) -> Any:
+            found = passes(epoch)
+            drawn.append(found[0][0])
+            return found
+
+        return descend(*args, passes=noted, **kwargs)
+
+    monkeypatch.setattr(_distilling, "descend", noting)
+    method = Calibrated(epochs=3, stop="budget", retention_size=8)
+    heldout = pairs(200, seed=8)
+    unlearn(network(), pairs(6, seed=2), method=method, heldout=heldout if held else None)
+    assert len(drawn) == 3
+    size = int(calibration_side(heldout.inputs, 0).sum()) if held else 8 * _distilling.MIXTURES
+    for positions in drawn:
+        assert positions[:6].tolist() == list(range(6))
+        assert len(positions.unique()) == len(positions) == 6 + 8
+        assert int(positions[6:].min()) >= 6
+        assert int(positions.max()) < 6 + size
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_margins_of_held_out_examples_are_held_too() -> None:
+    """A uniform fall of confident margins leaves outputs, and so the divergence, about as they were."""
+    taught = torch.tensor([[20.0, 0.0, 0.0]]).log_softmax(1)
+    fallen = torch.tensor([[10.0, 0.0, 0.0]])
+    assert divergence(taught, fallen).item() < 1e-3
+    unit = torch.tensor(2.0)
+    assert held_loss(unit)(taught, fallen).item() == pytest.approx(5 - 0.5, abs=1e-3)
+    assert held_loss(unit)(taught, taught).item() == pytest.approx(0, abs=1e-6)
 
 
 @given(st.integers(1, 40), st.integers(1, 80), st.integers(0, 10**6))

@@ -61,6 +61,8 @@ class Cell:
         seed: of the draw and of everything random in the method.
         retain_subset: retain accuracy is measured on so many retained examples, the same for all cells but for those
             that are forgotten; None: on all of them.
+        heldout: the method is handed the test set, of which it sees one half, and the cell is measured on the other.
+        withheld: the cell is measured on that half, and the method is handed no held-out examples all the same.
     """
 
     original: Original
@@ -71,6 +73,7 @@ class Cell:
     seed: int
     retain_subset: int | None
     heldout: bool = False
+    withheld: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -86,6 +89,7 @@ class Cell:
             "seed": self.seed,
             "retain_subset": self.retain_subset,
             **({"heldout": True} if self.heldout else {}),
+            **({"withheld": True} if self.withheld else {}),
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 

@@ -28,11 +28,13 @@ class Row:
         name: how the row is called, unique.
         method: a key of `METHODS`, or `before`.
         settings: all fields of the method; empty for `before`, and for `retrain`, which takes each original's recipe.
+        withheld: in a grid with held-out examples, this row's method is handed none.
     """
 
     name: str
     method: str
     settings: Mapping[str, Any]
+    withheld: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class Grid:
                 seed=seed,
                 retain_subset=self.profiles[profile],
                 heldout=self.heldout,
+                withheld=row.withheld,
             )
             for original in self.originals
             for seed in self.seeds
@@ -116,7 +119,7 @@ def _grid(content: Mapping[str, Any]) -> Grid:
     heldout = content.get("heldout", False)
     if type(heldout) is not bool:
         raise InputError(f"heldout is true or false, not {heldout!r}")
-    rows = tuple(_row(entry, retain_size) for entry in _list(content, "rows", dict))
+    rows = tuple(_row(entry, retain_size, heldout) for entry in _list(content, "rows", dict))
     repeated = {row.name for row in rows if sum(other.name == row.name for other in rows) > 1}
     if repeated:
         raise InputError(f"two rows are called {min(repeated)!r}")
@@ -130,8 +133,8 @@ def _grid(content: Mapping[str, Any]) -> Grid:
     )
 
 
-def _row(entry: Mapping[str, Any], retain_size: int) -> Row:
-    _check_keys(entry, {"name", "method", "protocol", "settings"}, {"name", "method"}, "a row")
+def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
+    _check_keys(entry, {"name", "method", "protocol", "settings", "withheld"}, {"name", "method"}, "a row")
     name, method, settings = entry["name"], entry["method"], dict(_table(entry.get("settings", {}), "settings"))
     if method in WITHOUT_SETTINGS:
         if len(entry) > 2:
@@ -144,7 +147,13 @@ def _row(entry: Mapping[str, Any], retain_size: int) -> Row:
     if "retain_size" in {field.name for field in fields(METHODS[method])}:
         settings.setdefault("retain_size", retain_size)
     chosen = make_method(method, protocol=entry.get("protocol"), **settings)
-    return Row(name=str(name), method=method, settings=settings_of(chosen))
+    withheld = entry.get("withheld", False)
+    if type(withheld) is not bool or (withheld and not (heldout and Needs.HELDOUT in chosen.needs)):
+        raise SettingError(
+            f"the row {name!r}: withheld is true or false, and true only where the grid has heldout = true and the "
+            "method reads held-out examples"
+        )
+    return Row(name=str(name), method=method, settings=settings_of(chosen), withheld=withheld)
 
 
 def _profiles(content: Any) -> dict[str, int | None]:

@@ -194,7 +194,7 @@ class Stage:
             forget,
             method=method,
             retain=retain,
-            heldout=self.test if cell.heldout else None,
+            heldout=self.test if cell.heldout and not cell.withheld else None,
             seed=cell.seed,
         )
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Forgetting while outputs on other inputs are held: what methods without retained examples share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,9 @@ from expunge.methods._loop import Descent, descend, require, step_size
 from expunge.methods._margins import divergence, mixed
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
+
+MIXTURES = 4
+"""Mixtures that are made, for each that an epoch draws, where there are no held-out examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,8 @@ class Distilling(Descent):
             and the gradient. None: `lr` is the step size.
         lr: the highest step size, > 0.
         retention: weight of the distillation, ≥ 0.
-        retention_size: examples that are distilled, ≥ 1; at least as many as are forgotten, where there are so many.
+        retention_size: examples that are distilled an epoch, ≥ 1, drawn anew from all of them each time; at least as
+            many as are forgotten, where there are so many.
     """
 
     lr: float = 1e-3
@@ -53,30 +57,35 @@ class Distilling(Descent):
         pull: Callable[[Tensor, Tensor], Tensor],
         goal: Callable[[Tensor], Tensor],
         *,
+        hold: Callable[[Tensor, Tensor], Tensor] = divergence,
         rng: torch.Generator,
         record: Recorder,
     ) -> nn.Module:
-        """Minimises mean(pull) + `retention` × mean KL(original ‖ model) on what is held.
+        """Minimises mean(pull) + `retention` × mean(hold) on what is held.
 
         Args:
             model: the original, changed in place.
             task: with the forget set and, where there are any, held-out examples.
             pull: maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
+            hold: maps log-probabilities of the original and logits (B, C) to one loss an example (B,).
             goal, rng, record: as in `descend`.
         """
         inputs, num = task.forget.inputs, len(task.forget)
-        size = max(self.retention_size, num)
-        if task.heldout is None:
-            kept = mixed(inputs, size, rng)
-        else:
-            kept = task.heldout.inputs[torch.randperm(len(task.heldout), generator=rng)[:size].to(inputs.device)]
+        wanted = max(self.retention_size, num)
+        kept = mixed(inputs, MIXTURES * wanted, rng) if task.heldout is None else task.heldout.inputs
         taught = logits_of(model, kept).log_softmax(1)
-        whole = num + len(kept)
+        size = min(wanted, len(kept))
+        whole = num + size
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
-            held = self.retention * divergence(taught[other], logits)
-            return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / len(kept)))
+            held = self.retention * hold(taught[other], logits)
+            return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / size))
+
+        def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
+            drawn = torch.randperm(len(kept), generator=rng)[:size].sort().values
+            positions = torch.cat([torch.arange(num), num + drawn]).to(inputs.device)
+            return [(positions, self.batch_size)]
 
         return descend(
             model,
@@ -87,4 +96,5 @@ class Distilling(Descent):
             goal=goal,
             rng=rng,
             record=record,
+            passes=passes,
         )

@@ -1,5 +1,7 @@
 """Logit margins: measuring them, moving a distribution of them onto another, and what is held meanwhile."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,3 +95,22 @@ def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
 def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
     """KL(wanted ‖ softmax(logits)) of each example, shape (N,); `wanted` are log-probabilities, shape (N, C)."""
     return F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)
+
+
+def huber(gap: Tensor) -> Tensor:
+    """½ gap² where |gap| < 1, |gap| − ½ elsewhere (Huber 1964)."""
+    return F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none")
+
+
+def held_loss(unit: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """How far outputs have left the original's: their divergence, plus the Huber loss of their margins' change.
+
+    The margin is that of the original's likeliest class, in units of `unit`. Takes the original's log-probabilities
+    and logits, each (B, C), and gives one loss an example, (B,).
+    """
+
+    def loss(taught: Tensor, logits: Tensor) -> Tensor:
+        top = taught.argmax(1)
+        return divergence(taught, logits) + huber((margins(logits, top) - margins(taught, top)) / unit)
+
+    return loss

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.errors import InputError
+from expunge.methods._difficulty import reference_margins
 from expunge.methods._distilling import Distilling
 from expunge.methods._loop import require
-from expunge.methods._margins import divergence, margins, ranks, transported, with_margins
+from expunge.methods._margins import divergence, held_loss, huber, margins, ranks, transported, with_margins
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.training import augmented
@@ -27,8 +27,9 @@ class Calibrated(Distilling):
     The margin is s(x) = z_y − logsumexp_{j≠y} z_j. Targets are the original model's margins on held-out examples,
     handed to the forgotten ones in order of their own: the least move that makes the two distributions equal (optimal
     transport in one dimension; Peyré and Cuturi 2019, section 2.6). The loss of an example is the Huber loss of its
-    distance to the target, in units of the held-out margins' standard deviation; beside it the outputs on held-out
-    examples are held by distillation from the original model.
+    distance to the target, in units of the held-out margins' standard deviation. Beside it the outputs on held-out
+    examples are held by distillation from the original model, and the margins of their likeliest classes by the same
+    loss: a divergence alone would let those of confident outputs sink, and forgotten examples stand out above them.
 
     Without held-out examples, margins of unseen data are estimated by those of shifted copies of the forgotten images,
     and mixtures of forgotten images are distilled; docs/methods/calibrated.md shows what that costs.
@@ -37,16 +38,18 @@ class Calibrated(Distilling):
         tolerance: `stop="forgotten"` ends when the mean distance of margins to their targets, in eval mode, is at most
             this share of the held-out margins' standard deviation, > 0.
         match: `margin`, or `distribution`: the divergence from the original output with its margin set to the target.
-        rank: what decides which example gets which target: `margin`, the original model's; or `augmented`, the sum of
-            the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones.
+        rank: what decides which example gets which target: `margin`, the original model's; `augmented`, the sum of
+            the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones; or
+            `references`, which adds the rank by the mean margin under four networks trained on the held-out examples.
         pace, retention, retention_size: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """
 
-    tolerance: float = 0.03
+    pace: float | None = 0.5
+    tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
-    rank: Literal["margin", "augmented"] = "augmented"
+    rank: Literal["margin", "augmented", "references"] = "augmented"
 
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "move margins to those of unseen examples, and no further"
@@ -59,7 +62,7 @@ class Calibrated(Distilling):
         ranges = {
             "tolerance": self.tolerance > 0,
             "match": self.match in {"margin", "distribution"},
-            "rank": self.rank in {"margin", "augmented"},
+            "rank": self.rank in {"margin", "augmented", "references"},
         }
         require(self, ranges)
 
@@ -67,14 +70,20 @@ class Calibrated(Distilling):
         """Finds the targets, chooses the step size and minimises the distance to them."""
         inputs, labels = task.forget.inputs, task.forget.labels
         own = margins(task.forget_logits, labels)
+        order = ranks(own)
         images = inputs.ndim == 4
         if task.heldout is None and not images:
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
         shifted = own
-        if images and (self.rank == "augmented" or task.heldout is None):
+        if images and (self.rank != "margin" or task.heldout is None):
             views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
             shifted = torch.stack(views).mean(0)
-        order = ranks(own) + (ranks(shifted) if self.rank == "augmented" else 0)
+        if self.rank != "margin":
+            order = order + ranks(shifted)
+        if self.rank == "references":
+            if task.heldout is None:
+                raise InputError('rank="references" trains networks on held-out examples: give some (heldout=, --test)')
+            order = order + ranks(reference_margins(model, task.forget, task.heldout, rng))
         if task.heldout is None:
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
             unseen, unseen_labels = shifted, labels
@@ -89,7 +98,7 @@ class Calibrated(Distilling):
             distance = (margins(logits, labels) - targets).abs().mean()
             return (distance <= self.tolerance * unit).expand(len(labels))
 
-        return self.pull_and_hold(model, task, pull, goal, rng=rng, record=record)
+        return self.pull_and_hold(model, task, pull, goal, hold=held_loss(unit), rng=rng, record=record)
 
     def _pull(self, task: Task, targets: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss of forgotten examples, by their position: the distance from where they should be."""
@@ -99,7 +108,6 @@ class Calibrated(Distilling):
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             if self.match == "distribution":
                 return divergence(wanted[index], logits)
-            gap = (margins(logits, labels[index]) - targets[index]) / unit
-            return F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none")
+            return huber((margins(logits, labels[index]) - targets[index]) / unit)
 
         return pull

@@ -30,6 +30,8 @@ class MaskedDistillation(Distilling):
     them is itself a mark that they were forgotten.
     """
 
+    epochs: int = 300
+    retention: float = 16.0
     objective: Literal["hinge", "divergence"] = "hinge"
     gap: float = 0.1
 
