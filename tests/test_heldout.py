@@ -15,7 +15,7 @@ from expunge.audit import audit
 from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
-from expunge.methods import Calibrated, _distilling
+from expunge.methods import Calibrated, MaskedDistillation, _distilling
 from expunge.methods._difficulty import reference_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
@@ -227,6 +227,18 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
         assert int(positions[6:].min()) >= 6
         assert int(positions.max()) < 6 + size
     assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_the_pull_wins_in_the_end_where_the_hold_relaxes() -> None:
+    common: dict[str, Any] = {"retention": 1e3, "epochs": 120, "pace": None, "lr": 0.01}
+    forget, heldout = pairs(6, seed=2), pairs(60, seed=8)
+    held, relaxed = (
+        unlearn(network(), forget, method=MaskedDistillation(relax=relax, **common), heldout=heldout).trace
+        for relax in (1.0, 0.8)
+    )
+    assert held.forget_accuracy_before == held.forget_accuracy_after > 0
+    assert relaxed.forget_accuracy_after == 0
+    assert relaxed.first_step_all_reached is not None
 
 
 def test_margins_of_held_out_examples_are_held_too() -> None:

@@ -26,7 +26,8 @@ class Distilling(Descent):
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
             and the gradient. None: `lr` is the step size.
         lr: the highest step size, > 0.
-        retention: weight of the distillation, ≥ 0.
+        retention: weight of the distillation in the first epoch, ≥ 0.
+        relax: what that weight is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
         retention_size: examples that are distilled an epoch, ≥ 1, drawn anew from all of them each time; at least as
             many as are forgotten, where there are so many.
     """
@@ -39,6 +40,7 @@ class Distilling(Descent):
     norm: Literal["train", "eval"] = "eval"
     pace: float | None = 0.2
     retention: float = 1.0
+    relax: float = 1.0
     retention_size: int = 256
 
     def __post_init__(self) -> None:
@@ -46,6 +48,7 @@ class Distilling(Descent):
         ranges = {
             "pace": self.pace is None or self.pace > 0,
             "retention": self.retention >= 0,
+            "relax": 0 < self.relax <= 1,
             "retention_size": self.retention_size >= 1,
         }
         require(self, ranges)
@@ -61,7 +64,7 @@ class Distilling(Descent):
         rng: torch.Generator,
         record: Recorder,
     ) -> nn.Module:
-        """Minimises mean(pull) + `retention` × mean(hold) on what is held.
+        """Minimises mean(pull) + `retention` · `relax`^epoch · mean(hold) on what is held.
 
         Args:
             model: the original, changed in place.
@@ -76,13 +79,16 @@ class Distilling(Descent):
         taught = logits_of(model, kept).log_softmax(1)
         size = min(wanted, len(kept))
         whole = num + size
+        weight = self.retention
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
-            held = self.retention * hold(taught[other], logits)
+            held = weight * hold(taught[other], logits)
             return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / size))
 
         def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
+            nonlocal weight
+            weight = self.retention * self.relax**epoch
             drawn = torch.randperm(len(kept), generator=rng)[:size].sort().values
             positions = torch.cat([torch.arange(num), num + drawn]).to(inputs.device)
             return [(positions, self.batch_size)]
