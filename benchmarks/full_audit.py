@@ -35,6 +35,9 @@ METHODS = (
     "bad_teacher,protocol=paper",
     "amnesiac,protocol=paper",
     "finetune",
+    "calibrated",
+    "calibrated,rank=references",
+    "masked_distillation",
 )
 
 
