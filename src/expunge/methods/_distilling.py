@@ -26,8 +26,7 @@ class Distilling(Descent):
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
             and the gradient. None: `lr` is the step size.
         lr: the highest step size, > 0.
-        retention: weight of the distillation in the first epoch, ≥ 0.
-        relax: what that weight is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
+        retention: weight of the distillation, ≥ 0.
         retention_size: examples that are distilled an epoch, ≥ 1, drawn anew from all of them each time; at least as
             many as are forgotten, where there are so many.
     """
@@ -40,7 +39,6 @@ class Distilling(Descent):
     norm: Literal["train", "eval"] = "eval"
     pace: float | None = 0.2
     retention: float = 1.0
-    relax: float = 1.0
     retention_size: int = 256
 
     def __post_init__(self) -> None:
@@ -48,7 +46,6 @@ class Distilling(Descent):
         ranges = {
             "pace": self.pace is None or self.pace > 0,
             "retention": self.retention >= 0,
-            "relax": 0 < self.relax <= 1,
             "retention_size": self.retention_size >= 1,
         }
         require(self, ranges)
@@ -61,16 +58,18 @@ class Distilling(Descent):
         goal: Callable[[Tensor], Tensor],
         *,
         hold: Callable[[Tensor, Tensor], Tensor] = divergence,
+        relax: float = 1.0,
         rng: torch.Generator,
         record: Recorder,
     ) -> nn.Module:
-        """Minimises mean(pull) + `retention` · `relax`^epoch · mean(hold) on what is held.
+        """Minimises mean(pull) + `retention` · relax^epoch · mean(hold) on what is held.
 
         Args:
             model: the original, changed in place.
             task: with the forget set and, where there are any, held-out examples.
             pull: maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
             hold: maps log-probabilities of the original and logits (B, C) to one loss an example (B,).
+            relax: in (0, 1]; below 1 the pull wins in the end.
             goal, rng, record: as in `descend`.
         """
         inputs, num = task.forget.inputs, len(task.forget)
@@ -88,7 +87,7 @@ class Distilling(Descent):
 
         def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
             nonlocal weight
-            weight = self.retention * self.relax**epoch
+            weight = self.retention * relax**epoch
             drawn = torch.randperm(len(kept), generator=rng)[:size].sort().values
             positions = torch.cat([torch.arange(num), num + drawn]).to(inputs.device)
             return [(positions, self.batch_size)]

@@ -41,7 +41,7 @@ class Calibrated(Distilling):
         rank: what decides which example gets which target: `margin`, the original model's; `augmented`, the sum of
             the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones; or
             `references`, which adds the rank by the mean margin under four networks trained on the held-out examples.
-        pace, retention, relax, retention_size: as in `Distilling`.
+        pace, retention, retention_size: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """

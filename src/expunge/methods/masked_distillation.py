@@ -25,7 +25,8 @@ class MaskedDistillation(Distilling):
     Attributes:
         objective: `hinge` or `divergence`.
         gap: by which the true class's logit is to fall below another's, ≥ 0; for `hinge` alone.
-        pace, retention, relax, retention_size: as in `Distilling`.
+        relax: what `retention` is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
+        pace, retention, retention_size: as in `Distilling`.
 
     What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
     them is itself a mark that they were forgotten.
@@ -46,7 +47,12 @@ class MaskedDistillation(Distilling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, {"objective": self.objective in {"hinge", "divergence"}, "gap": self.gap >= 0})
+        ranges = {
+            "objective": self.objective in {"hinge", "divergence"},
+            "gap": self.gap >= 0,
+            "relax": 0 < self.relax <= 1,
+        }
+        require(self, ranges)
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Pulls until all are predicted wrong."""
@@ -65,4 +71,4 @@ class MaskedDistillation(Distilling):
         def goal(logits: Tensor) -> Tensor:
             return logits.argmax(1) != labels
 
-        return self.pull_and_hold(model, task, pull, goal, rng=rng, record=record)
+        return self.pull_and_hold(model, task, pull, goal, relax=self.relax, rng=rng, record=record)
