@@ -57,7 +57,11 @@ def lost(dataset: str, row: str, size: int) -> list[float]:
     """Test accuracy lost, in points, a seed: that of the original less that of the unlearned model."""
     found = results(dataset)
     before, after = found.get(("before", size), {}), found.get((row, size), {})
-    return [100 * ((before[seed].test_accuracy or 0) - (after[seed].test_accuracy or 0)) for seed in after]
+    return [
+        100 * ((before[seed].test_accuracy or 0) - (result.test_accuracy or 0))
+        for seed, result in after.items()
+        if seed in before and before[seed].model_digest == result.model_digest
+    ]
 
 
 def better_table(dataset: str, size: int) -> str:
@@ -76,7 +80,7 @@ def better_table(dataset: str, size: int) -> str:
                 "all" if name == "retrain" else "300" if Needs.RETAIN in needs else "–",
                 "yes" if Needs.HELDOUT in needs else "–",
                 _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
-                _shown(summarize(lost(dataset, name, size))) if name != "before" else "0",
+                _lost(dataset, name, size),
                 " / ".join(str(verdicts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
                 f"{mean(r.audit_a1 or 0 for r in here):.2f}",
                 f"{mean(r.audit_a2 or 0 for r in here):.2f}",
@@ -99,14 +103,14 @@ def better_table(dataset: str, size: int) -> str:
     return markdown(head, rows)
 
 
-def choices_table(size: int) -> str:
+def choices_table() -> str:
     """A row a choice of `calibrated`: what it costs, where margins end, and how long it takes."""
-    found = results("choices")
+    found, size = results("choices"), SHOWN
     rows = [
         [
             f"`{name}`" if "=" in name else name,
             _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
-            _shown(summarize(lost("choices", name, size))) if name != "before" else "0",
+            _lost("choices", name, size),
             f"{mean(r.audit_a1 or 0 for r in here):.2f}",
             f"{mean(r.audit_a2 or 0 for r in here):.2f}",
             f"{sum(r.first_step_all_reached is not None for r in here)} of {len(here)}"
@@ -144,6 +148,11 @@ def _told(here: list[Result], of: Callable[[Result], float]) -> str:
     return _shown(summarize([of(result) for result in here]))
 
 
+def _lost(dataset: str, row: str, size: int) -> str:
+    found = lost(dataset, row, size)
+    return "0" if row == "before" else _shown(summarize(found)) if found else ""
+
+
 def _shown(found: Summary) -> str:
     return f"{found.mean:.1f}" if found.sd is None else f"{found.mean:.1f} ± {found.sd:.1f}"
 
@@ -161,7 +170,7 @@ def draw(path: Path) -> None:
         found = results(dataset)
         for name in dict.fromkeys(row for row, _ in found):
             here = found.get((name, SHOWN), {})
-            if not here:
+            if not here or not lost(dataset, name, SHOWN):
                 continue
             x = summarize([abs((r.audit_a1 or 0) - 0.5) for r in here.values()], least=0)
             y = summarize([0.0] if name == "before" else lost(dataset, name, SHOWN))

@@ -275,11 +275,11 @@ def better_tables(dataset: str) -> str:
     return better.tables(dataset)
 
 
-def better_choices_table(size: int) -> str:
+def better_choices_table() -> str:
     """A table of benchmarks.better: what each choice of `calibrated` does."""
     from benchmarks import better  # it draws on this module
 
-    return better.choices_table(size)
+    return better.choices_table()
 
 
 def ranking_table() -> str:
@@ -319,8 +319,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-retrain": lambda: paper_table("retrain"),
     "chains": chains_table,
     "ranking": ranking_table,
-    "better-choices-64": lambda: better_choices_table(64),
-    "better-choices-256": lambda: better_choices_table(256),
+    "better-choices": better_choices_table,
     "better-cifar10": lambda: better_tables("cifar10"),
     "better-sample": lambda: better_tables("sample"),
     "better-fashion-mnist": lambda: better_tables("fashion-mnist"),

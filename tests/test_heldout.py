@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +23,7 @@ from expunge.methods._loop import descend
 from expunge.methods._margins import (
     MIN_PER_CLASS,
     divergence,
+    followed,
     held_loss,
     margins,
     mixed,
@@ -28,6 +31,7 @@ from expunge.methods._margins import (
     transported,
     with_margins,
 )
+from expunge.methods._task import Task
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
 from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
@@ -170,23 +174,30 @@ def test_what_cannot_be_drawn_anew_is_refused() -> None:
         unlearn(network(), pairs(6, seed=2), method=method)
 
 
-@pytest.mark.parametrize(
-    ("match", "rank"),
-    [("margin", "margin"), ("margin", "augmented"), ("margin", "references"), ("distribution", "augmented")],
-)
-def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
-    """On a network that has memorised random labels, forgotten margins end where held-out ones lie."""
-    model, forget, heldout = network(), pairs(24, seed=2), pairs(200, seed=8)
+def memorising(forget: Pairs) -> nn.Module:
+    """A network that has learned the labels of `forget` by heart."""
+    model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(300):
         loss = nn.functional.cross_entropy(model(forget.inputs), forget.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("match", "rank"),
+    [("margin", "margin"), ("margin", "augmented"), ("margin", "references"), ("distribution", "augmented")],
+)
+def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
+    forget, heldout = pairs(24, seed=2), pairs(200, seed=8)
+    model = memorising(forget)
     unseen = margins(model(heldout.inputs), heldout.labels).detach()[calibration_side(heldout.inputs, 0)]
     before = margins(model(forget.inputs), forget.labels).detach()
     assert before.min() > unseen.median() + 1
-    method = Calibrated(match=match, rank=rank, epochs=2500, tolerance=0.06, retention=0.0)  # type: ignore[arg-type]
+    chosen: Any = {"match": match, "rank": rank, "follow": False}
+    method = Calibrated(epochs=2500, tolerance=0.06, retention=0.0, **chosen)
     result = unlearn(model, forget, method=method, heldout=heldout)
     # Once it is saturated, an output says little about its margin: matched outputs leave margins a little apart.
     close = 0.08 if match == "margin" else 0.16
@@ -203,30 +214,87 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     assert abs(placed.a2 - 0.5) < close
 
 
+def test_it_goes_where_unseen_margins_are_by_then() -> None:
+    """Nothing is held here, so that they sink."""
+    forget, heldout = pairs(24, seed=2), pairs(200, seed=8)
+    model = memorising(forget)
+    apart: dict[bool, float] = {}
+    for follow in (True, False):
+        method = Calibrated(epochs=2500, retention=0.0, follow=follow)
+        after = unlearn(model, forget, method=method, heldout=heldout).model
+        side = audit_side(heldout.inputs, [0])
+        gone, unseen = (
+            margins(after(inputs), labels).detach().mean()
+            for inputs, labels in ((forget.inputs, forget.labels), (heldout.inputs[side], heldout.labels[side]))
+        )
+        apart[follow] = abs(float(gone - unseen))
+    assert apart[True] < apart[False] / 2
+
+
 @pytest.mark.parametrize("held", [True, False])
-def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+@pytest.mark.parametrize("follow", [True, False])
+def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, held: bool, follow: bool) -> None:
+    """And a quarter of the held-out examples is never among it, if the targets follow that."""
     drawn: list[Tensor] = []
 
-    def noting(*args: Any, passes: Callable[[int], Any], **kwargs: Any) -> nn.Module:
+    def noting(model: nn.Module, inputs: Tensor, *args: Any, passes: Callable[[int], Any], **kwargs: Any) -> nn.Module:
         def noted(epoch: int) -> Any:
             found = passes(epoch)
-            drawn.append(found[0][0])
+            assert found[0][0].tolist() == list(range(len(inputs)))
+            drawn.append(inputs.clone())
             return found
 
-        return descend(*args, passes=noted, **kwargs)
+        return descend(model, inputs, *args, passes=noted, **kwargs)
 
     monkeypatch.setattr(_distilling, "descend", noting)
-    method = Calibrated(epochs=3, stop="budget", retention_size=8)
-    heldout = pairs(200, seed=8)
-    unlearn(network(), pairs(6, seed=2), method=method, heldout=heldout if held else None)
-    assert len(drawn) == 3
-    size = int(calibration_side(heldout.inputs, 0).sum()) if held else 8 * _distilling.MIXTURES
-    for positions in drawn:
-        assert positions[:6].tolist() == list(range(6))
-        assert len(positions.unique()) == len(positions) == 6 + 8
-        assert int(positions[6:].min()) >= 6
-        assert int(positions.max()) < 6 + size
-    assert not torch.equal(drawn[0], drawn[1])
+    method = Calibrated(epochs=60, stop="budget", retention_size=8, follow=follow, rank="margin")
+    forget, heldout = pairs(6, seed=2), pairs(80, seed=8)  # of 6 × 6 pixels: too small to be shifted
+    unlearn(network(), forget, method=method, heldout=heldout if held else None)
+    assert len(drawn) == 60
+    for inputs in drawn:
+        assert torch.equal(inputs[:6], forget.inputs)
+        assert len(inputs[6:].unique(dim=0)) == 8
+    assert not torch.equal(drawn[0][6:], drawn[1][6:])
+    if held:
+        side = heldout.inputs[calibration_side(heldout.inputs, 0)]
+        met = torch.cat([inputs[6:] for inputs in drawn]).flatten(1).unique(dim=0)
+        assert len(met) == len(side) - (len(side) // 4 if follow else 0)
+        assert bool((met[:, None] == side.flatten(1)).all(2).any(1).all())
+
+
+def test_held_images_are_shifted() -> None:
+    pixels = torch.arange(1.0, 1 + 16 * 16).view(1, 1, 16, 16).expand(40, 1, 16, 16)
+    heldout = Examples(pixels.contiguous(), torch.zeros(40, dtype=torch.int64))
+    task = Task(forget=heldout.take(torch.tensor([0])), forget_digests=(b"",), forget_logits=torch.zeros(1, 2))
+    found = _distilling.drawn(replace(task, heldout=heldout), 40, torch.Generator().manual_seed(0))
+    assert found.shape == (40, 1, 16, 16)
+    assert len(found.unique(dim=0)) > 10
+    assert torch.equal(found.flatten(1).amax(1) > 200, torch.ones(40, dtype=torch.bool))
+
+
+def test_mixtures_never_reach_the_statistics_of_normalisation_layers() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, NUM_CLASSES))
+    state = {name: value.clone() for name, value in model[1].named_buffers()}
+    for heldout in (None, pairs(80, seed=8)):
+        method = MaskedDistillation(epochs=2, stop="budget")
+        after = unlearn(model, pairs(6, seed=2), method=method, heldout=heldout).model
+        assert isinstance(after, nn.Sequential)
+        same = all(torch.equal(value, state[name]) for name, value in after[1].named_buffers())
+        assert same == (heldout is None)
+
+
+@given(st.integers(2, 60), st.floats(-2, 2), st.floats(-5, 5), st.integers(0, 10**6))
+def test_targets_go_the_way_of_unseen_margins(size: int, slope: float, by: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before, planned = rng.normal(size=size), rng.normal(size=7)
+    now = slope * before + by + rng.normal(size=size)
+    line = np.polyfit(before, now, 1)
+    found = followed(*(torch.tensor(part) for part in (planned, before, now)))
+    np.testing.assert_allclose(found.numpy(), np.polyval(line, planned), rtol=1e-6, atol=1e-6)
+    still = followed(torch.tensor(planned), torch.tensor(before), torch.tensor(before))
+    np.testing.assert_allclose(still.numpy(), planned, atol=1e-9)
+    alike = followed(torch.tensor(planned), torch.ones(3), torch.full((3,), 1 + by))
+    np.testing.assert_allclose(alike.numpy(), planned + by, atol=1e-5)
 
 
 def test_the_pull_wins_in_the_end_where_the_hold_relaxes() -> None:

@@ -1,5 +1,6 @@
 """Forgetting while outputs on other inputs are held: what methods without retained examples share."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,24 +12,25 @@ from expunge.methods._loop import Descent, descend, require, step_size
 from expunge.methods._margins import divergence, mixed
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
-
-MIXTURES = 4
-"""Mixtures that are made, for each that an epoch draws, where there are no held-out examples."""
+from expunge.training import augmented
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distilling(Descent):
     """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
 
-    What is held are held-out examples where there are any, else mixtures of two forgotten ones.
+    What is held are held-out examples where there are any, images among them shifted at random, so that the outputs
+    are held around them too; else mixtures of two forgotten ones. Each epoch draws its own.
 
     Attributes:
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
             and the gradient. None: `lr` is the step size.
         lr: the highest step size, > 0.
-        retention: weight of the distillation, ≥ 0.
-        retention_size: examples that are distilled an epoch, ≥ 1, drawn anew from all of them each time; at least as
-            many as are forgotten, where there are so many.
+        retention: weight of the distillation in the first epoch, ≥ 0.
+        relax: what that is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
+        retention_size: examples that are distilled an epoch, ≥ 1; at least as many as are forgotten, where there are
+            so many.
+        norm: as in `Descent`; mixtures would spoil the statistics, so that without held-out examples it is `eval`.
     """
 
     lr: float = 1e-3
@@ -36,9 +38,10 @@ class Distilling(Descent):
     epochs: int = 100
     batch_size: int | None = 128
     stop: Literal["budget", "epsilon", "forgotten"] = "forgotten"
-    norm: Literal["train", "eval"] = "eval"
+    norm: Literal["train", "eval"] = "train"
     pace: float | None = 0.2
-    retention: float = 1.0
+    retention: float = 16.0
+    relax: float = 0.98
     retention_size: int = 256
 
     def __post_init__(self) -> None:
@@ -46,6 +49,7 @@ class Distilling(Descent):
         ranges = {
             "pace": self.pace is None or self.pace > 0,
             "retention": self.retention >= 0,
+            "relax": 0 < self.relax <= 1,
             "retention_size": self.retention_size >= 1,
         }
         require(self, ranges)
@@ -58,25 +62,28 @@ class Distilling(Descent):
         goal: Callable[[Tensor], Tensor],
         *,
         hold: Callable[[Tensor, Tensor], Tensor] = divergence,
-        relax: float = 1.0,
+        watch: Callable[[], None] = lambda: None,
         rng: torch.Generator,
         record: Recorder,
     ) -> nn.Module:
-        """Minimises mean(pull) + `retention` · relax^epoch · mean(hold) on what is held.
+        """Minimises mean(pull) + `retention` · `relax`^epoch · mean(hold) on what is held.
 
         Args:
             model: the original, changed in place.
             task: with the forget set and, where there are any, held-out examples.
             pull: maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
             hold: maps log-probabilities of the original and logits (B, C) to one loss an example (B,).
-            relax: in (0, 1]; below 1 the pull wins in the end.
+            watch: called at the start of each epoch.
             goal, rng, record: as in `descend`.
         """
         inputs, num = task.forget.inputs, len(task.forget)
-        wanted = max(self.retention_size, num)
-        kept = mixed(inputs, MIXTURES * wanted, rng) if task.heldout is None else task.heldout.inputs
-        taught = logits_of(model, kept).log_softmax(1)
-        size = min(wanted, len(kept))
+        size = max(self.retention_size, num)
+        if task.heldout is not None:
+            size = min(size, len(task.heldout))
+        original = copy.deepcopy(model)
+        everything = torch.cat([inputs, drawn(task, size, rng)])
+        taught = logits_of(original, everything[num:]).log_softmax(1)
+        positions = torch.arange(num + size, device=inputs.device)
         whole = num + size
         weight = self.retention
 
@@ -86,20 +93,34 @@ class Distilling(Descent):
             return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / size))
 
         def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
-            nonlocal weight
-            weight = self.retention * relax**epoch
-            drawn = torch.randperm(len(kept), generator=rng)[:size].sort().values
-            positions = torch.cat([torch.arange(num), num + drawn]).to(inputs.device)
+            nonlocal weight, taught
+            weight = self.retention * self.relax**epoch
+            watch()
+            if epoch:
+                everything[num:] = drawn(task, size, rng)
+                taught = logits_of(original, everything[num:]).log_softmax(1)
             return [(positions, self.batch_size)]
 
+        settings = self if task.heldout is not None else replace(self, norm="eval")
+        if self.pace is not None:
+            settings = replace(settings, lr=step_size(model, inputs, pull, self, self.pace))
         return descend(
             model,
-            torch.cat([inputs, kept]),
+            everything,
             loss,
-            self if self.pace is None else replace(self, lr=step_size(model, inputs, pull, self, self.pace)),
+            settings,
             forget_labels=task.forget.labels,
             goal=goal,
             rng=rng,
             record=record,
             passes=passes,
         )
+
+
+def drawn(task: Task, size: int, rng: torch.Generator) -> Tensor:
+    """Inputs whose outputs are to be held, shape (`size`, ...): held-out ones, or mixtures of two forgotten ones."""
+    if task.heldout is None:
+        return mixed(task.forget.inputs, size, rng)
+    chosen = torch.randperm(len(task.heldout), generator=rng)[:size].to(task.heldout.inputs.device)
+    inputs = task.heldout.inputs[chosen]
+    return augmented(inputs, "shift", rng) if inputs.ndim == 4 else inputs

@@ -72,6 +72,22 @@ def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Te
     return targets
 
 
+def followed(planned: Tensor, before: Tensor, now: Tensor) -> Tensor:
+    """Where margins would be, had they gone the way of others since: the least-squares line of `now` on `before`.
+
+    Args:
+        planned: margins under the original model, shape (N,).
+        before: those of other examples under the original model, shape (M,), M ≥ 1.
+        now: theirs under the model as it is, shape (M,).
+
+    >>> followed(torch.tensor([0.0, 4.0]), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]))
+    tensor([0.5000, 2.5000])
+    """
+    spread = before.var(correction=0)
+    slope = ((before - before.mean()) * (now - now.mean())).mean() / spread if spread > 0 else 1.0
+    return now.mean() + slope * (planned - before.mean())
+
+
 def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
     return (ranks(order) + 0.5).to(dtype) / len(order)
 

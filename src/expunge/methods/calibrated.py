@@ -1,7 +1,6 @@
 """Margins moved to where the model's margins on unseen examples lie, and no further."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,13 +10,16 @@ from expunge.errors import InputError
 from expunge.methods._difficulty import reference_margins
 from expunge.methods._distilling import Distilling
 from expunge.methods._loop import require
-from expunge.methods._margins import divergence, held_loss, huber, margins, ranks, transported, with_margins
+from expunge.methods._margins import divergence, followed, held_loss, huber, margins, ranks, transported, with_margins
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.training import augmented
 
 VIEWS = 16
 """Shifted copies of each forgotten image that its difficulty is estimated from."""
+
+WATCHED = 500
+"""Held-out examples, at most, that targets follow; a quarter of what there is, if that is less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Calibrated(Distilling):
     distance to the target, in units of the held-out margins' standard deviation. Beside it the outputs on held-out
     examples are held by distillation from the original model, and the margins of their likeliest classes by the same
     loss: a divergence alone would let those of confident outputs sink, and forgotten examples stand out above them.
+    Margins that nothing holds sink a little nevertheless. So a quarter of the held-out examples is not distilled, but
+    scored each epoch, and the targets go the way that those margins have gone since.
 
     Without held-out examples, margins of unseen data are estimated by those of shifted copies of the forgotten images,
     and mixtures of forgotten images are distilled; docs/methods/calibrated.md shows what that costs.
@@ -41,15 +45,20 @@ class Calibrated(Distilling):
         rank: what decides which example gets which target: `margin`, the original model's; `augmented`, the sum of
             the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones; or
             `references`, which adds the rank by the mean margin under four networks trained on the held-out examples.
-        pace, retention, retention_size: as in `Distilling`.
+        follow: whether targets go the way of unseen margins; without held-out examples they never do.
+        pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """
 
+    epochs: int = 200
     pace: float | None = 0.5
+    retention: float = 4.0
+    relax: float = 0.99
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
     rank: Literal["margin", "augmented", "references"] = "augmented"
+    follow: bool = True
 
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = "move margins to those of unseen examples, and no further"
@@ -90,24 +99,39 @@ class Calibrated(Distilling):
         else:
             unseen_labels = task.heldout.labels
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
-        targets = transported(order, labels, unseen, unseen_labels)
+        planned = transported(order, labels, unseen, unseen_labels)
         unit = unseen.std(correction=0).clamp(min=1e-6)
-        pull = self._pull(task, targets, unit)
+        aim = Aim(task, planned)
+        watched = None
+        if self.follow and task.heldout is not None and (size := min(WATCHED, len(task.heldout) // 4)) > 1:
+            shuffled = torch.randperm(len(task.heldout), generator=rng).to(inputs.device)
+            watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
+            task = replace(task, heldout=task.heldout.take(shuffled[size:]))
 
-        def goal(logits: Tensor) -> Tensor:
-            distance = (margins(logits, labels) - targets).abs().mean()
-            return (distance <= self.tolerance * unit).expand(len(labels))
-
-        return self.pull_and_hold(model, task, pull, goal, hold=held_loss(unit), rng=rng, record=record)
-
-    def _pull(self, task: Task, targets: Tensor, unit: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The loss of forgotten examples, by their position: the distance from where they should be."""
-        labels = task.forget.labels
-        wanted = with_margins(task.forget_logits, labels, targets).log_softmax(1)
+        def watch() -> None:
+            if watched is not None:
+                aim.set(followed(planned, before, margins(logits_of(model, watched.inputs), watched.labels)))
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             if self.match == "distribution":
-                return divergence(wanted[index], logits)
-            return huber((margins(logits, labels[index]) - targets[index]) / unit)
+                return divergence(aim.outputs[index], logits)
+            return huber((margins(logits, labels[index]) - aim.margins[index]) / unit)
 
-        return pull
+        def goal(logits: Tensor) -> Tensor:
+            gap = (margins(logits, labels) - aim.margins) / unit
+            return (gap.abs().mean() <= self.tolerance).expand(len(labels))
+
+        return self.pull_and_hold(model, task, pull, goal, hold=held_loss(unit), watch=watch, rng=rng, record=record)
+
+
+class Aim:
+    """Where the forgotten examples are to go: target margins, and the original outputs with these, as logarithms."""
+
+    def __init__(self, task: Task, targets: Tensor) -> None:
+        self._logits, self._labels = task.forget_logits, task.forget.labels
+        self.set(targets)
+
+    def set(self, targets: Tensor) -> None:
+        """Takes new target margins, shape (N,)."""
+        self.margins = targets
+        self.outputs = with_margins(self._logits, self._labels, targets).log_softmax(1)

@@ -25,17 +25,13 @@ class MaskedDistillation(Distilling):
     Attributes:
         objective: `hinge` or `divergence`.
         gap: by which the true class's logit is to fall below another's, ≥ 0; for `hinge` alone.
-        relax: what `retention` is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
-        pace, retention, retention_size: as in `Distilling`.
+        pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
     them is itself a mark that they were forgotten.
     """
 
     epochs: int = 300
-    norm: Literal["train", "eval"] = "train"
-    retention: float = 16.0
-    relax: float = 0.98
     objective: Literal["hinge", "divergence"] = "hinge"
     gap: float = 0.1
 
@@ -47,11 +43,7 @@ class MaskedDistillation(Distilling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "objective": self.objective in {"hinge", "divergence"},
-            "gap": self.gap >= 0,
-            "relax": 0 < self.relax <= 1,
-        }
+        ranges = {"objective": self.objective in {"hinge", "divergence"}, "gap": self.gap >= 0}
         require(self, ranges)
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
@@ -71,4 +63,4 @@ class MaskedDistillation(Distilling):
         def goal(logits: Tensor) -> Tensor:
             return logits.argmax(1) != labels
 
-        return self.pull_and_hold(model, task, pull, goal, relax=self.relax, rng=rng, record=record)
+        return self.pull_and_hold(model, task, pull, goal, rng=rng, record=record)
