@@ -17,7 +17,7 @@ from expunge.audit import audit
 from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
-from expunge.methods import Calibrated, MaskedDistillation, _distilling
+from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method
 from expunge.methods._difficulty import reference_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
@@ -373,3 +373,15 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
     again = json.loads((tmp_path / "b" / "report.json").read_text())
     assert again["audit"]["num_heldout"] == left
     assert again["audit"]["scores_after"] == report["audit"]["scores_after"]
+
+
+def test_where_no_method_is_named_held_out_examples_decide(tmp_path: Path, trained: Path) -> None:
+    model, forget, heldout = network(), pairs(6, seed=2), pairs(60, seed=8)
+    assert unlearn(model, forget).trace.method == default_method(False) == "targeted"
+    assert unlearn(model, forget, heldout=heldout).trace.method == default_method(True) == "calibrated"
+    ids = tmp_path / "ids.txt"
+    ids.write_text("3\n4\n")
+    shared = ("forget", "--model", trained, "--forget", "sample", "--ids", ids, "--json")
+    for more, name in (((), "targeted"), (("--test", "sample:test"), "calibrated")):
+        done = expunge(*shared, *more, "--set", "epochs=1", "--out", tmp_path / name)
+        assert json.loads(done.stdout)["trace"]["method"] == name, done.stderr

@@ -44,7 +44,7 @@ Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A s
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="New directory for what it makes; default: expunge-demo.")] = None,
-    method: Annotated[str, typer.Option(help="See `expunge methods`.")] = "targeted",
+    method: Annotated[str | None, typer.Option(help="See `expunge methods`. Default: calibrated.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +105,9 @@ def forget(
     ids: Annotated[Path | None, typer.Option(help="File with one id a line: forget only these of DATA.")] = None,
     retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
     test: Annotated[str | None, typer.Option(metavar="DATA", help="Held-out examples, for the audit.")] = None,
-    method: Annotated[str, typer.Option(help="See `expunge methods`.")] = "targeted",
+    method: Annotated[
+        str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, targeted without.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
     settings: Set = [],  # noqa: B006
     weights: Annotated[Path | None, typer.Option(help="Weights file for timm: and py: models.")] = None,

@@ -23,7 +23,7 @@ from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import Method, Needs, Recorder, Targeted, Task, make_method, settings_of
+from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.models import ModelSpec, build, calibration_seeds, logits_of, mark_calibrated
 from expunge.randomness import stream
 from expunge.records import Trace
@@ -54,7 +54,7 @@ def unlearn(
         model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
             one example each; they are read once and held in memory.
-        method: a method, or its registry name; None: `Targeted()`.
+        method: a method, or its registry name; None: `calibrated` where there are held-out examples, else `targeted`.
         retain: retained training examples, for the methods that need them; the rest never touch it.
         heldout: examples that the model was never trained on, such as its test set, for `calibrated`. About half of
             them are used, those on the calibration side of a split by `seed` (`expunge.data.calibration_side`); the
@@ -78,7 +78,7 @@ def unlearn(
     >>> result.trace.forget_accuracy_after
     0.0
     """
-    chosen = _resolve(method)
+    chosen = _resolve(method, heldout is not None)
     missing = [
         name
         for need, name, given in (
@@ -159,9 +159,9 @@ def unlearn(
     return Unlearned(result, trace)
 
 
-def _resolve(method: Method | str | None) -> Method:
+def _resolve(method: Method | str | None, heldout: bool) -> Method:
     if method is None:
-        return Targeted()
+        method = default_method(heldout)
     if isinstance(method, str):
         return make_method(method)
     if isinstance(method, type) or not hasattr(method, "run"):

@@ -14,7 +14,7 @@ DEMO_SIZE = 32
 """How many images the demo forgets."""
 
 
-def demo(out: Path, *, method: str = "targeted", seed: int = 0) -> Report:
+def demo(out: Path, *, method: str | None = None, seed: int = 0) -> Report:
     """Trains the small residual network on the embedded sample and makes it forget 32 of its images.
 
     Writes `original/` (as `train` does), `ids.txt` and `forgot/` (as `forget` does) to the new directory `out`.

@@ -20,7 +20,7 @@ from expunge.commands.sources import (
 from expunge.data import check_disjoint
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
-from expunge.methods import METHODS, Method, Needs, make_method
+from expunge.methods import METHODS, Method, Needs, default_method, make_method
 from expunge.models import load_model, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
 from expunge.unlearning import unlearn
@@ -30,7 +30,7 @@ def forget(
     sources: Sources,
     out: Path,
     *,
-    method: str = "targeted",
+    method: str | None = None,
     protocol: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -44,7 +44,8 @@ def forget(
     Args:
         sources: what to read.
         out: the new directory; must not exist.
-        method: a key of `METHODS`. `retrain` takes the original's recipe where the checkpoint tells it.
+        method: a key of `METHODS`; None: `calibrated` where there is a test set, else `targeted`. `retrain` takes the
+            original's recipe where the checkpoint tells it.
         protocol: a preset of that method, such as `paper`.
         settings: fields of the method.
         seed: of everything random.
@@ -53,6 +54,7 @@ def forget(
     """
     check_unused(out)
     where = device_named(device)
+    method = default_method(sources.test is not None) if method is None else method
     _check_method(method)
     needs: Needs = METHODS[method].needs
     if Needs.RETAIN in needs and sources.retain is None:

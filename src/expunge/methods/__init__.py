@@ -83,6 +83,14 @@ def make_method(name: str, *, protocol: str | None = None, **settings: Any) -> M
     return method
 
 
+def default_method(heldout: bool) -> str:
+    """The name of the method that is taken where none is named, with or without held-out examples.
+
+    docs/better.md says why.
+    """
+    return "calibrated" if heldout else "targeted"
+
+
 def settings_of(method: Method) -> dict[str, Any]:
     """A method's fields as JSON values; `make_method(method.name, **settings_of(method))` gives it back."""
     return asdict(method)  # type: ignore[call-overload,no-any-return]
