@@ -46,9 +46,14 @@ def results(grid_name: str) -> dict[tuple[str, int], dict[int, Result]]:
     grid = load_grid(GRIDS[grid_name])
     found: dict[tuple[str, int], dict[int, Result]] = {}
     known = current(grid.cells("cpu"), read_results(RESULTS))
+    originals = Counter((result.dataset, result.architecture, result.model_digest) for result in known.values())
+    # An original that was trained anew is another one: rows of the one that has most of them.
+    shown = {key[:2]: key[2] for key, _ in reversed(originals.most_common())}
     for cell in grid.cells("cpu"):
         result = known.get(cell.id)
-        if result is not None and result.failed is None:
+        if result is None or shown[result.dataset, result.architecture] != result.model_digest:
+            continue
+        if result.failed is None:
             found.setdefault((cell.row, cell.forget_size), {})[cell.seed] = result
     return found
 
@@ -60,7 +65,7 @@ def lost(dataset: str, row: str, size: int) -> list[float]:
     return [
         100 * ((before[seed].test_accuracy or 0) - (result.test_accuracy or 0))
         for seed, result in after.items()
-        if seed in before and before[seed].model_digest == result.model_digest
+        if seed in before
     ]
 
 
@@ -104,7 +109,7 @@ def better_table(dataset: str, size: int) -> str:
 
 
 def choices_table() -> str:
-    """A row a choice of `calibrated`: what it costs, where margins end, and how long it takes."""
+    """A row a choice: what it costs, where margins end, how many runs reached their goal, and how long it takes."""
     found, size = results("choices"), SHOWN
     rows = [
         [
@@ -113,7 +118,7 @@ def choices_table() -> str:
             _lost("choices", name, size),
             f"{mean(r.audit_a1 or 0 for r in here):.2f}",
             f"{mean(r.audit_a2 or 0 for r in here):.2f}",
-            f"{sum(r.first_step_all_reached is not None for r in here)} of {len(here)}"
+            f"{sum(not any('budget ended' in w for w in r.warnings or ()) for r in here)} of {len(here)}"
             if name not in {"before", "retrain"}
             else "",
             f"{mean(r.steps or 0 for r in here):.0f}",
@@ -130,6 +135,8 @@ def choices_table() -> str:
 def source(grid_name: str) -> str:
     """The line under the tables of a grid: command, machine, commit."""
     all_of = [result for by_seed in results(grid_name).values() for result in by_seed.values()]
+    if not all_of:
+        return ""
     devices, commits = sorted({r.device for r in all_of}), sorted({r.commit for r in all_of})
     versions = sorted({r.versions["torch"] for r in all_of})
     return (

@@ -18,7 +18,7 @@ from benchmarks.forgetting import commit
 from benchmarks.tables import markdown
 from expunge.audit import audit
 from expunge.data import ImageSet, audit_side, draw_ids, load_data
-from expunge.methods import make_method
+from expunge.methods import make_method, settings_of
 from expunge.models import load_model, logits_of
 from expunge.unlearning import unlearn
 
@@ -44,7 +44,8 @@ def main() -> None:
     for seed in SEEDS:
         for name in METHODS:
             for how in ("chain", "at once"):
-                if not any((row["seed"], row["method"], row["how"]) == (seed, name, how) for row in rows):
+                wanted = [seed, name, how, settings_of(make_method(name, **METHODS[name]))]
+                if not any([row["seed"], row["method"], row["how"], row["settings"]] == wanted for row in rows):
                     rows.append(run(network, train, test, name, how, seed))
                     TARGET.parent.mkdir(exist_ok=True)
                     TARGET.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
@@ -56,6 +57,7 @@ def run(network: torch.nn.Module, train: ImageSet, test: ImageSet, name: str, ho
 
     Every request has the chain's seed, so that methods that read held-out examples use one half of the test set.
     """
+    label = commit()
     gone = train.select(draw_ids(train, REQUESTS * SIZE, seed))
     parts = [gone] if how == "at once" else [gone.take(range(n, n + SIZE)) for n in range(0, len(gone), SIZE)]
     rest = train.without(gone)
@@ -81,7 +83,8 @@ def run(network: torch.nn.Module, train: ImageSet, test: ImageSet, name: str, ho
         "verdicts": {which: found.verdict for which, found in verdicts.items()},
         "a1": {which: found.scores_after.a1 for which, found in verdicts.items()},
         "seconds": seconds,
-        "commit": commit(),
+        "commit": label,
+        "settings": settings_of(method),
         "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
@@ -94,7 +97,9 @@ def accuracy(model: torch.nn.Module, images: ImageSet) -> float:
 
 def chains_table() -> str:
     """A row a method and way, means over seeds."""
-    rows = json.loads(TARGET.read_text())
+    rows = json.loads(TARGET.read_text()) if TARGET.exists() else []
+    if not rows:
+        return ""
     found = []
     for name in METHODS:
         for how in ("chain", "at once"):

@@ -157,7 +157,7 @@ def arrange(name: str, network: str, directory: Path, num_forget: int = 6) -> Ar
         rng=torch.Generator().manual_seed(4),
         updates=UpdateRecorder(directory / "updates"),
     )
-    return Arrangement(name, model, forget, retain, factory, directory / "updates", pairs(30, seed=5))
+    return Arrangement(name, model, forget, retain, factory, directory / "updates", pairs(60, seed=5))
 
 
 def state_bits(model: nn.Module) -> dict[str, bytes]:

@@ -222,7 +222,9 @@ def test_a_cell_is_what_the_command_forget_does(smoke: Path, models: Path, tmp_p
         model=str(models / "sample-small_resnet"), forget="sample", ids=tmp_path / "ids", test="sample:test"
     )
     settings = {"epochs": 3, "lam": 3}
-    report = forget(sources, tmp_path / "out", protocol="paper", settings=settings, seed=1, device="cpu")
+    report = forget(
+        sources, tmp_path / "out", method="targeted", protocol="paper", settings=settings, seed=1, device="cpu"
+    )
     exact = result.evaluated_in == "fp32"
     assert report.after.test_accuracy == pytest.approx(result.test_accuracy, abs=1e-9 if exact else 0.005)
     assert report.after.forget_accuracy == result.forget_accuracy

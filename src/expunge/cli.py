@@ -104,7 +104,9 @@ def forget(
     out: Annotated[Path, typer.Option(help="New directory for the model and the report.")],
     ids: Annotated[Path | None, typer.Option(help="File with one id a line: forget only these of DATA.")] = None,
     retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
-    test: Annotated[str | None, typer.Option(metavar="DATA", help="Held-out examples, for the audit.")] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Held-out examples: half for the method, half for the audit.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, targeted without.")
     ] = None,

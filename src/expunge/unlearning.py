@@ -56,9 +56,9 @@ def unlearn(
             one example each; they are read once and held in memory.
         method: a method, or its registry name; None: `calibrated` where there are held-out examples, else `targeted`.
         retain: retained training examples, for the methods that need them; the rest never touch it.
-        heldout: examples that the model was never trained on, such as its test set, for `calibrated`. About half of
-            them are used, those on the calibration side of a split by `seed` (`expunge.data.calibration_side`); the
-            rest is left for the audit, which leaves out the others by itself.
+        heldout: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
+            the default, and `masked_distillation`. About half of them are used, those on the calibration side of a
+            split by `seed` (`expunge.data.calibration_side`); the audit uses the rest, and leaves the others out.
         factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
             expunge built need none.
         updates: the directory of the update log, for `amnesiac_undo`.
@@ -215,7 +215,9 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, method: Method, see
     if wanted is not None and wanted < size:
         order = torch.randperm(size, generator=stream("retain", seed))
         index = sorted(order[:wanted].tolist())
-    examples = materialise(retain, "retain", index).to(forget.inputs.device, forget.inputs.dtype)
+    examples = materialise(retain, "retain", index)
+    _check_same_kind(examples, forget, "retained")
+    examples = examples.to(forget.inputs.device, forget.inputs.dtype)
     if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
         raise InputError(
             f"retained inputs have shape {tuple(examples.inputs.shape[1:])}, "
@@ -231,6 +233,7 @@ def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: in
         return None
     examples = materialise(heldout, "heldout")
     check_labels(examples.labels, num_classes, "heldout set")
+    _check_same_kind(examples, forget, "held-out")
     side = calibration_side(examples.inputs, seed)
     if not side.any() or side.all():
         raise InputError(
@@ -244,6 +247,15 @@ def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: in
         )
     check_disjoint(forget.inputs, examples.inputs, "forget", "heldout")
     return examples
+
+
+def _check_same_kind(examples: Examples, forget: Examples, which: str) -> None:
+    kinds = examples.inputs.dtype, forget.inputs.dtype
+    if kinds[0].is_floating_point != kinds[1].is_floating_point:
+        raise InputError(
+            f"{which} inputs are {kinds[0]} and forgotten ones {kinds[1]}: pixels of 0 to 255 and of 0 to 1 are not "
+            "the same; give both in the model's own form"
+        )
 
 
 def _check_finite(model: nn.Module, error: type[Exception], subject: str, advice: str) -> None:

@@ -54,7 +54,10 @@ def forget(
     """
     check_unused(out)
     where = device_named(device)
-    method = default_method(sources.test is not None) if method is None else method
+    if method is None:
+        if protocol is not None:
+            raise SettingError(f"--protocol {protocol} is of a method: name it too, such as --method targeted")
+        method = default_method(sources.test is not None)
     _check_method(method)
     needs: Needs = METHODS[method].needs
     if Needs.RETAIN in needs and sources.retain is None:

@@ -14,13 +14,17 @@ from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
 from expunge.training import augmented
 
+REPEATED = 0.25
+"""Share of the held-out examples that an epoch may draw as they are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distilling(Descent):
     """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
 
-    What is held are held-out examples where there are any, images among them shifted at random, so that the outputs
-    are held around them too; else mixtures of two forgotten ones. Each epoch draws its own.
+    What is held are held-out examples where there are any, else mixtures of two forgotten ones. Each epoch draws its
+    own. Where it draws more than `REPEATED` of all held-out examples, so that epochs share many, images are shifted at
+    random. Elsewhere they are not: holding a network on shifted images, which it may be poor at, costs it accuracy.
 
     Attributes:
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
@@ -63,6 +67,7 @@ class Distilling(Descent):
         *,
         hold: Callable[[Tensor, Tensor], Tensor] = divergence,
         watch: Callable[[], None] = lambda: None,
+        missed: str = "the budget ended before every example was forgotten; raise epochs",
         rng: torch.Generator,
         record: Recorder,
     ) -> nn.Module:
@@ -73,8 +78,8 @@ class Distilling(Descent):
             task: with the forget set and, where there are any, held-out examples.
             pull: maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
             hold: maps log-probabilities of the original and logits (B, C) to one loss an example (B,).
-            watch: called at the start of each epoch.
-            goal, rng, record: as in `descend`.
+            watch: called at the start of each epoch, once the stop rule has judged the last one.
+            goal, missed, rng, record: as in `descend`.
         """
         inputs, num = task.forget.inputs, len(task.forget)
         size = max(self.retention_size, num)
@@ -101,7 +106,10 @@ class Distilling(Descent):
                 taught = logits_of(original, everything[num:]).log_softmax(1)
             return [(positions, self.batch_size)]
 
-        settings = self if task.heldout is not None else replace(self, norm="eval")
+        settings = self
+        if task.heldout is None and self.norm == "train":
+            record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
+            settings = replace(self, norm="eval")
         if self.pace is not None:
             settings = replace(settings, lr=step_size(model, inputs, pull, self, self.pace))
         return descend(
@@ -114,6 +122,7 @@ class Distilling(Descent):
             rng=rng,
             record=record,
             passes=passes,
+            missed=missed,
         )
 
 
@@ -123,4 +132,5 @@ def drawn(task: Task, size: int, rng: torch.Generator) -> Tensor:
         return mixed(task.forget.inputs, size, rng)
     chosen = torch.randperm(len(task.heldout), generator=rng)[:size].to(task.heldout.inputs.device)
     inputs = task.heldout.inputs[chosen]
-    return augmented(inputs, "shift", rng) if inputs.ndim == 4 else inputs
+    repeated = size > REPEATED * len(task.heldout)
+    return augmented(inputs, "shift", rng) if repeated and inputs.ndim == 4 else inputs

@@ -88,6 +88,7 @@ def descend(
     finished: Callable[[], bool] = lambda: False,
     passes: Callable[[int], Sequence[tuple[Tensor, int | None]]] | None = None,
     after_step: Callable[[], None] | None = None,
+    missed: str = "the budget ended before every example was forgotten; raise epochs or lr",
 ) -> nn.Module:
     """Minimises the mean of `loss` over `inputs`, and records how it goes.
 
@@ -106,6 +107,7 @@ def descend(
             positions that it goes through, int64, shape (K,), and its batch size (None: all at once). None: one
             pass over all inputs an epoch.
         after_step: called after each update, to correct it.
+        missed: what is warned of where `stop="forgotten"` did not end the run.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite; says before which step.
@@ -155,7 +157,7 @@ def descend(
         if record.steps == settings.max_steps:
             break
     if settings.stop == "forgotten" and not _all_reached(model, inputs[:num_forget], goal, record):
-        record.warn("the budget ended before every example was forgotten; raise epochs or lr")
+        record.warn(missed)
     return model
 
 

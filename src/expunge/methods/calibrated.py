@@ -18,8 +18,13 @@ from expunge.training import augmented
 VIEWS = 16
 """Shifted copies of each forgotten image that its difficulty is estimated from."""
 
-WATCHED = 500
-"""Held-out examples, at most, that targets follow; a quarter of what there is, if that is less."""
+WATCHED = 25, 500
+"""Held-out examples that targets follow: a quarter of what there is; none where that is too few for a line."""
+
+MISSED = "the budget ended before margins were within tolerance of their targets; raise epochs or tolerance"
+
+HELDOUT = 20
+"""Held-out examples to calibrate on, at least: fewer give no distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,8 @@ class Calibrated(Distilling):
         rank: what decides which example gets which target: `margin`, the original model's; `augmented`, the sum of
             the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones; or
             `references`, which adds the rank by the mean margin under four networks trained on the held-out examples.
-        follow: whether targets go the way of unseen margins; without held-out examples they never do.
+        follow: whether targets go the way of unseen margins; with fewer than 100 held-out examples to calibrate on they
+            never do.
         pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
@@ -81,6 +87,11 @@ class Calibrated(Distilling):
         own = margins(task.forget_logits, labels)
         order = ranks(own)
         images = inputs.ndim == 4
+        if task.heldout is not None and len(task.heldout) < HELDOUT:
+            raise InputError(
+                f"{len(task.heldout)} held-out examples are left to calibrate on, of the {HELDOUT} that it takes: give "
+                "more, or name another method, such as targeted"
+            )
         if task.heldout is None and not images:
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
         shifted = own
@@ -103,7 +114,8 @@ class Calibrated(Distilling):
         unit = unseen.std(correction=0).clamp(min=1e-6)
         aim = Aim(task, planned)
         watched = None
-        if self.follow and task.heldout is not None and (size := min(WATCHED, len(task.heldout) // 4)) > 1:
+        size = 0 if task.heldout is None else min(WATCHED[1], len(task.heldout) // 4)
+        if self.follow and task.heldout is not None and size >= WATCHED[0]:
             shuffled = torch.randperm(len(task.heldout), generator=rng).to(inputs.device)
             watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
             task = replace(task, heldout=task.heldout.take(shuffled[size:]))
@@ -121,7 +133,9 @@ class Calibrated(Distilling):
             gap = (margins(logits, labels) - aim.margins) / unit
             return (gap.abs().mean() <= self.tolerance).expand(len(labels))
 
-        return self.pull_and_hold(model, task, pull, goal, hold=held_loss(unit), watch=watch, rng=rng, record=record)
+        return self.pull_and_hold(
+            model, task, pull, goal, hold=held_loss(unit), watch=watch, missed=MISSED, rng=rng, record=record
+        )
 
 
 class Aim:
