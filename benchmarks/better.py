@@ -175,6 +175,7 @@ def draw(path: Path) -> None:
     figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
     for axis, dataset in zip(axes[0], shown, strict=True):
         found = results(dataset)
+        labels: list[tuple[float, float, list[str]]] = []
         for name in dict.fromkeys(row for row, _ in found):
             here = found.get((name, SHOWN), {})
             if not here or not lost(dataset, name, SHOWN):
@@ -192,7 +193,15 @@ def draw(path: Path) -> None:
                 markersize=6 if own else 5,
                 elinewidth=0.8,
             )
-            axis.annotate(name, (x.mean, y.mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            near = [names for at, height, names in labels if abs(at - x.mean) < 0.05 and abs(height - y.mean) < 0.9]
+            if near:  # labels would lie on each other: one for all
+                near[0].append(name)
+            else:
+                labels.append((x.mean, y.mean, [name]))
+        for at, height, names in labels:
+            text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3))
+            axis.annotate(text, (at, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axis.margins(x=0.27, y=0.12)
         axis.set(
             title=f"{TITLES[dataset]}, {SHOWN} forgotten",
             xlabel="|A1 − ½|: 0 where forgotten examples score like unseen ones",

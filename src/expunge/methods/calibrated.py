@@ -113,8 +113,7 @@ class Calibrated(Distilling):
         planned = transported(order, labels, unseen, unseen_labels)
         unit = unseen.std(correction=0).clamp(min=1e-6)
         aim = Aim(task, planned)
-        watched = None
-        size = 0 if task.heldout is None else min(WATCHED[1], len(task.heldout) // 4)
+        watched, size = None, min(WATCHED[1], len(unseen) // 4)
         if self.follow and task.heldout is not None and size >= WATCHED[0]:
             shuffled = torch.randperm(len(task.heldout), generator=rng).to(inputs.device)
             watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
