@@ -252,8 +252,7 @@ def test_bf16_changes_no_accuracy_by_much_and_is_taken_only_then(
         assert measured["evaluated_in"] == ("fp32" if row == "before" else precision)
     exact, rounded, refused = found.values()
     for name in ("retain_accuracy", "test_accuracy", "audit_a1"):
-        # This barely trained network is undecided about some of the 500 or 1,000 images: a few change sides.
-        assert rounded[name] == pytest.approx(exact[name], abs=0.0151)
+        assert abs(rounded[name] - exact[name]) < 0.005 + 1e-9  # five of 1,000 images
         assert refused[name] == exact[name]
 
 

@@ -44,8 +44,9 @@ def test_every_trainable_weight_moves_and_the_teacher_stays(norm: str, tmp_path:
 def test_the_teacher_is_the_original_throughout(tmp_path: Path) -> None:
     """With γ = 0 and no max-steps the student has nothing to learn; a teacher that followed would hide a drift."""
     arrangement = arrange("scrub", "layer_norm", tmp_path)
+    arrangement.model.double()  # so that rounding is no drift on any processor
     result = arrangement.run(alpha=1.0, gamma=0.0, msteps=0, epochs=10, weight_decay=0.0, optimizer="sgd", lr=0.1)
-    assert divergence(arrangement, result, arrangement.retain.inputs) < 1e-7  # type: ignore[attr-defined]
+    assert divergence(arrangement, result, arrangement.retain.inputs.double()) < 1e-12  # type: ignore[attr-defined]
 
 
 def test_max_steps_move_away_on_the_forget_set_and_min_steps_hold_the_rest(tmp_path: Path) -> None:

@@ -18,13 +18,16 @@ from expunge.training import augmented
 VIEWS = 16
 """Shifted copies of each forgotten image that its difficulty is estimated from."""
 
-WATCHED = 25, 500
-"""Held-out examples that targets follow: a quarter of what there is; none where that is too few for a line."""
-
-MISSED = "the budget ended before margins were within tolerance of their targets; raise epochs or tolerance"
-
-HELDOUT = 20
+LEAST_HELDOUT = 20
 """Held-out examples to calibrate on, at least: fewer give no distribution."""
+
+LEAST_WATCHED = 25
+"""Held-out examples that targets follow, at least: fewer give no line. They are a quarter of what there is."""
+
+MOST_WATCHED = 500
+"""And at most."""
+
+MISSED = "the budget ended before margins were within tolerance of their targets; raise epochs or lower retention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +90,10 @@ class Calibrated(Distilling):
         own = margins(task.forget_logits, labels)
         order = ranks(own)
         images = inputs.ndim == 4
-        if task.heldout is not None and len(task.heldout) < HELDOUT:
+        if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:
             raise InputError(
-                f"{len(task.heldout)} held-out examples are left to calibrate on, of the {HELDOUT} that it takes: give "
-                "more, or name another method, such as targeted"
+                f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "
+                "takes: give more, or name another method, such as targeted"
             )
         if task.heldout is None and not images:
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
@@ -112,39 +115,28 @@ class Calibrated(Distilling):
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
         planned = transported(order, labels, unseen, unseen_labels)
         unit = unseen.std(correction=0).clamp(min=1e-6)
-        aim = Aim(task, planned)
-        watched, size = None, min(WATCHED[1], len(unseen) // 4)
-        if self.follow and task.heldout is not None and size >= WATCHED[0]:
+        targets = planned
+        watched, size = None, min(MOST_WATCHED, len(unseen) // 4)
+        if self.follow and task.heldout is not None and size >= LEAST_WATCHED:
             shuffled = torch.randperm(len(task.heldout), generator=rng).to(inputs.device)
             watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
             task = replace(task, heldout=task.heldout.take(shuffled[size:]))
 
         def watch() -> None:
+            nonlocal targets
             if watched is not None:
-                aim.set(followed(planned, before, margins(logits_of(model, watched.inputs), watched.labels)))
+                targets = followed(planned, before, margins(logits_of(model, watched.inputs), watched.labels))
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             if self.match == "distribution":
-                return divergence(aim.outputs[index], logits)
-            return huber((margins(logits, labels[index]) - aim.margins[index]) / unit)
+                wanted = with_margins(task.forget_logits[index], labels[index], targets[index])
+                return divergence(wanted.log_softmax(1), logits)
+            return huber((margins(logits, labels[index]) - targets[index]) / unit)
 
         def goal(logits: Tensor) -> Tensor:
-            gap = (margins(logits, labels) - aim.margins) / unit
+            gap = (margins(logits, labels) - targets) / unit
             return (gap.abs().mean() <= self.tolerance).expand(len(labels))
 
         return self.pull_and_hold(
             model, task, pull, goal, hold=held_loss(unit), watch=watch, missed=MISSED, rng=rng, record=record
         )
-
-
-class Aim:
-    """Where the forgotten examples are to go: target margins, and the original outputs with these, as logarithms."""
-
-    def __init__(self, task: Task, targets: Tensor) -> None:
-        self._logits, self._labels = task.forget_logits, task.forget.labels
-        self.set(targets)
-
-    def set(self, targets: Tensor) -> None:
-        """Takes new target margins, shape (N,)."""
-        self.margins = targets
-        self.outputs = with_margins(self._logits, self._labels, targets).log_softmax(1)
