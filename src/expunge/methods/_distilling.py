@@ -44,7 +44,7 @@ class Distilling(Descent):
     stop: Literal["budget", "epsilon", "forgotten"] = "forgotten"
     norm: Literal["train", "eval"] = "train"
     pace: float | None = 0.2
-    retention: float = 16.0
+    retention: float = 64.0
     relax: float = 0.98
     retention_size: int = 256
 

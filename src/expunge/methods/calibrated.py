@@ -62,7 +62,7 @@ class Calibrated(Distilling):
 
     epochs: int = 200
     pace: float | None = 0.5
-    retention: float = 4.0
+    retention: float = 1.0
     relax: float = 0.99
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
