@@ -49,7 +49,7 @@ BETTER = (
     "scrub,protocol=kurmanji2023",
     "ssd,protocol=foster2024",
 )
-"""Ours and rivals, quick ones. Since `calibrated` reads held-out examples, all are measured on the half that is left."""
+"""Ours and quick rivals. Since `calibrated` reads held-out examples, all are measured on the half that is left."""
 
 
 def main() -> None:
