@@ -82,7 +82,7 @@ def better_table(dataset: str, size: int) -> str:
         rows.append(
             [
                 name,
-                "all" if name == "retrain" else "300" if Needs.RETAIN in needs else "–",
+                _retained(here[0], needs),
                 "yes" if Needs.HELDOUT in needs else "–",
                 _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
                 _lost(dataset, name, size),
@@ -149,6 +149,13 @@ def tables(dataset: str) -> str:
     """All sizes of a dataset."""
     sizes = sorted({size for _, size in results(dataset)})
     return "\n\n".join([*(better_table(dataset, size) for size in sizes), source(dataset)])
+
+
+def _retained(result: Result, needs: Needs) -> str:
+    if Needs.RETAIN not in needs:
+        return "–"
+    size = result.settings.get("retain_size")
+    return "all" if size is None else f"{size:,}"
 
 
 def _told(here: list[Result], of: Callable[[Result], float]) -> str:

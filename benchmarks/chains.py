@@ -1,6 +1,6 @@
 """Twenty requests of 16 images one after another, against one request for all 320: what is lost, and what comes back.
 
-    python -m benchmarks.chains --models runs/originals/better
+    python -m benchmarks.chains --models runs/originals/adam
 
 The small residual network on the embedded sample, of grids/better-sample.toml. Writes results/better/chains.json; what
 is there already is not done again.
@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ import torch
 from benchmarks.forgetting import commit
 from benchmarks.tables import markdown
 from expunge.audit import audit
+from expunge.audit.placement import placements
 from expunge.data import ImageSet, audit_side, draw_ids, load_data
 from expunge.methods import make_method, settings_of
+from expunge.methods._margins import margins
 from expunge.models import load_model, logits_of
 from expunge.unlearning import unlearn
 
@@ -53,7 +56,7 @@ def main() -> None:
 
 
 def run(network: torch.nn.Module, train: ImageSet, test: ImageSet, name: str, how: str, seed: int) -> dict[str, Any]:
-    """One chain, or the same images at once: accuracies before and after, and audits of all and of the first request.
+    """One chain, or the same images at once: accuracies, each request's when made and at the end, and an audit of all.
 
     Every request has the chain's seed, so that methods that read held-out examples use one half of the test set.
     """
@@ -63,14 +66,13 @@ def run(network: torch.nn.Module, train: ImageSet, test: ImageSet, name: str, ho
     rest = train.without(gone)
     method = make_method(name, **METHODS[name])
     left = test.take(audit_side(test.images, [seed]).nonzero()[:, 0])
-    model, first = network, 0.0
-    seconds = 0.0
-    for n, part in enumerate(parts):
+    model, seconds = network, 0.0
+    made = []
+    for part in parts:
         done = unlearn(model, part, method=method, retain=rest, heldout=test, seed=seed)
         model, seconds = done.model, seconds + done.trace.seconds
-        if n == 0:
-            first = accuracy(model, gone.take(range(SIZE)))
-    verdicts = {"all": audit(network, model, gone, left), "first": audit(network, model, gone.take(range(SIZE)), left)}
+        made.append(scores(model, part, left))
+    found = audit(network, model, gone, left)
     return {
         "method": name,
         "how": how,
@@ -78,10 +80,10 @@ def run(network: torch.nn.Module, train: ImageSet, test: ImageSet, name: str, ho
         "test_accuracy_before": accuracy(network, left),
         "test_accuracy": accuracy(model, left),
         "forget_accuracy": accuracy(model, gone),
-        "first_request_when_made": first,
-        "first_request_at_the_end": accuracy(model, gone.take(range(SIZE))),
-        "verdicts": {which: found.verdict for which, found in verdicts.items()},
-        "a1": {which: found.scores_after.a1 for which, found in verdicts.items()},
+        "when_made": made,
+        "at_the_end": [scores(model, part, left) for part in parts],
+        "verdict": found.verdict,
+        "a1": found.scores_after.a1,
         "seconds": seconds,
         "commit": label,
         "settings": settings_of(method),
@@ -95,6 +97,12 @@ def accuracy(model: torch.nn.Module, images: ImageSet) -> float:
     return float((logits_of(model, images.images).argmax(1) == images.labels).double().mean())
 
 
+def scores(model: torch.nn.Module, request: ImageSet, left: ImageSet) -> dict[str, float]:
+    """Accuracy on a request's images, and the mean placement of their margins among held-out ones."""
+    own, unseen = (margins(logits_of(model, part.images), part.labels).numpy() for part in (request, left))
+    return {"accuracy": accuracy(model, request), "a1": placements(own, unseen).a1}
+
+
 def chains_table() -> str:
     """A row a method and way, means over seeds."""
     rows = json.loads(TARGET.read_text()) if TARGET.exists() else []
@@ -106,8 +114,8 @@ def chains_table() -> str:
             here = [row for row in rows if (row["method"], row["how"]) == (name, how)]
             if here:
                 found.append(_row(name, how, here))
-    head = ["320 forgotten", "how", "test points lost", "forget accuracy", "first 16 when asked", "at the end"]
-    head += ["A1 of all", "PASS / INC. / FAIL", "seconds", "n"]
+    head = ["320 forgotten", "how", "test points lost", "a request's accuracy when made", "at the end"]
+    head += ["its A1 when made", "at the end", "audit of all", "seconds", "n"]
     told = (
         f"`python -m benchmarks.chains` · {rows[0]['device']} · torch {rows[0]['torch']} · commit "
         f"{', '.join(sorted({row['commit'] for row in rows}))}"
@@ -117,17 +125,20 @@ def chains_table() -> str:
 
 def _row(name: str, how: str, here: list[dict[str, Any]]) -> list[str]:
     def mean(key: str) -> float:
-        return float(sum(row[key] for row in here) / len(here))
+        return fmean(row[key] for row in here)
 
-    verdicts = [row["verdicts"]["all"] for row in here]
+    def of_requests(when: str, which: str) -> float:
+        return fmean(request[which] for row in here for request in row[when])
+
+    verdicts = [row["verdict"] for row in here]
     return [
         name,
         f"{REQUESTS} × {SIZE}" if how == "chain" else "at once",
         f"{100 * (mean('test_accuracy_before') - mean('test_accuracy')):.1f}",
-        f"{100 * mean('forget_accuracy'):.1f}",
-        f"{100 * mean('first_request_when_made'):.1f}",
-        f"{100 * mean('first_request_at_the_end'):.1f}",
-        f"{sum(row['a1']['all'] for row in here) / len(here):.2f}",
+        f"{100 * of_requests('when_made', 'accuracy'):.1f}",
+        f"{100 * of_requests('at_the_end', 'accuracy'):.1f}",
+        f"{of_requests('when_made', 'a1'):.2f}",
+        f"{of_requests('at_the_end', 'a1'):.2f}",
         " / ".join(str(verdicts.count(v)) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
         f"{mean('seconds'):.0f}",
         str(len(here)),

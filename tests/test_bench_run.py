@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from expunge.bench import Cell, Grid, Original, Result, current, load_grid, meas
 from expunge.bench.local_engine import LocalEngine
 from expunge.bench.measuring import Outcome, Task, measure
 from expunge.bench.paper import ROWS
+from expunge.bench.ray_engine import RayEngine
 from expunge.bench.results import opened
 from expunge.bench.runner import run_cells
 from expunge.bench.summary import BenchSummary
@@ -288,7 +290,7 @@ def test_a_grid_with_held_out_examples_is_measured_on_the_audit_side(models: Pat
 
 def test_a_row_can_withhold_held_out_examples_from_a_method_that_would_read_them(models: Path, tmp_path: Path) -> None:
     rows = ['method = "calibrated", settings = { epochs = 2 }'] * 2
-    path = grid_with(tmp_path / "grid.toml", rows)
+    path = grid_with(tmp_path / "grid.toml", rows, sizes="[20]")
     text = path.read_text() + "\n"
     path.write_text(text.replace("retain_size", "heldout = true\nretain_size", 1))
     given, same = load_grid(path).cells("cpu")
@@ -559,8 +561,16 @@ def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
     assert (summary.originals[0].new, summary.originals[0].left, summary.problems) == (0, 1, ())
     assert [r.row for r in read_results(out)] == ["row_0"]
     # While an original is in training: nothing of it is left behind.
-    summary = run_cells(cells, tmp_path / "out2", tmp_path / "models", engine, limit=0.01)
+    told: list[str] = []
+    long = tmp_path / "long.toml"
+    long.write_text(
+        (tmp_path / "grid.toml").read_text().replace("recipe = { epochs = 1 }", "recipe = { epochs = 1000 }")
+    )
+    cells = load_grid(long).cells("cpu")
+    summary = run_cells(cells, tmp_path / "out2", tmp_path / "models", engine, limit=2, announce=told.append, beat=0.0)
     assert (summary.limit_reached, summary.originals[0].left) == (True, 2)
+    assert "cut off" in summary.originals[0].why
+    assert "still training sample-small_resnet" in told
     assert list(tmp_path.glob("models/*")) == []
 
 
@@ -591,6 +601,14 @@ print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
+    with socket.socket() as taken:  # bound and not listening: nothing else can take the port, and nobody answers
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ExpungeError, match=f"nothing answers at {address}"):
+            RayEngine(address=address, train=train)
 
 
 def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path) -> None:

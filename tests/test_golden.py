@@ -355,7 +355,7 @@ def margin_gradient(z: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array]:
     return z[np.arange(len(y)), y] - np.log(rest.sum(1)), one_hot(y) - rest / rest.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("pace", [None, 0.1])
 def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: str, pace: float | None) -> None:
     draw = np.random.default_rng(3)
@@ -377,7 +377,7 @@ def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: 
     # The outputs that are distilled are those of the model itself, so that they give no gradient at the first step.
     slope = dz.T @ X, dz.sum(0)
     entries = np.concatenate([np.ravel(part) for part in slope])
-    size = {"sgd": (entries**2).sum(), "adam": np.abs(entries).sum()}[optimizer]
+    size = (entries**2).sum() if optimizer == "sgd" else np.abs(entries).sum()
     lr = LR if pace is None else pace * huber.mean() / size
     assert pace is None or lr < 10
     model = unlearn(

@@ -101,8 +101,12 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
     assert calibration_seeds(twice) == (3, 4)
     for after, seeds in ((once, [3]), (twice, [3, 4])):
         report = audit(model, after, forget, test)
-        assert report.num_heldout == int(audit_side(test.inputs, seeds).sum())
-    assert audit(model, unlearn(model, forget, seed=3).model, forget, test).num_heldout == 80
+        left = int(audit_side(test.inputs, seeds).sum())
+        assert report.num_heldout == left
+        assert f"calibrated on {80 - left} of the 80 test examples" in report.caveats[-1]
+    whole = audit(model, unlearn(model, forget, seed=3).model, forget, test)
+    assert whole.num_heldout == 80
+    assert not any("calibrated" in caveat for caveat in whole.caveats)
     used = Pairs(*(part[calibration_side(test.inputs, 3)] for part in (test.inputs, test.labels)))
     with pytest.raises(InputError, match="calibrated on all"):
         audit(model, once, forget, used)
@@ -131,11 +135,11 @@ def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
 
 
 def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -> None:
-    trace = unlearn(network(), pairs(6, seed=2), method=Calibrated(epochs=2)).trace
+    trace = unlearn(network(), pairs(20, seed=2), method=Calibrated(epochs=2)).trace
     assert trace.num_heldout == 0
     assert any("no held-out examples" in warning for warning in trace.warnings)
     with pytest.raises(InputError, match="needs held-out examples"):
-        unlearn(network(), pairs(6, seed=2, shape=(36,)), method="calibrated")
+        unlearn(network(), pairs(20, seed=2, shape=(36,)), method="calibrated")
 
 
 def test_reference_networks_know_nothing_of_the_model_but_its_kind() -> None:
@@ -173,7 +177,7 @@ def test_what_cannot_be_drawn_anew_is_refused() -> None:
     with pytest.raises(InputError, match="Odd '' has no reset_parameters"):
         unlearn(Odd(), pairs(6, seed=2), method=method, heldout=pairs(60, seed=8))
     with pytest.raises(InputError, match="trains networks on held-out examples"):
-        unlearn(network(), pairs(6, seed=2), method=method)
+        unlearn(network(), pairs(20, seed=2), method=method)
 
 
 def memorising(forget: Pairs) -> nn.Module:
@@ -249,16 +253,16 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(_distilling, "descend", noting)
     method = Calibrated(epochs=60, stop="budget", retention_size=30, follow=follow, rank="margin")
-    forget, heldout = pairs(6, seed=2), pairs(240, seed=8)  # of 6 × 6 pixels: too small to be shifted
+    forget, heldout = pairs(20, seed=2), pairs(240, seed=8)  # of 6 × 6 pixels: too small to be shifted
     unlearn(network(), forget, method=method, heldout=heldout if held else None)
     assert len(drawn) == 60
     for inputs in drawn:
-        assert torch.equal(inputs[:6], forget.inputs)
-        assert len(inputs[6:].unique(dim=0)) == 30 or not held  # a mixture may be of one example with itself
-    assert not torch.equal(drawn[0][6:], drawn[1][6:])
+        assert torch.equal(inputs[:20], forget.inputs)
+        assert len(inputs[20:].unique(dim=0)) == 30
+    assert not torch.equal(drawn[0][20:], drawn[1][20:])
     if held:
         side = heldout.inputs[calibration_side(heldout.inputs, 0)]
-        met = torch.cat([inputs[6:] for inputs in drawn]).flatten(1).unique(dim=0)
+        met = torch.cat([inputs[20:] for inputs in drawn]).flatten(1).unique(dim=0)
         assert len(met) == len(side) - (len(side) // 4 if follow else 0)
         assert bool((met[:, None] == side.flatten(1)).all(2).any(1).all())
 
@@ -353,8 +357,27 @@ def test_mixtures_lie_between_what_they_mix(dtype: torch.dtype) -> None:
     assert mixtures.shape == (50, 1)
     assert mixtures.dtype == dtype
     assert len(mixtures.unique()) > 10
-    assert mixtures.min() >= 10
-    assert mixtures.max() <= 200
+    assert mixtures.min() > 10, "an input was mixed with itself"
+    assert mixtures.max() < 200
+
+
+@pytest.mark.parametrize(
+    ("method", "num", "said"), [("calibrated", 19, "too few"), ("masked_distillation", 1, "alone")]
+)
+def test_what_is_too_little_to_guess_from_is_refused(method: str, num: int, said: str) -> None:
+    images = Pairs(torch.rand(num, 1, 4, 4), torch.arange(num) % 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(InputError, match=said):
+        unlearn(model, images, method=method)
+
+
+def test_an_8_bit_image_is_on_one_side_as_integers_and_as_floats() -> None:
+    images = torch.randint(256, (200, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    side = calibration_side(images, 7)
+    for scaled in (images.float() / 255, images.double() / 255, images.float().mul(1 / 255)):
+        assert torch.equal(calibration_side(scaled, 7), side)
+    mixed_up = torch.cat([images[:100].float() / 255, torch.rand(100, 3, 4, 4)])
+    assert torch.equal(calibration_side(mixed_up, 7)[:100], side[:100])
 
 
 def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained: Path) -> None:

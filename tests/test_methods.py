@@ -165,6 +165,15 @@ def test_zero_steps_is_identity(name: str, network: str, tmp_path: Path) -> None
         assert result.trace.steps == 0
 
 
+def test_forgotten_examples_that_were_never_used_are_told(tmp_path: Path) -> None:
+    arrangement = arrange("neg_grad", "batch_norm", tmp_path, num_forget=12)
+    cut = arrangement.run(batch_size=5, max_steps=2).trace
+    assert cut.examples_seen == 10
+    assert any("2 forgotten examples were never used" in warning for warning in cut.warnings)
+    for settings in ({"batch_size": 5, "max_steps": 3}, {"max_steps": 1}):
+        assert not any("never used" in warning for warning in arrangement.run(**settings).trace.warnings)
+
+
 @pytest.mark.parametrize("network", ["batch_norm", "layer_norm"])
 def test_one_example_can_be_forgotten(method: str, network: str, tmp_path: Path) -> None:
     trace = arrange(method, network, tmp_path, num_forget=1).run().trace

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -107,8 +107,9 @@ def audit(
         **({"retain": _examples(retain, "retain")} if retain is not None else {}),
     }
     check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
+    given = len(examples["test"])
     examples["test"] = examples["test"].take(audited(examples["test"].inputs, after))
-    return audit_outputs(
+    report = audit_outputs(
         before,
         after,
         observe(before, examples, batch_size),
@@ -118,6 +119,10 @@ def audit(
         difficulty=difficulty,
         seed=seed,
     )
+    if (used := given - len(examples["test"])) == 0:
+        return report
+    told = f"The model was calibrated on {used:,} of the {given:,} test examples; the audit used the others."
+    return replace(report, caveats=(*report.caveats, told))
 
 
 def audited(heldout: Tensor, after: nn.Module) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections import deque
@@ -20,6 +21,9 @@ from expunge.files import new_directory, written_whole
 RETRIES = 3
 """How often Ray repeats a task whose process or node died."""
 
+KNOCK = 10
+"""Seconds that a cluster has to answer in."""
+
 
 class RayEngine:
     """Runs tasks on the cluster at `address`; `local` starts one here, and ends it.
@@ -28,6 +32,7 @@ class RayEngine:
     """
 
     def __init__(self, *, address: str, train: Train) -> None:
+        _check_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
@@ -112,6 +117,17 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             raise ExpungeError(f"Ray gave it up after {RETRIES} retries ({type(error).__name__}: {first})") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `ExpungeError` where nothing listens at `HOST:PORT`: Ray itself would go on trying for half an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # `local` and `auto`
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error
 
 
 def _measure_there(task: Task, weights: list[Any]) -> Outcome:

@@ -137,7 +137,7 @@ class _Run:
         beat: float | None,
     ) -> None:
         self.files, self.models, self.announce, self.beat = files, models, announce, beat
-        self.started = self.last_beat = time.monotonic()
+        self.started = self.last_beat = self.since = time.monotonic()
         self.deadline = None if limit is None else self.started + limit
         self.retry_failed = retry_failed
         self.commit = commit()
@@ -149,6 +149,8 @@ class _Run:
         self.why: dict[str, str] = {}
         self.nodes: dict[str, int] = {}
         self.limit_reached = False
+        self.measuring = 0.0
+        """Seconds spent on cells, without those spent on training."""
 
     def work(self, engine: Engine, original: Original, train_missing: bool) -> str:
         """Does the missing cells of one original; returns why some are left."""
@@ -159,15 +161,19 @@ class _Run:
             self.announce(f"training {original.name} into {path.parent}")
             self._check_time()
             try:
-                engine.train(original, path.parent, self._check_time)
+                engine.train(original, path.parent, lambda: self._wait_for(original))
             except ExpungeError as error:
                 return f"it could not be trained: {error}"
+            except _TimeIsUp:
+                self.why[original.name] = "its training was cut off, and begins anew: it needs a longer --limit"
+                raise
             self.missing[original.name] = self._missing(original)  # of this original, not of an earlier one
         digest = model_digest(path)
         tasks = [
             Task(cells=batch, model=path, model_digest=digest, device=engine.device, commit=self.commit)
             for batch in _batches(self.missing[original.name])
         ]
+        self.since = time.monotonic()
         with closing(engine.run(tasks, self._tell)) as outcomes:  # type: ignore[type-var]
             for task, outcome in outcomes:
                 if outcome.unavailable is not None:
@@ -227,18 +233,31 @@ class _Run:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise _TimeIsUp
 
+    def _wait_for(self, original: Original) -> None:
+        self._check_time()
+        if self._is_due():
+            self.announce(f"still training {original.name}")
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        due = self.beat is not None and now - self.last_beat >= self.beat
+        if due:
+            self.last_beat = now
+        return due
+
     def _tell(self) -> None:
         self._check_time()
+        now = time.monotonic()
+        self.measuring += now - self.since
+        self.since = now
         done = sum(self.new.values())
         total = done + sum(
             max(0, len(missing) - self.new[name]) for name, missing in self.missing.items() if name not in self.why
         )
         advance("cells", done, total)
-        now = time.monotonic()
-        if self.beat is not None and now - self.last_beat >= self.beat:
-            self.last_beat = now
-            left = (total - done) * (now - self.started) / max(1, done)
-            self.announce(f"{done:,} of {total:,} cells, about {left / 60:.0f} minutes left")
+        if self._is_due():
+            left = f", about {(total - done) * self.measuring / done / 60:.0f} minutes left" if done else ""
+            self.announce(f"{done:,} of {total:,} cells{left}")
 
 
 def _batches(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:

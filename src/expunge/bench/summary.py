@@ -22,7 +22,7 @@ class OriginalSummary:
         reached: the original's `retain_accuracy` (over its training set) and `test_accuracy`, in [0, 1]; empty where
             it is not known.
         target: the same as the paper has them.
-        why: why some are left; "" where none are, or where the time was up.
+        why: why some are left; "" where none are, or where the time was up in the middle of cells.
     """
 
     name: str

@@ -8,12 +8,16 @@ from torch import Tensor
 
 from expunge.data.examples import digests
 
+SCALE = 255
+"""What 8-bit images are divided by where they become floats."""
+
 
 def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     """Which held-out examples a method that ran with `seed` may have seen: about half of them.
 
     The side is a hash of an example's content and the seed, so whoever knows the seed finds the same split, whatever
-    the order of the examples and whatever else is in the set; equal inputs are on one side.
+    the order of the examples and whatever else is in the set; equal inputs are on one side. An 8-bit image is on one
+    side as uint8 and as float32 in [0, 1] (as torchvision's ToTensor gives it), too.
 
     Args:
         inputs: shape (N, ...), in the dtype in which the dataset holds them.
@@ -27,7 +31,7 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     (61, True)
     """
     salt = f"heldout:{seed}:".encode()
-    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in digests(inputs)])
+    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in _digests(inputs)])
 
 
 def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -36,3 +40,17 @@ def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
     for seed in seeds:
         left &= ~calibration_side(inputs, seed)
     return left
+
+
+def _digests(inputs: Tensor) -> list[bytes]:
+    """Digests of the contents, those of images in [0, 1] that were 8-bit ones as of these."""
+    found = digests(inputs)
+    if inputs.is_floating_point() and len(inputs):
+        levels = inputs.detach().cpu().double() * SCALE
+        whole = levels.round()
+        eight_bit = (((levels - whole).abs() < 1e-3) & (whole >= 0) & (whole <= SCALE)).flatten(1).all(1)
+        at = eight_bit.nonzero()[:, 0].tolist()
+        if at:
+            for n, digest in zip(at, digests(whole[eight_bit].to(torch.uint8)), strict=True):
+                found[n] = digest
+    return found

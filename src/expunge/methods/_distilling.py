@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from expunge.errors import InputError
 from expunge.methods._loop import Descent, descend, require, step_size
 from expunge.methods._margins import divergence, mixed
 from expunge.methods._task import Recorder, Task
@@ -80,8 +81,16 @@ class Distilling(Descent):
             hold: maps log-probabilities of the original and logits (B, C) to one loss an example (B,).
             watch: called at the start of each epoch, once the stop rule has judged the last one.
             goal, missed, rng, record: as in `descend`.
+
+        Raises:
+            InputError: a single forgotten example and none held out: there are no mixtures.
         """
         inputs, num = task.forget.inputs, len(task.forget)
+        if task.heldout is None and num < 2:
+            raise InputError(
+                "one forgotten example alone leaves nothing to hold: give held-out examples (heldout=, --test), or "
+                "name another method, such as targeted"
+            )
         size = max(self.retention_size, num)
         if task.heldout is not None:
             size = min(size, len(task.heldout))

@@ -129,6 +129,11 @@ def descend(
             losses: list[float] = []
             for index in order.split(batch_size):
                 if record.steps == settings.max_steps:
+                    unseen = int((order[sum(map(len, seen)) :] < num_forget).sum())
+                    if epoch == 0 and record.steps and unseen:
+                        record.warn(
+                            f"max_steps ended the first pass early: {unseen} forgotten examples were never used"
+                        )
                     break
                 if len(index) == 1 and settings.norm == "train":
                     _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
@@ -167,10 +172,10 @@ def step_size(
     """The step size with which a first step lowers the loss by the share `pace`, to first order, but at most `lr`.
 
     Adam's first step moves each parameter by the step size along its gradient's sign, so that the loss falls by it
-    times ‖g‖₁; a plain step lowers it by the step size times ‖g‖₂².
+    times ‖g‖₁ (AdamW's too); a plain step lowers it by the step size times ‖g‖₂².
 
     Args:
-        model: it is left as it was, in the mode that it is trained in.
+        model: its parameters are left as they were. The gradient is that with normalisation statistics kept.
         inputs: shape (N, ...); the first `PROBED` serve.
         loss, settings: as in `descend`.
         pace: > 0.
@@ -180,7 +185,7 @@ def step_size(
     value = loss(as_float(model(inputs[index])), index).mean()
     found = torch.autograd.grad(value, trainable(model), allow_unused=True)
     gradients = [g.detach() for g in found if g is not None]
-    power = 1 if settings.optimizer == "adam" else 2
+    power = 2 if settings.optimizer == "sgd" else 1
     size = sum(float(gradient.abs().pow(power).sum(dtype=torch.float64)) for gradient in gradients)
     fallen = pace * float(value.detach())
     return min(settings.lr, fallen / size) if size > 0 and fallen > 0 else settings.lr

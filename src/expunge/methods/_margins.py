@@ -93,14 +93,16 @@ def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
-    """`num` mixtures of two inputs each, drawn with repetition; the first has a weight in [¼, ¾] (Zhang et al. 2018).
+    """`num` mixtures of two different inputs each; the first has a weight in [¼, ¾] (Zhang et al. 2018).
 
     Args:
-        inputs: shape (N, ...), floating-point or uint8 (mixtures are rounded).
+        inputs: shape (N, ...), N ≥ 2, floating-point or uint8 (mixtures are rounded).
         num: how many, ≥ 1.
         rng: a CPU generator.
     """
-    first, second = torch.randint(len(inputs), (2, num), generator=rng).to(inputs.device)
+    first = torch.randint(len(inputs), (num,), generator=rng)
+    second = (first + torch.randint(1, len(inputs), (num,), generator=rng)) % len(inputs)
+    first, second = first.to(inputs.device), second.to(inputs.device)
     kind = inputs.dtype if inputs.is_floating_point() else torch.float32
     weight = (0.25 + 0.5 * torch.rand(num, generator=rng)).to(inputs.device, kind)
     weight = weight.view(-1, *[1] * (inputs.ndim - 1))

@@ -19,7 +19,7 @@ VIEWS = 16
 """Shifted copies of each forgotten image that its difficulty is estimated from."""
 
 LEAST_HELDOUT = 20
-"""Held-out examples to calibrate on, at least: fewer give no distribution."""
+"""Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
 
 LEAST_WATCHED = 25
 """Held-out examples that targets follow, at least: fewer give no line. They are a quarter of what there is."""
@@ -94,6 +94,12 @@ class Calibrated(Distilling):
             raise InputError(
                 f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "
                 "takes: give more, or name another method, such as targeted"
+            )
+        if task.heldout is None and len(labels) < LEAST_HELDOUT:
+            raise InputError(
+                f"{len(labels)} forgotten examples are too few to guess unseen margins from, of the {LEAST_HELDOUT} "
+                "that it takes without held-out examples: give some (heldout=, --test), or name another method, such "
+                "as targeted"
             )
         if task.heldout is None and not images:
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")

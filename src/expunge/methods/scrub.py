@@ -61,6 +61,19 @@ class Scrub(Descent):
             "batch_size": 256,
             "retain_size": None,
         },
+        "kurmanji2023-small": {
+            "alpha": 0.5,
+            "gamma": 1.0,
+            "msteps": 3,
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "lr": 5e-4,
+            "epochs": 5,
+            "forget_batch_size": 16,
+            "batch_size": 32,
+            "retain_size": None,
+        },
     }
 
     def __post_init__(self) -> None:
