@@ -1,6 +1,6 @@
 """How quick the benchmark's cells are: against the plain way, and against the machine's own convolutions.
 
-    python -m benchmarks.bench_speed --model runs/originals/sgd/fashion-mnist-resnet18
+    python -m benchmarks.bench_speed --model runs/originals/sgd/fashion-mnist-resnet18 [--device cuda]
 
 Both ratios are of things measured in turn in this one run. Writes results/bench_speed.json.
 
@@ -57,21 +57,24 @@ class Plain(Dataset[tuple[Tensor, int]]):
 
 def plain_cell(network: nn.Module, forget: ImageSet, retain: ImageSet, test: ImageSet) -> list[float]:
     """The cell by hand: accuracies on the three sets."""
+    device = next(network.parameters()).device
     model = bare_loop(copy.deepcopy(network), forget, 20).eval()
     found = []
     for images in (forget, retain, test):
         right = 0
         with torch.no_grad():
             for inputs, labels in DataLoader(Plain(images), batch_size=128):
-                right += int((model(inputs).argmax(1) == labels).sum())
+                right += int((model(inputs.to(device)).argmax(1).cpu() == labels).sum())
         found.append(right / len(images))
     return found
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Of one call, to the end of what it started on a GPU."""
     started = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
@@ -94,7 +97,7 @@ def convolutions(model: nn.Module, inputs: Tensor) -> list[tuple[nn.Conv2d, Tens
         for layer in model.modules()
         if isinstance(layer, nn.Conv2d)
     ]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16):
         model(inputs)
     for hook in hooks:
         hook.remove()
@@ -108,11 +111,13 @@ def evaluation(stage: Stage) -> dict[str, Any]:
     batch = images[:250].contiguous(memory_format=torch.channels_last)
     met = convolutions(model, batch)
     layers = [(copy.deepcopy(layer).bfloat16(), given.bfloat16()) for layer, given in met]
-    large = nn.Conv2d(64, 64, 3, padding=1, bias=False).bfloat16().to(memory_format=torch.channels_last)
-    square = torch.rand(32, 64, 56, 56).bfloat16().contiguous(memory_format=torch.channels_last)
+    large = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(batch.device, torch.bfloat16)
+    large = large.to(memory_format=torch.channels_last)
+    square = torch.rand(32, 64, 56, 56, device=batch.device).bfloat16()
+    square = square.contiguous(memory_format=torch.channels_last)
 
     def evaluate() -> None:
-        stage._seen(model, stage.resident["test"].take(torch.arange(len(images))), "bf16")
+        stage._seen(model, stage.resident["test"].take(torch.arange(len(images), device=batch.device)), "bf16")
 
     def convolve() -> None:
         with torch.inference_mode():
@@ -144,9 +149,11 @@ def main() -> None:
     """Measures both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="a directory of an original of the benchmark")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    arguments = parser.parse_args()
     label = commit()
-    stage = Stage("fashion-mnist", parser.parse_args().model / "model.safetensors", "cpu")
-    cells = load_grid(ROOT / "grids" / "paper.toml").cells("cpu")
+    stage = Stage("fashion-mnist", arguments.model / "model.safetensors", arguments.device)
+    cells = load_grid(ROOT / "grids" / "paper.toml").cells("cpu")  # the same cell on either device
     cell = next(
         replace(c, settings=settings_of(make_method("targeted", protocol="paper")))  # 20 full-batch steps, as by hand
         for c in cells
@@ -170,7 +177,9 @@ def main() -> None:
             "evaluated_in": ours["evaluated_in"],
         },
         "evaluation": evaluation(stage),
-        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if arguments.device == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "commit": label,
     }

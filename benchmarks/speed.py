@@ -44,15 +44,17 @@ STEPS = 20
 
 def bare_loop(model: nn.Module, forget: ImageSet, steps: int) -> nn.Module:
     """What one would write by hand: pseudo-labels once, then full-batch Adam. Changes `model`."""
+    device = next(model.parameters()).device
+    images, truth = forget.images.to(device), forget.labels.to(device)
     model.eval()
     with torch.no_grad():
-        logits = model(forget.images)
+        logits = model(images)
     best, second = logits.topk(2).indices.T
-    labels = torch.where(best == forget.labels, second, best)
+    labels = torch.where(best == truth, second, best)
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-5)
     for _ in range(steps):
-        loss = F.cross_entropy(model(forget.images), labels)
+        loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
