@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "progress", "randomness"},
     {"records", "files"},
     {"data", "models"},
-    {"update_log", "training"},
+    {"update_log", "training", "training_state"},
     {"methods", "theory", "audit"},
     {"unlearning"},
     {"bench", "requests", "report", "commands"},

@@ -1,5 +1,8 @@
 """Training from scratch and the update log."""
 
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from expunge import progress
 from expunge.data import Examples, ImageSet, digests, draw_ids
 from expunge.errors import ExpungeError, InputError, NonFiniteError
-from expunge.training import Recipe, augmented, train
+from expunge.models import load_model
+from expunge.training import Recipe, TrainedEpoch, augmented, train
 from expunge.update_log import UpdateRecorder, matching_updates
-from tests.arrangements import NETWORKS, pairs
+from tests.arrangements import NETWORKS, pairs, state_bits
+from tests.conftest import expunge, running
 
 
 def examples(size: int) -> Examples:
@@ -46,6 +52,59 @@ def test_few_steps_are_no_trouble(epochs: int, warmup: float) -> None:
     """One-cycle schedules of as many steps as the warm-up has shares divide by zero."""
     recipe = Recipe(epochs=epochs, batch_size=8, lr=0.01, warmup=warmup)
     assert len(train(NETWORKS["layer_norm"](), examples(8), recipe, rng=torch.Generator())) == epochs
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"augment": "flip_shift"}, {"optimizer": "adam", "lr": 0.01, "momentum": 0.9}], ids=str
+)
+def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, Any], tmp_path: Path) -> None:
+    """With dropout, which draws from PyTorch's own generator."""
+    recipe, state = Recipe(epochs=5, batch_size=8, **more), tmp_path / "new" / "state.pt"
+
+    def run(idle: Callable[[], None] | None, state: Path | None, seed: int = 0) -> tuple[nn.Module, list[TrainedEpoch]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(NETWORKS["batch_norm"](), nn.Dropout(0.2))
+        with progress.checked(idle) if idle else nullcontext():
+            return model, train(model, examples(40), recipe, rng=torch.Generator().manual_seed(seed), state=state)
+
+    calls = iter(range(1, 100))
+
+    def stop() -> None:
+        if next(calls) > 1:
+            raise KeyboardInterrupt
+
+    whole, history = run(None, None)
+    with pytest.raises(KeyboardInterrupt):
+        run(stop, state)
+    assert len(torch.load(state, weights_only=True)["told"]["history"]) == 3
+    with pytest.raises(InputError, match="other settings, data or seed"):
+        run(None, state, seed=1)
+    again, told = run(None, state)
+    assert told == history
+    assert state_bits(again) == state_bits(whole)
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged; remove it"):
+        run(None, state)
+
+
+def test_a_killed_training_is_gone_on_with_by_the_command(tmp_path: Path) -> None:
+    options = ("train", "--data", "sample", "--model", "small_resnet", "--set", "width=4", "--set", "epochs=4")
+    state = tmp_path / "state.pt"
+    with running(*options, "--out", tmp_path / "cut", "--state", state) as process:
+        while not state.exists():
+            assert process.poll() is None, "it ended before it kept anything"
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "cut").exists()
+    for name, more in (("resumed", ("--state", state)), ("whole", ())):
+        done = expunge(*options, "--out", tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+    assert not state.exists()
+    first, second = (load_model(str(tmp_path / name))[0] for name in ("resumed", "whole"))
+    assert state_bits(first) == state_bits(second)
+    refused = expunge(*options, "--out", tmp_path / "new", "--state", state, "--record-updates", "all")
+    assert (refused.returncode, "leave one of the two out" in " ".join(refused.stderr.split())) == (2, True)
 
 
 def test_divergence_is_an_error_that_names_the_step() -> None:

@@ -68,6 +68,10 @@ def train(
         str | None,
         typer.Option(metavar="all|IDS", help="Write the update log for amnesiac_undo: all steps, or those with ids."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the training here after each epoch; go on from it if it is there."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a classifier, and write a checkpoint that describes itself."""
@@ -82,6 +86,7 @@ def train(
             seed=seed,
             device=device,
             record_updates=record_updates,
+            state=state,
             announce=lambda line: print(line, file=sys.stderr),
         )
     if as_json:

@@ -1,6 +1,7 @@
 """Training a classifier from scratch: what `expunge train` runs, and what a retrained reference is made with."""
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from expunge.data import Examples, digests
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.models import as_float
 from expunge.progress import advance
+from expunge.training_state import identity, keep, restore
 from expunge.update_log import UpdateRecorder
 
 
@@ -98,6 +100,7 @@ def train(
     *,
     rng: torch.Generator,
     updates: UpdateRecorder | None = None,
+    state: Path | None = None,
     label: str = "training",
 ) -> list[TrainedEpoch]:
     """Trains `model` in place, on the device that it is on.
@@ -108,6 +111,8 @@ def train(
         recipe: the settings.
         rng: a CPU generator; it draws the order of the examples and the augmentation.
         updates: records what each step added, for `amnesiac_undo`.
+        state: a file that is written after each epoch but the last, and gone on from where it is there: the result is
+            that of a training without interruption. It has to be removed once the model is saved.
         label: what the progress bar says.
 
     Returns:
@@ -115,10 +120,15 @@ def train(
 
     Raises:
         NonFiniteError: the loss became NaN or infinite; says at which step.
+        InputError: no examples, or a `state` that is damaged or of another training.
+        SettingError: both `updates` and `state`.
     """
+    if updates is not None and state is not None:
+        raise SettingError("a training whose updates are recorded cannot be gone on with: leave one of the two out")
     if len(examples) == 0:
         raise InputError("the training set is empty")
     names = digests(examples.inputs) if updates is not None else []  # of the inputs as given
+    of = identity(model, examples, recipe.recipe.to_json(), rng.initial_seed()) if state is not None else ""
     device = next(model.parameters()).device
     examples = examples.to(device, next(model.parameters()).dtype)
     batch_size = min(recipe.batch_size, len(examples))
@@ -139,8 +149,11 @@ def train(
     )
     model.train()
     history: list[TrainedEpoch] = []
-    step = 0
-    for _ in range(recipe.epochs):
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if state is not None and (told := restore(state, of, parts, rng)):
+        history = [TrainedEpoch(*epoch) for epoch in told["history"]]
+    step = len(history) * num_batches
+    while len(history) < recipe.epochs:
         order = torch.randperm(len(examples), generator=rng)
         loss_sum = torch.zeros((), device=device)
         num_correct = torch.zeros((), device=device, dtype=torch.int64)
@@ -171,6 +184,8 @@ def train(
         if not torch.isfinite(loss_sum):
             raise NonFiniteError(f"the training loss became NaN or infinite by step {step}; lower lr")
         history.append(epoch)
+        if state is not None and len(history) < recipe.epochs:
+            keep(state, of, parts, rng, {"history": [[epoch.loss, epoch.accuracy] for epoch in history]})
     model.eval()
     return history
 

@@ -28,6 +28,8 @@ MOST_DEATHS = 3  # in a row: then something is wrong with the machine, not with 
 class LocalEngine:
     """Runs tasks in `workers` processes, which live until `close`. It trains in this process."""
 
+    resumes = True
+
     def __init__(self, *, workers: int, device: str, train: Train) -> None:
         self.workers = workers
         self.device = device
@@ -38,7 +40,10 @@ class LocalEngine:
         self._deaths = 0
 
     def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
-        """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training."""
+        """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training.
+
+        The next call goes on from its last whole epoch, which lies in a hidden file beside the directory.
+        """
         with progress.checked(idle):
             self._train(
                 f"{original.dataset}:train",
@@ -47,6 +52,7 @@ class LocalEngine:
                 settings=original.settings,
                 seed=original.seed,
                 device=self.device,
+                state=directory.with_name(f".{directory.name}.training.pt"),
             )
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:

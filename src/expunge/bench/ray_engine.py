@@ -31,6 +31,8 @@ class RayEngine:
     Nodes need expunge and the datasets; originals travel there by themselves.
     """
 
+    resumes = False
+
     def __init__(self, *, address: str, train: Train) -> None:
         _check_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -24,6 +24,8 @@ class Engine(Protocol):
     """Where tasks run."""
 
     device: str
+    resumes: bool
+    """Whether a training that was cut off is gone on with by the next run, rather than begun anew."""
 
     def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
         """Trains an original into the new directory. What `idle` raises ends it."""
@@ -165,7 +167,8 @@ class _Run:
             except ExpungeError as error:
                 return f"it could not be trained: {error}"
             except _TimeIsUp:
-                self.why[original.name] = "its training was cut off, and begins anew: it needs a longer --limit"
+                after = "the next run goes on with it" if engine.resumes else "it needs a longer --limit"
+                self.why[original.name] = f"its training was cut off; {after}"
                 raise
             self.missing[original.name] = self._missing(original)  # of this original, not of an earlier one
         digest = model_digest(path)

@@ -35,7 +35,7 @@ class Training:
         recipe, options: the settings, and those of the model.
         seed: of the initial weights, the order and the augmentation.
         train_accuracy, test_accuracy: in [0, 1]; test is None where there is no test set.
-        seconds: wall clock of the training alone.
+        seconds: wall clock of the training alone, since it was last gone on with.
         history: loss and accuracy of each epoch.
         versions, device: where it ran.
     """
@@ -68,6 +68,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     record_updates: str | None = None,
+    state: Path | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Training:
     """Trains a classifier and writes `model.safetensors` and `training.json` to the new directory `out`.
@@ -81,9 +82,13 @@ def train(
         device: `cpu`, `cuda`, or `auto`.
         record_updates: `all`, or a file with ids of examples that may have to be forgotten: writes the update log
             to `out/updates`.
+        state: a file in which the training is kept after each epoch, gone on from where it is there, and removed at the
+            end.
         announce: is told what the update log will cost before training starts.
     """
     check_unused(out)
+    if record_updates is not None and state is not None:
+        raise SettingError("a training whose updates are recorded cannot be gone on with: leave one of the two out")
     where = device_named(device)
     images = load_data(data)
     recipe, options = _recipe(images.name.partition(":")[0], model, settings or {})
@@ -103,7 +108,7 @@ def train(
             recorder.check_room(cost)
         started = time.perf_counter()
         rng = torch.Generator().manual_seed(seed)
-        history = train_network(network, images.examples, recipe, rng=rng, updates=recorder)
+        history = train_network(network, images.examples, recipe, rng=rng, updates=recorder, state=state)
         seconds = time.perf_counter() - started
         test = _test_split(data)
         done = Training(
@@ -125,6 +130,8 @@ def train(
         header = Header(spec=spec, class_names=images.class_names, data=data, recipe=recipe.to_json(), history=(entry,))
         save_checkpoint(temporary / FILE_NAME, network, header)
         (temporary / "training.json").write_text(done.to_json())
+    if state is not None:
+        state.unlink(missing_ok=True)
     return done
 
 

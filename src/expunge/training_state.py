@@ -1,0 +1,77 @@
+"""What it takes to go on with a training that was cut off: one file, written anew after each epoch."""
+
+import pickle
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from expunge.data import Examples, digests
+from expunge.errors import InputError
+from expunge.files import written_whole
+
+FORMAT = "expunge-training-state/1"
+
+
+def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
+    """A digest of what a training starts from: settings, seed, initial tensors and examples, in their order."""
+    seen = blake2b(repr((sorted(settings.items()), seed, examples.labels.tolist())).encode(), digest_size=16)
+    for digest in digests(examples.inputs):
+        seen.update(digest)
+    for name, tensor in model.state_dict().items():
+        seen.update(name.encode() + digests(tensor[None])[0])
+    return seen.hexdigest()
+
+
+def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, told: Mapping[str, Any]) -> None:
+    """Writes the state whole.
+
+    Args:
+        path: the file; its directory is made where it is missing.
+        of: the training's `identity`.
+        parts: what has a `state_dict`: the model, the optimizer and the schedule.
+        rng: the training's generator; those of PyTorch are kept too, since dropout draws from them.
+        told: JSON values that go along.
+    """
+    content = {
+        "format": FORMAT,
+        "of": of,
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "rng": rng.get_state(),
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "told": dict(told),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        torch.save(content, temporary)
+
+
+def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator) -> dict[str, Any] | None:
+    """Puts everything back as `keep` found it, and returns what it was told; None where there is no file.
+
+    Raises:
+        InputError: the file is damaged, or is of another training.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        known, kept = content["of"], content["format"] == FORMAT
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is no state of a training, or damaged; remove it to start anew") from error
+    if not kept or known != of:
+        raise InputError(
+            f"{path} is of a training with other settings, data or seed; remove it to start anew, or name another file"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(content["parts"][name])
+    rng.set_state(content["rng"])
+    torch.set_rng_state(content["cpu"])
+    if content["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(content["cuda"])
+    told: dict[str, Any] = content["told"]
+    return told
