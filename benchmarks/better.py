@@ -220,7 +220,7 @@ def draw(path: Path) -> None:
                 markersize=6 if own else 5,
                 elinewidth=0.8,
             )
-            near = [names for at, height, names in labels if abs(at - x.mean) < 0.05 and abs(height - y.mean) < 0.9]
+            near = [names for at, height, names in labels if abs(at - x.mean) < 0.07 and abs(height - y.mean) < 0.9]
             if near:  # labels would lie on each other: one for all
                 near[0].append(name)
             else:
@@ -228,7 +228,7 @@ def draw(path: Path) -> None:
         for at, height, names in labels:
             text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3))
             axis.annotate(text, (at, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        axis.margins(x=0.27, y=0.12)
+        axis.margins(x=0.32, y=0.12)
         axis.set(
             title=f"{TITLES[dataset]}, {SHOWN} forgotten",
             xlabel=f"distance of (A1, A2) to {'retrained models' if found.get(('retrain', SHOWN)) else '(½, ½)'}",
