@@ -19,9 +19,9 @@ from benchmarks.forgetting import commit
 from benchmarks.tables import markdown
 from expunge.audit import audit
 from expunge.audit.placement import placements
+from expunge.audit.scores import logit_margin
 from expunge.data import ImageSet, audit_side, draw_ids, load_data
 from expunge.methods import make_method, settings_of
-from expunge.methods._margins import margins
 from expunge.models import load_model, logits_of
 from expunge.unlearning import unlearn
 
@@ -99,7 +99,7 @@ def accuracy(model: torch.nn.Module, images: ImageSet) -> float:
 
 def scores(model: torch.nn.Module, request: ImageSet, left: ImageSet) -> dict[str, float]:
     """Accuracy on a request's images, and the mean placement of their margins among held-out ones."""
-    own, unseen = (margins(logits_of(model, part.images), part.labels).numpy() for part in (request, left))
+    own, unseen = (logit_margin(logits_of(model, part.images), part.labels) for part in (request, left))
     return {"accuracy": accuracy(model, request), "a1": placements(own, unseen).a1}
 
 

@@ -4,8 +4,8 @@
     python -m benchmarks.full_audit --num 64 --work runs/full-audit --which better
 
 Trains the network whose recipe is audited and the reference models in --work; what is there already is not trained
-again, so that a stopped benchmark goes on where it was. Writes results/audit/full_audit.json; the methods that this
-package adds (docs/better.md) are in full_audit_better.json.
+again, so that a stopped benchmark goes on where it was. Writes results/audit/full_audit.json; `calibrated` and
+its rivals (docs/better.md) are in full_audit_better.json.
 """
 
 import argparse

@@ -561,7 +561,7 @@ def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
     assert summary.limit_reached
     assert (summary.originals[0].new, summary.originals[0].left, summary.problems) == (0, 1, ())
     assert [r.row for r in read_results(out)] == ["row_0"]
-    # While an original is in training: nothing of it is left behind.
+    # While an original is in training: what it takes to go on is all that is left behind.
     told: list[str] = []
     long = tmp_path / "long.toml"
     long.write_text(

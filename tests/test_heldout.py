@@ -378,6 +378,9 @@ def test_an_8_bit_image_is_on_one_side_as_integers_and_as_floats() -> None:
         assert torch.equal(calibration_side(scaled, 7), side)
     mixed_up = torch.cat([images[:100].float() / 255, torch.rand(100, 3, 4, 4)])
     assert torch.equal(calibration_side(mixed_up, 7)[:100], side[:100])
+    many = images.repeat(2, 1, 1, 1)  # more than are looked at together
+    assert torch.equal(calibration_side(many / 255, 7), side.repeat(2))
+    assert calibration_side(images[:0], 7).shape == calibration_side(images[:0] / 255, 7).shape == (0,)
 
 
 def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained: Path) -> None:

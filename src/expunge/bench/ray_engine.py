@@ -127,7 +127,7 @@ def _check_reachable(address: str) -> None:
     if not host or not port.isdigit():  # `local` and `auto`
         return
     try:
-        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
     except (OSError, OverflowError) as error:
         raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error
 

@@ -87,8 +87,6 @@ def train(
         announce: is told what the update log will cost before training starts.
     """
     check_unused(out)
-    if record_updates is not None and state is not None:
-        raise SettingError("a training whose updates are recorded cannot be gone on with: leave one of the two out")
     where = device_named(device)
     images = load_data(data)
     recipe, options = _recipe(images.name.partition(":")[0], model, settings or {})

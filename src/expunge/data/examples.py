@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,7 +144,7 @@ def digests(inputs: Tensor) -> list[bytes]:
     head = f"{array.dtype}{tuple(array.shape[1:])}".encode()
     if array.dtype == torch.bfloat16:  # NumPy has no bfloat16; its bits serve as well
         array = array.view(torch.int16)
-    rows = array.reshape(len(array), -1).numpy()
+    rows = array.reshape(len(array), prod(array.shape[1:])).numpy()
     return [blake2b(head + row.tobytes(), digest_size=16).digest() for row in rows]
 
 

@@ -11,6 +11,9 @@ from expunge.data.examples import digests
 SCALE = 255
 """What 8-bit images are divided by where they become floats."""
 
+CHUNK = 256
+"""Inputs that are looked at together."""
+
 
 def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     """Which held-out examples a method that ran with `seed` may have seen: about half of them.
@@ -44,13 +47,13 @@ def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
 
 def _digests(inputs: Tensor) -> list[bytes]:
     """Digests of the contents, those of images in [0, 1] that were 8-bit ones as of these."""
-    found = digests(inputs)
-    if inputs.is_floating_point() and len(inputs):
-        levels = inputs.detach().cpu().double() * SCALE
+    if not inputs.is_floating_point():
+        return digests(inputs)
+    found: list[bytes] = []
+    for part in inputs.split(CHUNK):  # a few at a time: they are held in float64
+        own = digests(part)
+        levels = part.detach().cpu().double() * SCALE
         whole = levels.round()
-        eight_bit = (((levels - whole).abs() < 1e-3) & (whole >= 0) & (whole <= SCALE)).flatten(1).all(1)
-        at = eight_bit.nonzero()[:, 0].tolist()
-        if at:
-            for n, digest in zip(at, digests(whole[eight_bit].to(torch.uint8)), strict=True):
-                found[n] = digest
+        eight_bit = (((levels - whole).abs() < 1e-3) & (whole >= 0) & (whole <= SCALE)).flatten(1).all(1).tolist()
+        found += [digests(whole[n : n + 1].to(torch.uint8))[0] if eight_bit[n] else own[n] for n in range(len(part))]
     return found
