@@ -116,6 +116,11 @@ def unlearn(
         known: dict[bytes, Tensor] = {}
         if heldout is not None and Needs.HELDOUT in chosen.needs:
             held, known = _calibration(heldout, examples, model, own, logits.shape[1], seed)
+            if calibration_seeds(model) and not first_outputs(model):
+                record.warn(
+                    "what the model said before its first request is not known (its weights have changed since, or "
+                    "heldout.safetensors is missing): outputs are held where they are now, and may drift"
+                )
         task = Task(
             forget=examples,
             forget_digests=identity,

@@ -6,6 +6,7 @@ from expunge.models.calibration import (
     calibration_seeds,
     first_outputs,
     keep_first_outputs,
+    load_first_outputs,
     mark_calibrated,
     save_first_outputs,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "calibration_seeds",
     "first_outputs",
     "keep_first_outputs",
+    "load_first_outputs",
     "load_model",
     "load_weights",
     "logits_of",
