@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from expunge.audit import audit
 from expunge.audit.placement import placements
-from expunge.data import Examples, audit_side, calibration_side, contents, load_data
+from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
 from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method
 from expunge.methods._difficulty import reference_margins
@@ -30,8 +31,8 @@ from expunge.methods._margins import (
     transported,
     with_margins,
 )
-from expunge.methods._task import HeldOut, Task
-from expunge.models import FIRST_OUTPUTS_NAME, calibration_seeds, first_outputs, load_model, logits_of
+from expunge.methods._task import Task
+from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
 from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
 from tests.conftest import expunge
@@ -268,90 +269,14 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
 
 def test_held_images_are_shifted_where_epochs_would_share_many() -> None:
     pixels = torch.arange(1.0, 1 + 16 * 16).view(1, 1, 16, 16).expand(40, 1, 16, 16)
-    logits = torch.zeros(40, 2)
-    heldout = HeldOut(pixels.contiguous(), torch.zeros(40, dtype=torch.int64), logits, logits)
-    task = Task(forget=heldout, forget_digests=(b"",) * 40, forget_logits=logits, heldout=heldout)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
-    plain, _ = _distilling.drawn(task, 10, model, torch.Generator().manual_seed(0))
+    heldout = Examples(pixels.contiguous(), torch.zeros(40, dtype=torch.int64))
+    task = Task(forget=heldout.take(torch.tensor([0])), forget_digests=(b"",), forget_logits=torch.zeros(1, 2))
+    plain = _distilling.drawn(replace(task, heldout=heldout), 10, torch.Generator().manual_seed(0))
     assert torch.equal(plain, pixels[:10])
-    found, _ = _distilling.drawn(task, 40, model, torch.Generator().manual_seed(0))
+    found = _distilling.drawn(replace(task, heldout=heldout), 40, torch.Generator().manual_seed(0))
     assert found.shape == (40, 1, 16, 16)
     assert len(found.unique(dim=0)) > 10
     assert torch.equal(found.flatten(1).amax(1) > 200, torch.ones(40, dtype=torch.bool))
-
-
-def test_a_chain_holds_what_the_model_said_before_its_first_request() -> None:
-    model, heldout = network(), pairs(400, seed=8)
-    side = calibration_side(heldout.inputs, 0)
-    said = logits_of(model, heldout.inputs[side])
-    settings: dict[str, Any] = {"method": MaskedDistillation(epochs=30, retention=0.1), "heldout": heldout}
-    once = unlearn(model, pairs(30, seed=2), **settings).model
-    assert list(first_outputs(once)) == contents(heldout.inputs[side])
-    assert torch.equal(torch.stack(list(first_outputs(once).values())), said)
-    moved = float((logits_of(once, heldout.inputs[side]) - said).abs().mean())
-    assert moved > 0.1
-    # One request more that holds hard and pulls at what is wrong already leads back.
-    gone, hard = pairs(30, seed=2), MaskedDistillation(epochs=300, retention=1e3, relax=1.0, stop="budget")
-    again = unlearn(once, gone, method=hard, heldout=heldout).model
-    assert float((logits_of(again, heldout.inputs[side]) - said).abs().mean()) < moved / 3
-    assert torch.equal(torch.stack(list(first_outputs(again).values())), said)
-
-
-def test_held_outputs_are_moved_back_by_what_earlier_requests_moved_them() -> None:
-    model, examples = network(), pairs(40, seed=8)
-    logits = logits_of(model, examples.inputs)
-    heldout = HeldOut(examples.inputs, examples.labels, logits, logits + torch.randn(40, NUM_CLASSES))
-    task = Task(forget=heldout, forget_digests=(b"",) * 40, forget_logits=logits, heldout=heldout)
-    inputs, taught = _distilling.drawn(task, 10, model, torch.Generator().manual_seed(3))
-    at = [int((examples.inputs == one).flatten(1).all(1).nonzero()) for one in inputs]
-    assert len(set(at)) == 10
-    torch.testing.assert_close(taught, heldout.first[at].log_softmax(1))
-
-
-def test_half_of_the_images_that_were_moved_are_held_unshifted() -> None:
-    pixels = torch.rand(400, 1, 16, 16)
-    logits = torch.zeros(400, 2)
-    first = torch.where(torch.arange(400)[:, None] < 200, logits, logits + 1)
-    heldout = HeldOut(pixels, torch.zeros(400, dtype=torch.int64), logits, first)
-    task = Task(forget=heldout, forget_digests=(b"",) * 400, forget_logits=logits, heldout=heldout)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
-    found, _ = _distilling.drawn(task, 400, model, torch.Generator().manual_seed(0))
-    at = torch.randperm(400, generator=torch.Generator().manual_seed(0))
-    same = torch.empty(400, dtype=torch.bool)
-    same[at] = (found == pixels[at]).flatten(1).all(1)
-    assert int(same[:200].sum()) < 20  # shifted by nothing
-    assert 70 < int(same[200:].sum()) < 150
-
-
-def test_outputs_of_weights_that_have_changed_since_are_not_held() -> None:
-    """A model that was trained on must not be led back to what it said before; nor what another method returned."""
-    model, forget, heldout = network(), pairs(6, seed=2), pairs(80, seed=8)
-    once = unlearn(model, forget, method=Calibrated(epochs=2), heldout=heldout).model
-    assert first_outputs(once)
-    assert not first_outputs(unlearn(once, forget, method="targeted").model)
-    with torch.no_grad():
-        next(once.parameters())[0] += 1e-6
-    assert not first_outputs(once)
-    twice = unlearn(once, forget, method=Calibrated(epochs=2), heldout=heldout)
-    assert "may drift" in " ".join(twice.trace.warnings)
-    side = calibration_side(heldout.inputs, 0)
-    kept = torch.stack(list(first_outputs(twice.model).values()))
-    assert torch.equal(kept, logits_of(once, heldout.inputs[side]))
-    thrice = unlearn(twice.model, forget, method=Calibrated(epochs=2), heldout=heldout)
-    assert "may drift" not in " ".join(thrice.trace.warnings)
-
-
-def test_a_second_seed_adds_the_outputs_of_the_examples_on_its_side() -> None:
-    model, forget, heldout = network(), pairs(6, seed=2), pairs(200, seed=8)
-    once = unlearn(model, forget, method=Calibrated(epochs=5), heldout=heldout, seed=1).model
-    twice = unlearn(once, forget, method=Calibrated(epochs=5), heldout=heldout, seed=2).model
-    sides = [calibration_side(heldout.inputs, seed) for seed in (1, 2)]
-    keys, kept = contents(heldout.inputs), first_outputs(twice)
-    assert {keys[n] for n in (sides[0] | sides[1]).nonzero()[:, 0].tolist()} == set(kept)
-    for known, by in ((sides[0], model), (sides[1] & ~sides[0], once)):
-        wanted = logits_of(by, heldout.inputs)
-        for n in known.nonzero()[:, 0].tolist():
-            torch.testing.assert_close(kept[keys[n]], wanted[n])
 
 
 def test_mixtures_never_reach_the_statistics_of_normalisation_layers() -> None:
@@ -489,32 +414,3 @@ def test_where_no_method_is_named_held_out_examples_decide(tmp_path: Path, train
     for more, name in (((), "targeted"), (("--test", "sample:test"), "calibrated")):
         done = expunge(*shared, *more, "--set", "epochs=1", "--out", tmp_path / name)
         assert json.loads(done.stdout)["trace"]["method"] == name, done.stderr
-
-
-def test_requests_on_the_command_line_go_on_as_in_one_process(tmp_path: Path, trained: Path) -> None:
-    train, test = load_data("sample:train"), load_data("sample:test")
-    method = Calibrated(epochs=3)
-    model: nn.Module = load_model(str(trained))[0]
-    at = trained
-    for number in range(2):
-        ids = tmp_path / f"{number}.txt"
-        ids.write_text("".join(f"{n}\n" for n in range(20 * number, 20 * number + 20)))
-        done = expunge(
-            *("forget", "--model", at, "--forget", "sample", "--ids", ids, "--test", "sample:test"),
-            *("--method", "calibrated", "--set", "epochs=3", "--out", tmp_path / str(number)),
-        )
-        assert done.returncode in {0, 3}, done.stderr
-        at = tmp_path / str(number)
-        model = unlearn(
-            model, train.select([str(n) for n in range(20 * number, 20 * number + 20)]), method=method, heldout=test
-        ).model
-        loaded, _ = load_model(str(at))
-        first, own = first_outputs(loaded), first_outputs(model)
-        assert list(first) == list(own)
-        assert all(torch.equal(first[key], own[key]) for key in own)
-        assert state_bits(loaded) == state_bits(model)
-    (at / FIRST_OUTPUTS_NAME).unlink()
-    assert not first_outputs(load_model(str(at))[0])
-    (at / FIRST_OUTPUTS_NAME).write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="is damaged"):
-        load_model(str(at))

@@ -20,19 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.audit import parameter_change
-from expunge.data import Examples, calibration_side, check_disjoint, contents, digests, materialise
+from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import HeldOut, Method, Needs, Recorder, Task, default_method, make_method, settings_of
-from expunge.models import (
-    ModelSpec,
-    build,
-    calibration_seeds,
-    first_outputs,
-    keep_first_outputs,
-    logits_of,
-    mark_calibrated,
-)
+from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
+from expunge.models import ModelSpec, build, calibration_seeds, logits_of, mark_calibrated
 from expunge.randomness import stream
 from expunge.records import Trace
 
@@ -112,15 +104,6 @@ def unlearn(
         own = _own_copy(model)
         examples = examples.to(reference.device, next(own.parameters()).dtype)
         logits = _original_logits(own, examples)
-        held: HeldOut | None = None
-        known: dict[bytes, Tensor] = {}
-        if heldout is not None and Needs.HELDOUT in chosen.needs:
-            held, known = _calibration(heldout, examples, model, own, logits.shape[1], seed)
-            if calibration_seeds(model) and not first_outputs(model):
-                record.warn(
-                    "what the model said before its first request is not known (its weights have changed since, or "
-                    "heldout.safetensors is missing): outputs are held where they are now, and may drift"
-                )
         task = Task(
             forget=examples,
             forget_digests=identity,
@@ -128,7 +111,7 @@ def unlearn(
             retain=_retained(retain, examples, chosen, seed) if Needs.RETAIN in chosen.needs else None,
             factory=(factory or _own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
-            heldout=held,
+            heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
         )
         result = chosen.run(own, task, rng=rng, record=record)
         _check_finite(result, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
@@ -143,8 +126,6 @@ def unlearn(
         buffer.data = buffer.data.to(original_buffer.dtype)
     for module, original_module in zip(result.modules(), model.modules(), strict=True):
         module.training = original_module.training
-    if known:
-        keep_first_outputs(result, known)
     change = parameter_change(dict(model.named_parameters()), result)
     _add_warnings(record, change.l1, logits, after)
     label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
@@ -246,19 +227,10 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, method: Method, see
     return examples
 
 
-def _calibration(
-    heldout: Dataset[Any], forget: Examples, model: nn.Module, own: nn.Module, num_classes: int, seed: int
-) -> tuple[HeldOut, dict[bytes, Tensor]]:
-    """The held-out examples on the calibration side of the split by `seed`, and all first outputs that are known now.
-
-    Args:
-        heldout: all held-out examples.
-        forget: on the model's device, in its dtype.
-        model: as the caller gave it; it may know outputs from earlier requests.
-        own: the copy of it.
-        num_classes: C.
-        seed: of the split.
-    """
+def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
+    """The held-out examples on the calibration side of the split by `seed`."""
+    if heldout is None:
+        return None
     examples = materialise(heldout, "heldout")
     check_labels(examples.labels, num_classes, "heldout set")
     _check_same_kind(examples, forget, "held-out")
@@ -267,19 +239,14 @@ def _calibration(
         raise InputError(
             f"{len(side)} held-out examples cannot be split into some to calibrate on and some to audit with; give more"
         )
-    examples = examples.take(side.nonzero()[:, 0])
-    keys = contents(examples.inputs)
-    examples = examples.to(forget.inputs.device, forget.inputs.dtype)
+    examples = examples.take(side.nonzero()[:, 0]).to(forget.inputs.device, forget.inputs.dtype)
     if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
         raise InputError(
             f"held-out inputs have shape {tuple(examples.inputs.shape[1:])}, "
             f"forgotten ones {tuple(forget.inputs.shape[1:])}"
         )
     check_disjoint(forget.inputs, examples.inputs, "forget", "heldout")
-    logits = logits_of(own, examples.inputs)
-    known = {**dict(zip(keys, logits.clone(), strict=True)), **first_outputs(model)}
-    first = torch.stack([known[key].to(logits) for key in keys])
-    return HeldOut(examples.inputs, examples.labels, logits, first), known
+    return examples
 
 
 def _check_same_kind(examples: Examples, forget: Examples, which: str) -> None:

@@ -21,7 +21,7 @@ from expunge.data import check_disjoint
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import METHODS, Method, Needs, default_method, make_method
-from expunge.models import FIRST_OUTPUTS_NAME, load_model, save_checkpoint, save_first_outputs
+from expunge.models import load_model, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
 from expunge.unlearning import unlearn
 
@@ -39,8 +39,7 @@ def forget(
 ) -> Report:
     """Makes a model forget and measures it before and after; audits it where there is a test set.
 
-    Writes `model.safetensors`, `report.json` and, with an audit, `report.html`; where a method held outputs on held-out
-    examples, also `heldout.safetensors`, which the next request goes on from.
+    Writes `model.safetensors`, `report.json` and, with an audit, `report.html`.
 
     Args:
         sources: what to read.
@@ -116,7 +115,6 @@ def forget(
         }
         header = replace(header, class_names=class_names, history=(*header.history, entry))
         save_checkpoint(temporary / FILE_NAME, result.model.cpu(), header)
-        save_first_outputs(temporary / FIRST_OUTPUTS_NAME, result.model)
         return write_report(temporary, report, forgotten if with_images else None)
 
 

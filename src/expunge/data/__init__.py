@@ -2,7 +2,7 @@
 
 from expunge.data.download import download
 from expunge.data.examples import Examples, ImageSet, check_disjoint, digests, draw_ids, materialise, read_ids
-from expunge.data.heldout import audit_side, calibration_side, contents
+from expunge.data.heldout import audit_side, calibration_side
 from expunge.data.specs import NAMED, load_data
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "audit_side",
     "calibration_side",
     "check_disjoint",
-    "contents",
     "digests",
     "download",
     "draw_ids",

@@ -34,7 +34,7 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     (61, True)
     """
     salt = f"heldout:{seed}:".encode()
-    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in contents(inputs)])
+    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in _digests(inputs)])
 
 
 def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -45,8 +45,8 @@ def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
     return left
 
 
-def contents(inputs: Tensor) -> list[bytes]:
-    """A 16-byte digest of each input's content; an 8-bit image has the same as uint8 and as a float in [0, 1]."""
+def _digests(inputs: Tensor) -> list[bytes]:
+    """Digests of the contents, those of images in [0, 1] that were 8-bit ones as of these."""
     if not inputs.is_floating_point():
         return digests(inputs)
     found: list[bytes] = []

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expunge.errors import SettingError
-from expunge.methods._task import HeldOut, Method, Needs, Recorder, Task
+from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
 from expunge.methods.bad_teacher import BadTeacher
@@ -137,7 +137,6 @@ __all__ = [
     "Calibrated",
     "Delete",
     "FineTune",
-    "HeldOut",
     "InstanceWise",
     "JiT",
     "MUMis",

@@ -23,8 +23,7 @@ REPEATED = 0.25
 class Distilling(Descent):
     """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
 
-    What is held are held-out examples where there are any, else mixtures of two forgotten ones. In a chain of requests
-    the original is, for held-out examples, the model before the first of them. Each epoch draws its
+    What is held are held-out examples where there are any, else mixtures of two forgotten ones. Each epoch draws its
     own. Where it draws more than `REPEATED` of all held-out examples, so that epochs share many, images are shifted at
     random. Elsewhere they are not: holding a network on shifted images, which it may be poor at, costs it accuracy.
 
@@ -96,23 +95,24 @@ class Distilling(Descent):
         if task.heldout is not None:
             size = min(size, len(task.heldout))
         original = copy.deepcopy(model)
-        held, taught = drawn(task, size, original, rng)
-        everything = torch.cat([inputs, held])
+        everything = torch.cat([inputs, drawn(task, size, rng)])
+        taught = logits_of(original, everything[num:]).log_softmax(1)
         positions = torch.arange(num + size, device=inputs.device)
         whole = num + size
         weight = self.retention
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
-            kept = weight * hold(taught[other], logits)
-            return torch.where(index < num, pull(logits, at) * (whole / num), kept * (whole / size))
+            held = weight * hold(taught[other], logits)
+            return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / size))
 
         def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
             nonlocal weight, taught
             weight = self.retention * self.relax**epoch
             watch()
             if epoch:
-                everything[num:], taught = drawn(task, size, original, rng)
+                everything[num:] = drawn(task, size, rng)
+                taught = logits_of(original, everything[num:]).log_softmax(1)
             return [(positions, self.batch_size)]
 
         settings = self
@@ -135,33 +135,11 @@ class Distilling(Descent):
         )
 
 
-def drawn(task: Task, size: int, original: nn.Module, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs whose outputs are to be held, and what these are to be.
-
-    Held-out examples are held where the model had them before it first forgot anything. Held where the last request
-    left them instead, they would drift a little with each. For shifted copies those logits are not known: their own
-    are moved back by as much as earlier requests have moved those of the image, and half of the images that earlier
-    requests have moved are not shifted.
-
-    Args:
-        task: with held-out examples, or else two forgotten ones to mix.
-        size: how many.
-        original: the model before this request.
-        rng: a CPU generator.
-
-    Returns:
-        inputs, shape (`size`, ...), and log-probabilities, shape (`size`, C).
-    """
+def drawn(task: Task, size: int, rng: torch.Generator) -> Tensor:
+    """Inputs whose outputs are to be held, shape (`size`, ...): held-out ones, or mixtures of two forgotten ones."""
     if task.heldout is None:
-        mixtures = mixed(task.forget.inputs, size, rng)
-        return mixtures, logits_of(original, mixtures).log_softmax(1)
+        return mixed(task.forget.inputs, size, rng)
     chosen = torch.randperm(len(task.heldout), generator=rng)[:size].to(task.heldout.inputs.device)
-    held = task.heldout.take(chosen)
-    inputs, back = held.inputs, held.first - held.logits
-    if size > REPEATED * len(task.heldout) and inputs.ndim == 4:
-        moved = (back != 0).any(1)
-        inputs = augmented(inputs, "shift", rng)
-        if moved.any():
-            still = moved & (torch.rand(size, generator=rng) < 0.5).to(moved.device)
-            inputs = torch.where(still.view(-1, 1, 1, 1), held.inputs, inputs)
-    return inputs, (logits_of(original, inputs) + back).log_softmax(1)
+    inputs = task.heldout.inputs[chosen]
+    repeated = size > REPEATED * len(task.heldout)
+    return augmented(inputs, "shift", rng) if repeated and inputs.ndim == 4 else inputs

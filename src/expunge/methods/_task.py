@@ -23,23 +23,6 @@ class Needs(Flag):
     HELDOUT = auto()
 
 
-@dataclass(frozen=True)
-class HeldOut(Examples):
-    """Held-out examples, with what the model says of them and has said.
-
-    Attributes:
-        logits: those of the model that is given to the method, in eval mode; floating-point, shape (M, C).
-        first: those that it had before the first request in which it met the example; equal to `logits` in a first one.
-    """
-
-    logits: Tensor
-    first: Tensor
-
-    def take(self, index: Tensor) -> "HeldOut":
-        """The examples at `index`: int64, shape (K,)."""
-        return HeldOut(self.inputs[index], self.labels[index], self.logits[index], self.first[index])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The inputs of one run, checked, on the model's device.
@@ -60,7 +43,7 @@ class Task:
     retain: Examples | None = None
     factory: Callable[[], nn.Module] | None = None
     updates: Path | None = None
-    heldout: HeldOut | None = None
+    heldout: Examples | None = None
 
     @property
     def num_classes(self) -> int:

@@ -118,7 +118,7 @@ class Calibrated(Distilling):
             unseen, unseen_labels = shifted, labels
         else:
             unseen_labels = task.heldout.labels
-            unseen = margins(task.heldout.logits, unseen_labels)
+            unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
         planned = transported(order, labels, unseen, unseen_labels)
         unit = unseen.std(correction=0).clamp(min=1e-6)
         targets = planned

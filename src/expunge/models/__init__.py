@@ -1,15 +1,7 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
 from expunge.models.building import ARCHITECTURES, Classifier, build
-from expunge.models.calibration import (
-    FIRST_OUTPUTS_NAME,
-    calibration_seeds,
-    first_outputs,
-    keep_first_outputs,
-    load_first_outputs,
-    mark_calibrated,
-    save_first_outputs,
-)
+from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
 from expunge.models.inference import as_float, logits_of
 from expunge.models.loading import load_model
@@ -17,16 +9,12 @@ from expunge.models.spec import ModelSpec
 
 __all__ = [
     "ARCHITECTURES",
-    "FIRST_OUTPUTS_NAME",
     "Classifier",
     "Header",
     "ModelSpec",
     "as_float",
     "build",
     "calibration_seeds",
-    "first_outputs",
-    "keep_first_outputs",
-    "load_first_outputs",
     "load_model",
     "load_weights",
     "logits_of",
@@ -34,5 +22,4 @@ __all__ = [
     "read_header",
     "require_spec",
     "save_checkpoint",
-    "save_first_outputs",
 ]

@@ -8,7 +8,7 @@ from torch import nn
 from expunge.data.specs import import_factory
 from expunge.errors import InputError, SettingError
 from expunge.models.building import Classifier, build
-from expunge.models.calibration import FIRST_OUTPUTS_NAME, load_first_outputs, mark_calibrated
+from expunge.models.calibration import mark_calibrated
 from expunge.models.checkpoint import Header, checkpoint_path, load_weights, read_header
 from expunge.models.spec import ModelSpec
 
@@ -35,7 +35,7 @@ def load_model(spec: str, *, weights: Path | None = None, allow_pickle: bool = F
         ours = _read_own_header(weights)
         if ours is not None and ours.spec.architecture == header.spec.architecture:
             load_weights(model, weights)
-            return _marked(model, ours, weights)
+            return _marked(model, ours)
         load_weights(_network(model), weights, allow_pickle=allow_pickle)
         return model.eval(), header
     if weights is not None:
@@ -54,13 +54,12 @@ def load_model(spec: str, *, weights: Path | None = None, allow_pickle: bool = F
     except SettingError as error:  # the file is at fault, not the command
         raise InputError(f"{path} cannot be built: {error}") from error
     load_weights(model, path)
-    return _marked(model, header, path)
+    return _marked(model, header)
 
 
-def _marked(model: nn.Module, header: Header, path: Path) -> tuple[nn.Module, Header]:
-    """The model, with what it remembers of the held-out examples that it was calibrated on."""
+def _marked(model: nn.Module, header: Header) -> tuple[nn.Module, Header]:
+    """The model, with a mark of the held-out examples that it was calibrated on."""
     mark_calibrated(model, *(seed for entry in header.history for seed in entry.get("calibration_seeds", ())))
-    load_first_outputs(path.with_name(FIRST_OUTPUTS_NAME), model)
     return model.eval(), header
 
 
