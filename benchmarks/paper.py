@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "paper"
 GRID = ROOT / "grids" / "paper.toml"
 RETRAIN = ROOT / "grids" / "retrain.toml"
+UNDO = ROOT / "grids" / "undo.toml"
 FIGURES = ROOT / "docs" / "paper"
 
 
@@ -92,10 +93,10 @@ def claims() -> str:
 
 def audit_table() -> str:
     """How many audits pass, end open and fail, and the mean A1, by row and size; retraining beside them."""
-    results = [*of_grid(GRID), *of_grid(RETRAIN)]
+    results = [*of_grid(GRID), *of_grid(RETRAIN), *of_grid(UNDO)]
     rows = []
     for setting in dict.fromkeys((r.dataset, r.architecture) for r in results):
-        for row in (*ROWS, "retrain"):
+        for row in (*ROWS, "retrain", "amnesiac_undo"):
             here = [r for r in results if (r.dataset, r.architecture, r.row) == (*setting, row)]
             if here:
                 shown = [_audited([r for r in here if r.forget_size == size]) for size in SIZES]
@@ -103,8 +104,8 @@ def audit_table() -> str:
     return markdown(["PASS / INCONCLUSIVE / FAIL, mean A1", *map(str, SIZES)], rows) + "\n\n" + source()
 
 
-def retrain_table() -> str:
-    """What retraining gives."""
+def single_table(path: Path) -> str:
+    """The results of a grid of what the paper lacks, a line each."""
     rows = [
         [
             f"{DATASETS[r.dataset]}, {r.architecture}",
@@ -114,12 +115,12 @@ def retrain_table() -> str:
             f"{r.delta_l1:,.0f}",
             f"{r.seconds:,.0f}",
         ]
-        for r in of_grid(RETRAIN)
+        for r in sorted(of_grid(path), key=lambda r: (r.forget_size, r.seed))
     ]
     if not rows:
         return "not measured"
     head = ["setting", "forgotten", "seed", "D_f", "D_r", "D_t", "‖Δθ‖₁", "seconds"]
-    return markdown(head, rows) + "\n\n" + source(RETRAIN)
+    return markdown(head, rows) + "\n\n" + source(path)
 
 
 def _audited(results: list[Result]) -> str:

@@ -263,7 +263,8 @@ def paper_table(which: str) -> str:
         "tables": paper.tables,
         "claims": paper.claims,
         "audits": paper.audit_table,
-        "retrain": paper.retrain_table,
+        "retrain": lambda: paper.single_table(paper.RETRAIN),
+        "undo": lambda: paper.single_table(paper.UNDO),
     }
     return found[which]()
 
@@ -317,6 +318,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-claims": lambda: paper_table("claims"),
     "paper-audits": lambda: paper_table("audits"),
     "paper-retrain": lambda: paper_table("retrain"),
+    "paper-undo": lambda: paper_table("undo"),
     "chains": chains_table,
     "ranking": ranking_table,
     "better-choices": better_choices_table,

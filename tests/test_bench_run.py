@@ -28,9 +28,11 @@ from expunge.bench.runner import run_cells
 from expunge.bench.summary import BenchSummary
 from expunge.commands import train
 from expunge.commands.bench import bench_run
-from expunge.data import audit_side, draw_ids, load_data
+from expunge.data import audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
 from expunge.models import load_model
+from expunge.unlearning import unlearn
+from expunge.update_log import matching_updates
 from tests.conftest import expunge, running, tree
 
 GRIDS = Path(__file__).parents[1] / "grids"
@@ -47,7 +49,7 @@ class Inline:
     def __init__(self) -> None:
         self.done: list[Cell] = []
 
-    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
+    def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
         train(
             f"{original.dataset}:train",
             original.architecture,
@@ -55,6 +57,7 @@ class Inline:
             settings=original.settings,
             seed=original.seed,
             device="cpu",
+            record_updates=None if record is None else str(record),
         )
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
@@ -202,8 +205,8 @@ def test_all_methods_share_the_forgotten_and_the_retained_examples(smoke: Path) 
     for r in results:
         forgotten[r.seed, r.forget_size].add(r.forget_digest)
     images = load_data("sample:train")
-    for (seed, size), digests in forgotten.items():  # the first of a permutation that the seed draws
-        assert digests == {sha256("\n".join(draw_ids(images, size, seed)).encode()).hexdigest()}
+    for (seed, size), found in forgotten.items():  # the first of a permutation that the seed draws
+        assert found == {sha256("\n".join(draw_ids(images, size, seed)).encode()).hexdigest()}
     retained = {(r.seed, r.forget_size): set[str | None]() for r in results}
     for r in results:
         if r.method in {"bad_teacher", "amnesiac"}:
@@ -266,6 +269,34 @@ def test_a_row_of_retraining_takes_the_originals_recipe(models: Path, tmp_path: 
     (result,) = read_results(tmp_path / "out")
     assert (result.failed, result.method, result.settings["epochs"]) == (None, "retrain", 1)
     assert result.steps == (2_000 - 4) // result.settings["batch_size"]
+
+
+def test_a_row_of_undone_updates_has_its_original_trained_with_a_log(models: Path, tmp_path: Path) -> None:
+    path = grid_with(tmp_path / "grid.toml", ['method = "amnesiac_undo"', QUICK], seeds="[0, 1]")
+    cells = load_grid(path).cells("cpu")
+    assert [cell.reads_updates for cell in cells] == [True, False, True, False]
+    # An original without a log: the other row is measured, and those left say what to do.
+    summary, done = do(cells, tmp_path / "out", models)
+    assert [cell.row for cell in done] == ["row_1", "row_1"]
+    assert summary.originals[0].left == 2
+    assert "its training left no update log in" in summary.originals[0].why
+    # None yet: it is trained with one, to the same bits, of exactly the batches that the draws are in.
+    own = tmp_path / "models"
+    summary, _ = do(cells, tmp_path / "out", own)
+    assert (summary.originals[0].left, summary.problems) == (0, ())
+    name = "sample-small_resnet/model.safetensors"
+    assert measuring.model_digest(own / name) == measuring.model_digest(models / name)
+    images = load_data("sample:train")
+    found = {result.seed: result for result in read_results(tmp_path / "out") if result.row == "row_0"}
+    log = own / "sample-small_resnet" / "updates"
+    steps = set()
+    for seed, result in found.items():
+        forget = images.select(draw_ids(images, 4, seed))
+        undone = unlearn(load_model(str(own / name))[0], forget, method="amnesiac_undo", updates=log)
+        assert result.failed is None
+        assert (result.steps, result.delta_l1) == (undone.trace.steps, undone.trace.change.l1)
+        steps |= {step for step, _ in matching_updates(log, digests(forget.images))}
+    assert len(list(log.iterdir())) == len(steps) < 2_000 // 64
 
 
 def test_a_grid_with_held_out_examples_is_measured_on_the_audit_side(models: Path, tmp_path: Path) -> None:
@@ -456,7 +487,6 @@ BAD_GRIDS = {
     "rows' names": ('name = "amnesiac"', 'name = "before"', "two rows are called 'before'"),
     "before": ('method = "before"', 'method = "before"\nprotocol = "paper"', "takes no protocol"),
     "retrain": ('method = "neg_grad"', 'method = "retrain"', "it takes the original's recipe"),
-    "update log": ('method = "neg_grad"', 'method = "amnesiac_undo"', "amnesiac_undo cannot be a row"),
     "profile": ("cpu = { retain = 500 }", "cpu = { retain = -1 }", 'retain is "all" or a number'),
     "no profile": ("cpu = { retain = 500 }", "", "it needs the profiles cpu and gpu"),
     "recipe": ("recipe = { epochs = 1 }", "recipe = { epoch = 1 }", "small_resnet.recipe has no 'epoch'"),
@@ -493,6 +523,12 @@ def test_wrong_use_is_one_clear_line(tmp_path: Path, models: Path, monkeypatch: 
         fails(InputError, "another run writes to")
     (tmp_path / "out" / FILE).write_text("{}\n")
     fails(InputError, r"jsonl, line 1, is no result of `expunge bench run`")
+    fails(
+        SettingError,
+        "the row 'row_0' reads the update log beside its original",
+        grid=grid_with(tmp_path / "undo.toml", ['method = "amnesiac_undo"']),
+        ray="local",
+    )
     monkeypatch.setitem(sys.modules, "ray", None)
     fails(MissingExtraError, r"pip install 'expunge\[bench\]'", ray="local")
 

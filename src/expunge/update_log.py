@@ -23,6 +23,8 @@ from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
 
 FORMAT = "expunge-update/1"
+UPDATES = "updates"
+"""The directory of the update log, inside a trained model's directory."""
 
 
 @dataclass

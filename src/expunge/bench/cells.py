@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from expunge.errors import SettingError
+from expunge.methods import METHODS, Needs
 
 FORMAT = "expunge-bench/1"
 """Part of every cell's key: a change in how cells are measured changes it."""
@@ -74,6 +75,11 @@ class Cell:
     retain_subset: int | None
     heldout: bool = False
     withheld: bool = False
+
+    @property
+    def reads_updates(self) -> bool:
+        """Whether it needs the update log of the original's training."""
+        return self.method in METHODS and Needs.UPDATES in METHODS[self.method].needs
 
     @cached_property
     def key(self) -> str:

@@ -142,8 +142,6 @@ def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
         return Row(name=str(name), method=method, settings={})
     if method not in METHODS:
         raise SettingError(f"unknown method {method!r}; there are {BEFORE}, {', '.join(METHODS)}")
-    if Needs.UPDATES in METHODS[method].needs:
-        raise SettingError(f"{method} cannot be a row: no update log is kept of the originals' training")
     if "retain_size" in {field.name for field in fields(METHODS[method])}:
         settings.setdefault("retain_size", retain_size)
     chosen = make_method(method, protocol=entry.get("protocol"), **settings)

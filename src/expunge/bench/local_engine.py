@@ -39,10 +39,11 @@ class LocalEngine:
         self._started = 0
         self._deaths = 0
 
-    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
+    def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
         """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training.
 
-        The next call goes on from its last whole epoch, which lies in a hidden file beside the directory.
+        The next call goes on from its last whole epoch, which lies in a hidden file beside the directory; a training
+        with an update log, of the examples whose ids the file `record` lists, begins anew.
         """
         with progress.checked(idle):
             self._train(
@@ -52,7 +53,8 @@ class LocalEngine:
                 settings=original.settings,
                 seed=original.seed,
                 device=self.device,
-                state=directory.with_name(f".{directory.name}.training.pt"),
+                record_updates=None if record is None else str(record),
+                state=directory.with_name(f".{directory.name}.training.pt") if record is None else None,
             )
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:

@@ -27,6 +27,7 @@ from expunge.models import as_float, load_model
 from expunge.randomness import stream
 from expunge.records import Trace
 from expunge.unlearning import unlearn
+from expunge.update_log import UPDATES
 
 TOLERANCE = 0.0005
 """Accuracies in bf16 must be within 0.05 points of those in fp32, or fp32 is used."""
@@ -141,6 +142,7 @@ class Stage:
 
     def __init__(self, dataset: str, model: Path, device: str) -> None:
         self.device = torch.device(device)
+        self.updates = model.parent / UPDATES
         self.train, self.test = load_data(f"{dataset}:train"), load_data(f"{dataset}:test")
         network, header = load_model(str(model))
         wanted = (header.spec.in_channels, header.spec.image_size, header.spec.image_size)
@@ -195,6 +197,7 @@ class Stage:
             method=method,
             retain=retain,
             heldout=self.test if cell.heldout and not cell.withheld else None,
+            updates=self.updates if cell.reads_updates else None,
             seed=cell.seed,
         )
         started = time.perf_counter()

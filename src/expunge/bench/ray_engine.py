@@ -61,8 +61,9 @@ class RayEngine:
         self.workers = max(1, int(resources.get("GPU" if self._gpus else "CPU", 1)))
         self._weights: dict[str, Any] = {}
 
-    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
+    def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
         """Trains an original on the cluster, and writes what came of it to `directory` here."""
+        assert record is None, "an update log does not travel"
         job = self._remote(_train_there).remote(self._train, original, self.device)
         try:
             while not self._ray.wait([job], timeout=PATIENCE)[0]:

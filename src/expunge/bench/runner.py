@@ -4,20 +4,23 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from expunge.bench.cells import BEFORE, Cell, Original
 from expunge.bench.measuring import Outcome, Task, model_digest
 from expunge.bench.results import ResultFiles, current, opened
 from expunge.bench.summary import BenchSummary, OriginalSummary, reached
+from expunge.data import draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.models import read_header
 from expunge.models.checkpoint import FILE_NAME
 from expunge.progress import advance
 from expunge.training import Recipe
+from expunge.update_log import UPDATES
 
 
 class Engine(Protocol):
@@ -27,8 +30,12 @@ class Engine(Protocol):
     resumes: bool
     """Whether a training that was cut off is gone on with by the next run, rather than begun anew."""
 
-    def train(self, original: Original, directory: Path, idle: Callable[[], None]) -> None:
-        """Trains an original into the new directory. What `idle` raises ends it."""
+    def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
+        """Trains an original into the new directory. What `idle` raises ends it.
+
+        With an update log of the examples whose ids the file `record` lists, where one is given; then it is not
+        resumed.
+        """
         ...
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
@@ -162,15 +169,23 @@ class _Run:
                 return f"there is no {path}"
             self.announce(f"training {original.name} into {path.parent}")
             self._check_time()
+            logged = [cell for cell in self.missing[original.name] if cell.reads_updates]
             try:
-                engine.train(original, path.parent, lambda: self._wait_for(original))
+                with _ids_of(logged) as record:
+                    engine.train(original, path.parent, lambda: self._wait_for(original), record)
             except ExpungeError as error:
                 return f"it could not be trained: {error}"
             except _TimeIsUp:
-                after = "the next run goes on with it" if engine.resumes else "it needs a longer --limit"
+                resumes = engine.resumes and not logged
+                after = "the next run goes on with it" if resumes else "it needs a longer --limit"
                 self.why[original.name] = f"its training was cut off; {after}"
                 raise
             self.missing[original.name] = self._missing(original)  # of this original, not of an earlier one
+        why = ""
+        log = path.parent / UPDATES
+        if not log.is_dir() and any(cell.reads_updates for cell in self.missing[original.name]):
+            self.missing[original.name] = [cell for cell in self.missing[original.name] if not cell.reads_updates]
+            why = f"its training left no update log in {log}; with a new --models it is trained again, and leaves one"
         digest = model_digest(path)
         tasks = [
             Task(cells=batch, model=path, model_digest=digest, device=engine.device, commit=self.commit)
@@ -186,7 +201,7 @@ class _Run:
                 if outcome.node:
                     self.nodes[outcome.node] = self.nodes.get(outcome.node, 0) + len(task.cells)
         self._tell()
-        return ""
+        return why
 
     def summary(self) -> BenchSummary:
         """How far all of it is."""
@@ -261,6 +276,21 @@ class _Run:
         if self._is_due():
             left = f", about {(total - done) * self.measuring / done / 60:.0f} minutes left" if done else ""
             self.announce(f"{done:,} of {total:,} cells{left}")
+
+
+@contextmanager
+def _ids_of(cells: Sequence[Cell]) -> Iterator[Path | None]:
+    """A file with the ids of all examples that these cells of one original forget; None where there are no cells."""
+    if not cells:
+        yield None
+        return
+    images = load_data(f"{cells[0].original.dataset}:train")
+    draws = {(min(cell.forget_size, len(images)), cell.seed) for cell in cells}  # a cell of too many fails by itself
+    ids = {name for size, seed in draws for name in draw_ids(images, size, seed)}
+    with TemporaryDirectory(prefix="expunge-") as directory:
+        path = Path(directory) / "ids.txt"
+        path.write_text("".join(f"{name}\n" for name in sorted(ids)), encoding="utf-8")
+        yield path
 
 
 def _batches(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:

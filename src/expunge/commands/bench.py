@@ -49,6 +49,12 @@ def bench_run(
     if workers < 1:
         raise SettingError(f"workers={workers}: it is at least 1")
     wanted = load_grid(grid)
+    chosen = only(wanted.cells(profile or "cpu"), only_cells)  # every grid has that profile
+    if ray is not None and (logged := {cell.row for cell in chosen if cell.reads_updates}):
+        raise SettingError(
+            f"the row {min(logged)!r} reads the update log beside its original, which does not travel: leave out "
+            "--ray, or pick other rows by --only"
+        )
     engine: Callable[[], Engine]
     started: list[Engine] = []
     if ray is None:
@@ -64,9 +70,9 @@ def bench_run(
             return started[0]
 
     try:
-        cells = wanted.cells(profile or ("gpu" if where == "cuda" else "cpu"))
+        cells = only(wanted.cells(profile or ("gpu" if where == "cuda" else "cpu")), only_cells)
         return run_cells(
-            only(cells, only_cells),
+            cells,
             out,
             models or out.with_name(f"{out.name}-originals"),
             engine,

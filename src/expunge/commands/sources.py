@@ -13,9 +13,7 @@ from expunge.errors import InputError, SettingError
 from expunge.models import Header
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
-
-UPDATES = "updates"
-"""The directory of the update log, inside a trained model's directory."""
+from expunge.update_log import UPDATES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from expunge.audit import accuracy
-from expunge.commands.sources import UPDATES, device_named
+from expunge.commands.sources import device_named
 from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -21,7 +21,7 @@ from expunge.models import Header, ModelSpec, build, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
 from expunge.training import Recipe, recipe_for
 from expunge.training import train as train_network
-from expunge.update_log import UpdateRecorder
+from expunge.update_log import UPDATES, UpdateRecorder
 
 
 @dataclass(frozen=True, kw_only=True)
