@@ -39,14 +39,16 @@ def of_grid(path: Path) -> list[Result]:
     return [r for r in found.values() if r.failed is None]
 
 
-def source(path: Path = GRID) -> str:
-    """The line under a table: command, machine, commit."""
-    results = of_grid(path)
+def source(*paths: Path) -> str:
+    """The line under a table of these grids: commands, machine, commit."""
+    found = {path: of_grid(path) for path in paths}
+    results = [r for of_path in found.values() for r in of_path]
+    grids = " and ".join(f"grids/{path.name}" for path, of_path in found.items() if of_path)
     devices, commits = sorted({r.device for r in results}), sorted({r.commit for r in results})
     versions = sorted({r.versions["torch"] for r in results})
     return (
-        f"`expunge bench run grids/{path.name} --out results/paper` · {' or '.join(devices)} · torch "
-        f"{', '.join(versions)} · commit {', '.join(commits)}"
+        f"`expunge bench run GRID --out results/paper` with {grids} · "
+        f"{' or '.join(devices)} · torch {', '.join(versions)} · commit {', '.join(commits)}"
     )
 
 
@@ -93,7 +95,7 @@ def claims() -> str:
 
 def audit_table() -> str:
     """How many audits pass, end open and fail, and the mean A1, by row and size; retraining beside them."""
-    results = [*of_grid(GRID), *of_grid(RETRAIN), *of_grid(UNDO)]
+    results = [r for path in (GRID, RETRAIN, UNDO) for r in of_grid(path)]
     rows = []
     for setting in dict.fromkeys((r.dataset, r.architecture) for r in results):
         for row in (*ROWS, "retrain", "amnesiac_undo"):
@@ -101,11 +103,13 @@ def audit_table() -> str:
             if here:
                 shown = [_audited([r for r in here if r.forget_size == size]) for size in SIZES]
                 rows.append([f"{DATASETS[setting[0]]}, {setting[1]}: {ROWS.get(row, row)}", *shown])
-    return markdown(["PASS / INCONCLUSIVE / FAIL, mean A1", *map(str, SIZES)], rows) + "\n\n" + source()
+    return (
+        markdown(["PASS / INCONCLUSIVE / FAIL, mean A1", *map(str, SIZES)], rows) + "\n\n" + source(GRID, RETRAIN, UNDO)
+    )
 
 
 def single_table(path: Path) -> str:
-    """The results of a grid of what the paper lacks, a line each."""
+    """A line a result of a grid."""
     rows = [
         [
             f"{DATASETS[r.dataset]}, {r.architecture}",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -279,10 +280,11 @@ def test_a_row_of_undone_updates_has_its_original_trained_with_a_log(models: Pat
     summary, done = do(cells, tmp_path / "out", models)
     assert [cell.row for cell in done] == ["row_1", "row_1"]
     assert summary.originals[0].left == 2
-    assert "its training left no update log in" in summary.originals[0].why
+    assert re.match("there is no update log in .*; with a new --models ", summary.originals[0].why)
     # None yet: it is trained with one, to the same bits, of exactly the batches that the draws are in.
     own = tmp_path / "models"
-    summary, _ = do(cells, tmp_path / "out", own)
+    local = LocalEngine(workers=1, device="cpu", train=train)
+    summary = run_cells(cells, tmp_path / "out", own, lambda: local)
     assert (summary.originals[0].left, summary.problems) == (0, ())
     name = "sample-small_resnet/model.safetensors"
     assert measuring.model_digest(own / name) == measuring.model_digest(models / name)
@@ -296,7 +298,17 @@ def test_a_row_of_undone_updates_has_its_original_trained_with_a_log(models: Pat
         assert result.failed is None
         assert (result.steps, result.delta_l1) == (undone.trace.steps, undone.trace.change.l1)
         steps |= {step for step, _ in matching_updates(log, digests(forget.images))}
-    assert len(list(log.iterdir())) == len(steps) < 2_000 // 64
+    assert len(list(log.glob("*.safetensors"))) == len(steps) < 2_000 // 64
+    # Another draw's batches are there in part, and it is left rather than undone in part.
+    path.write_text(path.read_text().replace("seeds = [0, 1]", "seeds = [1, 2]"))
+    summary, done = do(load_grid(path).cells("cpu"), tmp_path / "out", own)
+    assert [(cell.row, cell.seed) for cell in done] == [("row_1", 2)]
+    assert "was recorded for other examples; with a new --models" in summary.originals[0].why
+    # A training with a log cannot be gone on with, and says so.
+    path.write_text(path.read_text().replace("recipe = { epochs = 1 }", "recipe = { epochs = 1000 }"))
+    summary = run_cells(load_grid(path).cells("cpu"), tmp_path / "out2", tmp_path / "long", lambda: local, limit=2)
+    assert summary.originals[0].why == "its training was cut off; it needs a longer --limit"
+    assert list(tmp_path.glob("long/*")) == []
 
 
 def test_a_grid_with_held_out_examples_is_measured_on_the_audit_side(models: Path, tmp_path: Path) -> None:

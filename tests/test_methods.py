@@ -296,7 +296,7 @@ def test_undo_gives_back_the_model_of_training_without_those_steps(tmp_path: Pat
 def test_undo_refuses_examples_that_were_not_recorded(tmp_path: Path) -> None:
     arrangement = arrange("amnesiac_undo", "layer_norm", tmp_path)
     arrangement.forget = pairs(3, seed=77)
-    with pytest.raises(InputError, match="holds no batch with 3 of the 3 examples"):
+    with pytest.raises(InputError, match="recorded for other examples than 3 of the 3 to forget"):
         arrangement.run()
 
 

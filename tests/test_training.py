@@ -17,7 +17,7 @@ from expunge.data import Examples, ImageSet, digests, draw_ids
 from expunge.errors import ExpungeError, InputError, NonFiniteError
 from expunge.models import load_model
 from expunge.training import Recipe, TrainedEpoch, augmented, train
-from expunge.update_log import UpdateRecorder, matching_updates
+from expunge.update_log import UpdateRecorder, matching_updates, watched_by
 from tests.arrangements import NETWORKS, pairs, state_bits
 from tests.conftest import expunge, running
 
@@ -155,6 +155,26 @@ def test_a_log_that_would_not_fit_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
+def test_a_log_of_other_examples_is_refused(tmp_path: Path) -> None:
+    """Each of their batches may be there or not: undoing those that are would be half of the work, unsaid."""
+    data = examples(12)
+    names = digests(data.inputs)
+    recorder = UpdateRecorder(tmp_path, frozenset(names[:6]))
+    train(NETWORKS["layer_norm"](), data, Recipe(epochs=2, batch_size=4), rng=torch.Generator(), updates=recorder)
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(matching_updates(tmp_path, names[:6])) > 2
+    assert watched_by(tmp_path) == set(names[:6])
+    with pytest.raises(InputError, match="recorded for other examples than 2 of the 3 to forget"):
+        matching_updates(tmp_path, names[5:8])
+
+
+def test_a_watched_example_that_no_step_used_has_nothing_to_undo(tmp_path: Path) -> None:
+    data = examples(5)
+    recipe = Recipe(epochs=1, batch_size=4)
+    train(NETWORKS["layer_norm"](), data, recipe, rng=torch.Generator(), updates=UpdateRecorder(tmp_path))
+    found = [matching_updates(tmp_path, [name]) for name in digests(data.inputs)]
+    assert sorted(map(len, found)) == [0, 1, 1, 1, 1]
+
+
 def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
     data = examples(8)
     train(
@@ -170,6 +190,9 @@ def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
         matching_updates(tmp_path, digests(data.inputs[:1]))
     with pytest.raises(InputError, match="no update log"):
         matching_updates(tmp_path / "absent", digests(data.inputs[:1]))
+    (tmp_path / "watched.json").write_text("[]")
+    with pytest.raises(InputError, match=r"watched\.json is not part of an update log"):
+        matching_updates(tmp_path, digests(data.inputs[:1]))
 
 
 def test_the_forget_draw_is_not_the_first_training_batch() -> None:

@@ -129,6 +129,8 @@ def train(
         raise InputError("the training set is empty")
     names = digests(examples.inputs) if updates is not None else []  # of the inputs as given
     of = identity(model, examples, recipe.recipe.to_json(), rng.initial_seed()) if state is not None else ""
+    if updates is not None:
+        updates.begin(names)
     device = next(model.parameters()).device
     examples = examples.to(device, next(model.parameters()).dtype)
     batch_size = min(recipe.batch_size, len(examples))

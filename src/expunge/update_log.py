@@ -1,7 +1,8 @@
 """The update log: what each training step added to the parameters, and which examples its batch held.
 
 A directory with one safetensors file for every recorded step, written as training goes, so that memory never holds
-more than one update. Each file's header names the step and the digests of the examples in its batch. Written by
+more than one update. Each file's header names the step and the digests of the examples in its batch; `watched.json`
+lists the digests of the examples whose every step is there, and which alone can be forgotten. Written by
 `train(..., updates=UpdateRecorder(...))`; read by the method `amnesiac_undo` (Graves et al. 2021, Amnesiac Machine
 Learning, section 3).
 
@@ -23,6 +24,7 @@ from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
 
 FORMAT = "expunge-update/1"
+WATCHED = "watched.json"
 UPDATES = "updates"
 """The directory of the update log, inside a trained model's directory."""
 
@@ -32,13 +34,20 @@ class UpdateRecorder:
     """Writes the update of each training step whose batch holds an example of `watched`.
 
     Attributes:
-        directory: where the log goes; made when the first update is written.
+        directory: where the log goes; made when training begins.
         watched: digests of the examples that may have to be forgotten; None records every step.
     """
 
     directory: Path
     watched: frozenset[bytes] | None = None
     _before: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def begin(self, examples: Sequence[bytes]) -> None:
+        """Writes which of the examples that are trained on are watched, before the first step."""
+        watched = sorted(digest.hex() for digest in set(examples) if self.wants([digest]))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.directory / WATCHED) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, "watched": watched}), encoding="utf-8")
 
     def wants(self, batch: Sequence[bytes]) -> bool:
         """Whether a batch with these examples is recorded."""
@@ -53,7 +62,6 @@ class UpdateRecorder:
         updates = {name: (p.detach() - self._before[name]).cpu() for name, p in model.named_parameters()}
         self._before = {}
         metadata = {"format": FORMAT, "step": str(step), "examples": json.dumps([d.hex() for d in batch])}
-        self.directory.mkdir(parents=True, exist_ok=True)
         with written_whole(self.directory / f"{step:08d}.safetensors") as temporary:
             save_file(updates, temporary, metadata=metadata)
 
@@ -74,9 +82,27 @@ class UpdateRecorder:
         free = shutil.disk_usage(existing).free
         if expected_bytes > free:
             raise ExpungeError(
-                f"the update log would take about {expected_bytes / 1e9:.1f} GB and {self.directory} has "
-                f"{free / 1e9:.1f} GB free; record fewer examples (--record-updates IDS), or free some room"
+                f"the update log would take about {expected_bytes / 1e9:.1f} GB, and {existing} has "
+                f"{free / 1e9:.1f} GB free; record fewer examples, or free some room"
             )
+
+
+def watched_by(directory: Path) -> frozenset[bytes]:
+    """The digests of the examples that an update log can undo.
+
+    Raises:
+        InputError: no log there, or a damaged file.
+    """
+    path = directory / WATCHED
+    if not path.is_file():
+        raise InputError(f"there is no update log in {directory}; `expunge train --record-updates` writes one")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise KeyError("format")
+        return frozenset(bytes.fromhex(digest) for digest in content["watched"])
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
 
 
 def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int, Path]]:
@@ -87,14 +113,17 @@ def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int
         forget: digests of the examples to forget.
 
     Raises:
-        InputError: no log there, a damaged file, or an example that no recorded batch held.
+        InputError: no log there, a damaged file, or an example that was not watched: others may have recorded some of
+            its batches, and not all.
     """
-    if not directory.is_dir() or not (files := sorted(directory.glob("*.safetensors"))):
-        raise InputError(f"there is no update log in {directory}; `expunge train --record-updates` writes one")
     wanted = set(forget)
+    if missing := wanted - watched_by(directory):
+        raise InputError(
+            f"the update log in {directory} was recorded for other examples than {len(missing)} of the {len(wanted)} "
+            "to forget; it can undo only those that were watched while training"
+        )
     held: list[tuple[int, Path]] = []
-    missing = set(wanted)
-    for path in files:
+    for path in sorted(directory.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -106,12 +135,6 @@ def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int
             raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
         if not wanted.isdisjoint(batch):
             held.append((step, path))
-        missing -= batch
-    if missing:
-        raise InputError(
-            f"the update log in {directory} holds no batch with {len(missing)} of the {len(wanted)} examples to "
-            "forget; it can undo only examples that were recorded while training"
-        )
     return held
 
 

@@ -45,6 +45,7 @@ class LocalEngine:
         The next call goes on from its last whole epoch, which lies in a hidden file beside the directory; a training
         with an update log, of the examples whose ids the file `record` lists, begins anew.
         """
+        state = directory.with_name(f".{directory.name}.training.pt")
         with progress.checked(idle):
             self._train(
                 f"{original.dataset}:train",
@@ -54,8 +55,9 @@ class LocalEngine:
                 seed=original.seed,
                 device=self.device,
                 record_updates=None if record is None else str(record),
-                state=directory.with_name(f".{directory.name}.training.pt") if record is None else None,
+                state=state if record is None else None,
             )
+        state.unlink(missing_ok=True)  # of an earlier training, without a log
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
         """Yields tasks as they get done. What `idle` raises, or leaving the iterator early, ends those in flight.

@@ -197,7 +197,7 @@ class Stage:
             method=method,
             retain=retain,
             heldout=self.test if cell.heldout and not cell.withheld else None,
-            updates=self.updates if cell.reads_updates else None,
+            updates=self.updates,
             seed=cell.seed,
         )
         started = time.perf_counter()

@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,13 +14,13 @@ from expunge.bench.cells import BEFORE, Cell, Original
 from expunge.bench.measuring import Outcome, Task, model_digest
 from expunge.bench.results import ResultFiles, current, opened
 from expunge.bench.summary import BenchSummary, OriginalSummary, reached
-from expunge.data import draw_ids, load_data
+from expunge.data import ImageSet, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.models import read_header
 from expunge.models.checkpoint import FILE_NAME
 from expunge.progress import advance
 from expunge.training import Recipe
-from expunge.update_log import UPDATES
+from expunge.update_log import UPDATES, watched_by
 
 
 class Engine(Protocol):
@@ -169,39 +169,58 @@ class _Run:
                 return f"there is no {path}"
             self.announce(f"training {original.name} into {path.parent}")
             self._check_time()
-            logged = [cell for cell in self.missing[original.name] if cell.reads_updates]
+            # Of all cells, since what is done of an earlier original will be missing of this one.
+            logged = [cell for cell in self.cells[original.name] if cell.reads_updates]
             try:
-                with _ids_of(logged) as record:
+                with TemporaryDirectory(prefix="expunge-") as directory:
+                    record = _ids_file(Path(directory), logged) if logged else None
                     engine.train(original, path.parent, lambda: self._wait_for(original), record)
             except ExpungeError as error:
-                return f"it could not be trained: {error}"
+                return f"it could not be trained: {error}" + ("; or pick other rows by --only" if logged else "")
             except _TimeIsUp:
                 resumes = engine.resumes and not logged
                 after = "the next run goes on with it" if resumes else "it needs a longer --limit"
                 self.why[original.name] = f"its training was cut off; {after}"
                 raise
             self.missing[original.name] = self._missing(original)  # of this original, not of an earlier one
-        why = ""
-        log = path.parent / UPDATES
-        if not log.is_dir() and any(cell.reads_updates for cell in self.missing[original.name]):
-            self.missing[original.name] = [cell for cell in self.missing[original.name] if not cell.reads_updates]
-            why = f"its training left no update log in {log}; with a new --models it is trained again, and leaves one"
+        why = self._leave_unlogged(original)
         digest = model_digest(path)
         tasks = [
             Task(cells=batch, model=path, model_digest=digest, device=engine.device, commit=self.commit)
             for batch in _batches(self.missing[original.name])
         ]
         self.since = time.monotonic()
-        with closing(engine.run(tasks, self._tell)) as outcomes:  # type: ignore[type-var]
-            for task, outcome in outcomes:
-                if outcome.unavailable is not None:
-                    return outcome.unavailable
-                self.files.add(outcome.results)
-                self.new[original.name] += len(task.cells)
-                if outcome.node:
-                    self.nodes[outcome.node] = self.nodes.get(outcome.node, 0) + len(task.cells)
-        self._tell()
+        try:
+            with closing(engine.run(tasks, self._tell)) as outcomes:  # type: ignore[type-var]
+                for task, outcome in outcomes:
+                    if outcome.unavailable is not None:
+                        return outcome.unavailable
+                    self.files.add(outcome.results)
+                    self.new[original.name] += len(task.cells)
+                    if outcome.node:
+                        self.nodes[outcome.node] = self.nodes.get(outcome.node, 0) + len(task.cells)
+            self._tell()
+        except _TimeIsUp:
+            self.why[original.name] = why
+            raise
         return why
+
+    def _leave_unlogged(self, original: Original) -> str:
+        """Takes the cells out whose examples no update log beside the original watched; returns why, if any are."""
+        logged = [cell for cell in self.missing[original.name] if cell.reads_updates]
+        if not logged:
+            return ""
+        log = self._checkpoint(original).parent / UPDATES
+        try:
+            watched, images = watched_by(log), load_data(f"{original.dataset}:train")
+        except ExpungeError as error:
+            left, why = {cell.id for cell in logged}, str(error)
+        else:
+            forgotten = {cell.id: digests(images.select(_drawn(images, cell)).images) for cell in logged}
+            left = {name for name, examples in forgotten.items() if not watched.issuperset(examples)}
+            why = f"the update log in {log} was recorded for other examples"
+        self.missing[original.name] = [cell for cell in self.missing[original.name] if cell.id not in left]
+        return f"{why}; with a new --models the original is trained again, with a log for these cells" if left else ""
 
     def summary(self) -> BenchSummary:
         """How far all of it is."""
@@ -278,19 +297,18 @@ class _Run:
             self.announce(f"{done:,} of {total:,} cells{left}")
 
 
-@contextmanager
-def _ids_of(cells: Sequence[Cell]) -> Iterator[Path | None]:
-    """A file with the ids of all examples that these cells of one original forget; None where there are no cells."""
-    if not cells:
-        yield None
-        return
+def _drawn(images: ImageSet, cell: Cell) -> list[str]:
+    """The ids that a cell forgets; none where it wants more than there are, which it fails by itself."""
+    return draw_ids(images, cell.forget_size, cell.seed) if cell.forget_size <= len(images) else []
+
+
+def _ids_file(directory: Path, cells: Sequence[Cell]) -> Path:
+    """Writes the ids of all examples that these cells of one original forget."""
     images = load_data(f"{cells[0].original.dataset}:train")
-    draws = {(min(cell.forget_size, len(images)), cell.seed) for cell in cells}  # a cell of too many fails by itself
-    ids = {name for size, seed in draws for name in draw_ids(images, size, seed)}
-    with TemporaryDirectory(prefix="expunge-") as directory:
-        path = Path(directory) / "ids.txt"
-        path.write_text("".join(f"{name}\n" for name in sorted(ids)), encoding="utf-8")
-        yield path
+    ids = {name for cell in cells for name in _drawn(images, cell)}
+    path = directory / "ids.txt"
+    path.write_text("".join(f"{name}\n" for name in sorted(ids)), encoding="utf-8")
+    return path
 
 
 def _batches(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:

@@ -49,12 +49,6 @@ def bench_run(
     if workers < 1:
         raise SettingError(f"workers={workers}: it is at least 1")
     wanted = load_grid(grid)
-    chosen = only(wanted.cells(profile or "cpu"), only_cells)  # every grid has that profile
-    if ray is not None and (logged := {cell.row for cell in chosen if cell.reads_updates}):
-        raise SettingError(
-            f"the row {min(logged)!r} reads the update log beside its original, which does not travel: leave out "
-            "--ray, or pick other rows by --only"
-        )
     engine: Callable[[], Engine]
     started: list[Engine] = []
     if ray is None:
@@ -63,6 +57,12 @@ def bench_run(
         def engine() -> Engine:
             return LocalEngine(workers=workers, device=where, train=train)
     else:
+        chosen = only(wanted.cells(profile or "cpu"), only_cells)  # the cluster's own is not known yet, nor needed
+        if logged := {cell.row for cell in chosen if cell.reads_updates}:
+            raise SettingError(
+                f"the row {min(logged)!r} reads the update log beside its original, which does not travel: leave out "
+                "--ray, or pick other rows by --only"
+            )
         started.append(RayEngine(address=ray, train=train))
         where = started[0].device
 
