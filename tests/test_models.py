@@ -480,6 +480,17 @@ def test_what_forget_writes_from_each_kind_of_model_loads_again(tmp_path: Path, 
     assert report["before"]["forget_accuracy"] == before["after"]["forget_accuracy"]
 
 
+def test_retraining_a_model_whose_file_tells_no_recipe_is_noted(tmp_path: Path, module: Any) -> None:
+    images = write_folder(tmp_path / "images", pixels(4, seed=8), [str(n) for n in range(4)])
+    rest = write_folder(tmp_path / "rest", pixels(6, seed=9), [str(n % 5) for n in range(6)])
+    save_file({k: v.clone() for k, v in module.Tied().state_dict().items()}, tmp_path / "weights.safetensors")
+    model = ("--model", "py:their_models:Tied", "--weights", tmp_path / "weights.safetensors")
+    data = ("--forget", f"folder:{images}", "--retain", f"folder:{rest}", "--out", tmp_path / "out")
+    succeed("forget", *model, *data, "--method", "retrain", "--set", "epochs=1")
+    notes = json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+    assert notes == ["the model's file tells no recipe: it is retrained by the package's own; --set gives yours"]
+
+
 def test_half_precision_checkpoints_can_forget(tmp_path: Path) -> None:
     model = tiny().bfloat16()
     save_checkpoint(tmp_path / "model.safetensors", model, header(spec(width=4)))

@@ -72,6 +72,8 @@ def forget(
         test = load_for(sources.test, header, sources.resize)
         check_disjoint(forgotten.images, test.images, "forget", "test")
     retain, notes = retain_set(sources, header, forgotten)
+    if method == "retrain" and protocol is None and not recipe:
+        notes = (*notes, "the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)
         result = unlearn(
