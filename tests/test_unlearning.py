@@ -2,15 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import expunge
-from expunge.audit import accuracy, last_layer, parameter_change
+from expunge.audit import accuracy, audit, last_layer, parameter_change
+from expunge.audit.default_audit import audited
+from expunge.audit.difficulty import Difficulty
+from expunge.data import Examples
 from expunge.errors import InputError, SettingError
 from expunge.methods import METHODS, make_method
 from expunge.records import Trace
@@ -158,3 +164,118 @@ def test_settings_out_of_range_are_refused(name: str, settings: dict[str, object
 def test_text_becomes_the_fields_type() -> None:
     method = make_method("amnesiac", lr="1e-3", epochs="7", batch_size="none", retain_size="20", norm="eval")
     assert method == METHODS["amnesiac"](lr=1e-3, epochs=7, batch_size=None, retain_size=20, norm="eval")
+
+
+def blobs(num: int, seed: int = 0) -> TensorDataset:
+    """Examples of three classes, with 6 features each."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num) % 3
+    return TensorDataset(torch.randn(num, 6, generator=rng) + 2 * torch.eye(3, 6)[labels], labels)
+
+
+def test_the_trace_is_of_the_model_that_is_given_back_where_rounding_undoes_the_steps() -> None:
+    forget = TensorDataset(torch.eye(8), torch.zeros(8, dtype=torch.long))
+    model = nn.Linear(8, 3, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(100)
+        model.weight[0] = 102  # steps of less than ½ are lost when it is rounded to bfloat16
+    result = unlearn(model.bfloat16(), forget, method=expunge.Targeted(lr=0.01))
+    assert result.model.weight.dtype == torch.bfloat16
+    assert result.trace.forget_accuracy_after == accuracy(result.model, Examples(*forget.tensors)) == 1
+    assert "moved the forget accuracy from 0.0000 to 1.0000" in " ".join(result.trace.warnings)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", ["targeted", "calibrated", "ssd"])
+def test_the_callers_gradient_mode_changes_nothing(method: str, mode: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    given: dict[str, Any] = {"method": method, "retain": blobs(30, 1), "heldout": blobs(200, 2)}
+    plain = unlearn(model, blobs(9), **given)
+    with mode():
+        again = unlearn(model, blobs(9), **given)
+        assert torch.is_grad_enabled() is False
+    assert torch.is_grad_enabled()
+    for first, second in zip(plain.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+        assert not second.is_inference()
+
+
+def test_examples_that_carry_gradients_leave_none_behind() -> None:
+    body, head = nn.Linear(6, 4), nn.Linear(4, 3)
+    inputs, labels = blobs(9).tensors
+    unlearn(head, TensorDataset(body(inputs), labels), method="targeted")
+    assert body.weight.grad is None
+    leaf = torch.randn(9, 4, requires_grad=True)
+    unlearn(head, TensorDataset(leaf, labels), method="targeted")
+    assert leaf.grad is None
+
+
+@pytest.mark.parametrize("label", [-100, 3])
+@pytest.mark.parametrize("method", ["finetune", "amnesiac", "ssd"])
+def test_retained_labels_are_checked(method: str, label: int) -> None:
+    retain = TensorDataset(torch.randn(20, 6), torch.full((20,), label))
+    with pytest.raises(InputError, match="retained set"):
+        unlearn(nn.Linear(6, 3), blobs(9), method=method, retain=retain)
+
+
+@pytest.mark.parametrize("output", [lambda logits: (logits,), lambda logits: {"logits": logits}, lambda _: None])
+def test_a_model_that_returns_no_tensor_is_told_so(output: Any) -> None:
+    class Odd(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> Any:
+            return output(super().forward(inputs))
+
+    data = Examples(*blobs(60).tensors)
+    with pytest.raises(InputError, match="must return a tensor of logits"):
+        unlearn(Odd(6, 3), blobs(9), method="targeted")
+    with pytest.raises(InputError, match="must return a tensor of logits"):
+        audit(Odd(6, 3), Odd(6, 3), data.take(torch.arange(9)), data.take(torch.arange(9, 60)))
+
+
+class Wrapper(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.network(inputs)
+        return found
+
+
+def test_the_audit_leaves_out_what_a_wrapped_or_unwrapped_model_was_calibrated_on() -> None:
+    model, forget, heldout = nn.Sequential(nn.Linear(6, 3)), blobs(9), blobs(200, 2)
+    after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), heldout=heldout, seed=3).model
+    used = audit(model, after, forget, heldout).num_heldout
+    assert used < 150
+    assert audit(Wrapper(model), Wrapper(after), forget, heldout).num_heldout == used
+    inner = unlearn(Wrapper(model), forget, method=expunge.Calibrated(epochs=2), heldout=heldout, seed=3).model
+    assert isinstance(inner.network, nn.Module)
+    assert audit(model, inner.network, forget, heldout).num_heldout == used
+
+
+def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
+    model, forget, heldout = nn.Linear(6, 3), blobs(9), blobs(200, 2)
+    after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), heldout=heldout).model
+    rng = np.random.default_rng(0)
+    hard = Difficulty(
+        forget=rng.normal(size=9), heldout=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
+    )
+    report = audit(model, after, forget, heldout, difficulty=hard)
+    left = audited(heldout.tensors[0], after).numpy()
+    same = audit(model, after, forget, heldout, difficulty=replace(hard, heldout=hard.heldout[left]))
+    assert report.num_heldout == len(left) < 150
+    assert replace(report, seconds={}) == replace(same, seconds={})
+
+
+def test_a_tensor_that_a_model_keeps_from_an_audit_serves_training() -> None:
+    class Keeps(nn.Linear):
+        kept: torch.Tensor | None = None
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self.kept is None:
+                self.kept = torch.linspace(0, 1, 6)
+            return super().forward(inputs * self.kept)
+
+    model = Keeps(6, 3)
+    data = Examples(*blobs(60).tensors)
+    audit(model, model, data.take(torch.arange(9)), data.take(torch.arange(9, 60)))
+    model(torch.randn(2, 6, requires_grad=True)).sum().backward()

@@ -97,7 +97,8 @@ def unlearn(
 
     record = Recorder()
     started = time.perf_counter()
-    with _random_state(seed, reference.device):
+    # Whatever mode the caller is in, it takes gradients.
+    with _random_state(seed, reference.device), torch.inference_mode(False), torch.enable_grad():
         rng = stream("method", seed)
         examples = materialise(forget, "forget")
         identity = tuple(digests(examples.inputs))
@@ -108,7 +109,7 @@ def unlearn(
             forget=examples,
             forget_digests=identity,
             forget_logits=logits,
-            retain=_retained(retain, examples, chosen, seed) if Needs.RETAIN in chosen.needs else None,
+            retain=_retained(retain, examples, logits.shape[1], chosen, seed) if Needs.RETAIN in chosen.needs else None,
             factory=(factory or _own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
             heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
@@ -116,14 +117,11 @@ def unlearn(
         result = chosen.run(own, task, rng=rng, record=record)
         _check_finite(result, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         _check_same_network(result, model)
-        after = logits_of(result, examples.inputs)
+        after = _back_to_its_dtypes(result, model, examples, record)
     for (_, parameter), (_, original) in zip(result.named_parameters(), model.named_parameters(), strict=True):
-        parameter.data = parameter.data.to(original.dtype)
         parameter.requires_grad_(original.requires_grad)
         parameter.grad = None
     mark_calibrated(result, *calibration_seeds(model), *([seed] if task.heldout is not None else []))
-    for buffer, original_buffer in zip(result.buffers(), model.buffers(), strict=True):
-        buffer.data = buffer.data.to(original_buffer.dtype)
     for module, original_module in zip(result.modules(), model.modules(), strict=True):
         module.training = original_module.training
     change = parameter_change(dict(model.named_parameters()), result)
@@ -203,7 +201,7 @@ def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
     return logits
 
 
-def _retained(retain: Dataset[Any] | None, forget: Examples, method: Method, seed: int) -> Examples:
+def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, method: Method, seed: int) -> Examples:
     """The retained examples that the method is to have: all, or a uniform draw that depends on `seed` alone.
 
     Two methods with one seed and one `retain_size` are handed the same examples.
@@ -216,6 +214,7 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, method: Method, see
         order = torch.randperm(size, generator=stream("retain", seed))
         index = sorted(order[:wanted].tolist())
     examples = materialise(retain, "retain", index)
+    check_labels(examples.labels, num_classes, "retained set")
     _check_same_kind(examples, forget, "retained")
     examples = examples.to(forget.inputs.device, forget.inputs.dtype)
     if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
@@ -270,6 +269,28 @@ def _check_same_network(result: nn.Module, model: nn.Module) -> None:
     shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (result, model)]
     if shapes[0] != shapes[1]:
         raise InputError("the factory builds another network than the model; give the model's own")
+
+
+def _back_to_its_dtypes(result: nn.Module, model: nn.Module, examples: Examples, record: Recorder) -> Tensor:
+    """Rounds what was widened back to the original's dtypes; the logits (N, C) on the forget set of what came of it."""
+    wide = logits_of(result, examples.inputs)
+    narrowed = False
+    for own, given in ((result.parameters(), model.parameters()), (result.buffers(), model.buffers())):
+        for tensor, original in zip(own, given, strict=True):
+            narrowed |= tensor.dtype != original.dtype
+            tensor.data = tensor.data.to(original.dtype)
+    if not narrowed:
+        return wide
+    dtype = next(model.parameters()).dtype
+    _check_finite(result, NonFiniteError, f"rounded back to {dtype} the model", "lower lr, or unlearn a float32 copy")
+    after = logits_of(result, examples.inputs.to(dtype))
+    shares = _share(wide, examples.labels), _share(after, examples.labels)
+    if shares[0] != shares[1]:
+        record.warn(
+            f"rounding the weights back to {dtype} moved the forget accuracy from {shares[0]:.4f} to {shares[1]:.4f}; "
+            "unlearn a float32 copy of the model"
+        )
+    return after
 
 
 def _add_warnings(record: Recorder, l1: float, before: Tensor, after: Tensor) -> None:

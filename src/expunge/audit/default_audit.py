@@ -108,7 +108,10 @@ def audit(
     }
     check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
     given = len(examples["test"])
-    examples["test"] = examples["test"].take(audited(examples["test"].inputs, after))
+    left = audited(examples["test"].inputs, after)
+    examples["test"] = examples["test"].take(left)
+    if difficulty is not None and len(difficulty.heldout) == given:
+        difficulty = replace(difficulty, heldout=difficulty.heldout[left.numpy()])
     report = audit_outputs(
         before,
         after,

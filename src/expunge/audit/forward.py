@@ -73,7 +73,7 @@ def outputs_of(
             stop = min(start + batch_size, len(examples))
             batch = Examples(examples.inputs[start:stop], examples.labels[start:stop])
             caught.clear()
-            with torch.inference_mode():
+            with torch.no_grad():  # not in inference mode: a tensor that the model keeps must serve training still
                 logits.append(as_float(model(batch.to(reference.device, reference.dtype).inputs)).cpu())
             if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), logits[-1]):
                 kept.append(as_float(caught[0][0]).cpu())

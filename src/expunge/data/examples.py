@@ -205,7 +205,7 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"{name} example {n} holds NaN or infinity; repair or remove it")
-        inputs.append(value)
+        inputs.append(value.detach())
         labels.append(as_label(item[1], f"{name} example {n}"))
     return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64))
 

@@ -10,9 +10,14 @@ def calibration_seeds(model: nn.Module) -> tuple[int, ...]:
 
     `unlearn` leaves them on the model, and a checkpoint keeps them in its history.
     """
-    return tuple(getattr(model, _ATTRIBUTE, ()))
+    return tuple(dict.fromkeys(seed for module in model.modules() for seed in getattr(module, _ATTRIBUTE, ())))
 
 
 def mark_calibrated(model: nn.Module, *seeds: int) -> None:
-    """Adds splits to those that the model has seen."""
-    setattr(model, _ATTRIBUTE, tuple(dict.fromkeys((*calibration_seeds(model), *seeds))))
+    """Adds splits to those that the model has seen.
+
+    Every module of it is marked: what users wrap a network in, or take out of a wrapper, has seen them too.
+    """
+    marked = tuple(dict.fromkeys((*calibration_seeds(model), *seeds)))
+    for module in model.modules():
+        setattr(module, _ATTRIBUTE, marked)

@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from expunge.errors import InputError
 
-def as_float(logits: Tensor) -> Tensor:
-    """Logits in float32, or in float64 where the model computes in it."""
+
+def as_float(logits: object) -> Tensor:
+    """Logits in float32, or in float64 where the model computes in it. Raises `InputError` for anything else."""
+    if not isinstance(logits, Tensor):
+        kind = type(logits).__name__
+        raise InputError(f"the model must return a tensor of logits (N, C), not {kind}; wrap it in a module that does")
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
