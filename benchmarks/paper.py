@@ -43,12 +43,11 @@ def source(*paths: Path) -> str:
     """The line under a table of these grids: commands, machine, commit."""
     found = {path: of_grid(path) for path in paths}
     results = [r for of_path in found.values() for r in of_path]
-    grids = " and ".join(f"grids/{path.name}" for path, of_path in found.items() if of_path)
+    commands = [f"`expunge bench run grids/{path.name} --out results/paper`" for path in found if found[path]]
     devices, commits = sorted({r.device for r in results}), sorted({r.commit for r in results})
     versions = sorted({r.versions["torch"] for r in results})
     return (
-        f"`expunge bench run GRID --out results/paper` with {grids} · "
-        f"{' or '.join(devices)} · torch {', '.join(versions)} · commit {', '.join(commits)}"
+        f"{', '.join(commands)} · {' or '.join(devices)} · torch {', '.join(versions)} · commit {', '.join(commits)}"
     )
 
 
