@@ -46,9 +46,7 @@ def source(*paths: Path) -> str:
     commands = [f"`expunge bench run grids/{path.name} --out results/paper`" for path in found if found[path]]
     devices, commits = sorted({r.device for r in results}), sorted({r.commit for r in results})
     versions = sorted({r.versions["torch"] for r in results})
-    return (
-        f"{', '.join(commands)} · {' or '.join(devices)} · torch {', '.join(versions)} · commit {', '.join(commits)}"
-    )
+    return f"{', '.join(commands)} · {' or '.join(devices)} · torch {', '.join(versions)} · commit {', '.join(commits)}"
 
 
 def coverage_table() -> str:
