@@ -756,8 +756,8 @@ GOOD = torch.ones(2)
         ([(GOOD, torch.tensor(True))], "integer class, not bool"),
         ([(GOOD, "cat")], "integer class, not str"),
         ([(GOOD, torch.tensor([0, 1]))], "integer class, not Tensor"),
-        ([("a path", 1)], "no tensor or array but str"),
-        ([(None, 1)], "no tensor or array but NoneType"),
+        ([("a path", 1)], "of str, cannot become a tensor"),
+        ([(None, 1)], "of NoneType, cannot become a tensor"),
     ],
 )
 def test_materialise_refuses(items: list[Any], said: str) -> None:

@@ -6,7 +6,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,11 +21,21 @@ from torch.utils.data import Dataset
 
 from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
-from expunge.data.examples import check_labels
+from expunge.data.examples import check_labels, size_of
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
-from expunge.models import ModelSpec, build, calibration_seeds, logits_of, mark_calibrated
-from expunge.randomness import stream
+from expunge.models import (
+    ModelSpec,
+    build,
+    calibration_seeds,
+    device_and_dtype,
+    logits_of,
+    mark_calibrated,
+    mask_names,
+    refusing,
+    unsound,
+)
+from expunge.randomness import as_seed, stream
 from expunge.records import Trace
 
 
@@ -68,7 +78,8 @@ def unlearn(
     Raises:
         SettingError: unknown method, or an input that the method needs is missing.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
-            inputs or weights, or retained or held-out examples that overlap the forget set.
+            inputs or weights (but for −inf in buffers: those are masks), or retained or held-out examples that
+            overlap the forget set.
         NonFiniteError: the loss or a weight became NaN or infinite on the way.
 
     >>> import expunge
@@ -78,6 +89,7 @@ def unlearn(
     >>> result.trace.forget_accuracy_after
     0.0
     """
+    seed = as_seed(seed)
     chosen = _resolve(method, heldout is not None)
     missing = [
         name
@@ -90,20 +102,19 @@ def unlearn(
     ]
     if missing:
         raise SettingError(f"{chosen.name} needs {' and '.join(missing)}")
-    reference = next(model.parameters(), None)
-    if reference is None:
-        raise InputError("the model has no parameters; there is nothing to change")
-    _check_finite(model, InputError, "the model", "take a sound checkpoint")
+    device, _ = device_and_dtype(model)
+    _check_finite(model, mask_names(model), InputError, "the model", "take a sound checkpoint")
+    masks = [name for name, buffer in model.named_buffers() if bool(torch.isneginf(buffer).any())]
 
     record = Recorder()
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
-    with _random_state(seed, reference.device), torch.inference_mode(False), torch.enable_grad():
+    with _random_state(seed, device), torch.inference_mode(False), torch.enable_grad():
         rng = stream("method", seed)
         examples = materialise(forget, "forget")
         identity = tuple(digests(examples.inputs))
         own = _own_copy(model)
-        examples = examples.to(reference.device, next(own.parameters()).dtype)
+        examples = examples.to(*device_and_dtype(own))
         logits = _original_logits(own, examples)
         task = Task(
             forget=examples,
@@ -115,15 +126,16 @@ def unlearn(
             heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
         )
         result = chosen.run(own, task, rng=rng, record=record)
-        _check_finite(result, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
+        _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         _check_same_network(result, model)
-        after = _back_to_its_dtypes(result, model, examples, record)
+        after = _back_to_its_dtypes(result, model, masks, examples, record)
     for (_, parameter), (_, original) in zip(result.named_parameters(), model.named_parameters(), strict=True):
         parameter.requires_grad_(original.requires_grad)
         parameter.grad = None
     mark_calibrated(result, *calibration_seeds(model), *([seed] if task.heldout is not None else []))
-    for module, original_module in zip(result.modules(), model.modules(), strict=True):
-        module.training = original_module.training
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in result.named_modules():
+        module.training = modes.get(name, module.training)
     change = parameter_change(dict(model.named_parameters()), result)
     _add_warnings(record, change.l1, logits, after)
     label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
@@ -143,7 +155,7 @@ def unlearn(
         forget_accuracy_before=_share(logits, examples.labels),
         forget_accuracy_after=_share(after, examples.labels),
         seconds=time.perf_counter() - started,
-        peak_bytes=_peak_bytes(reference.device),
+        peak_bytes=_peak_bytes(device),
         change=change,
         warnings=tuple(record.warnings),
         versions={
@@ -152,7 +164,7 @@ def unlearn(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        device=_device_name(reference.device),
+        device=_device_name(device),
     )
     return Unlearned(result, trace)
 
@@ -177,6 +189,8 @@ def _own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:
 
 def _own_copy(model: nn.Module) -> nn.Module:
     """A deep copy to work on; half-precision weights are widened, since small steps would be rounded away."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError("the model is in TorchScript, which fixes how it runs; give the nn.Module that it was made of")
     try:
         own = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
@@ -187,12 +201,8 @@ def _own_copy(model: nn.Module) -> nn.Module:
 
 
 def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
-    try:
+    with refusing(examples.inputs, "the forget set"):
         logits = logits_of(own, examples.inputs)
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        shape = tuple(examples.inputs.shape[1:])
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the model cannot take the forget set's inputs of shape {shape}: {first_line}") from error
     if logits.ndim != 2 or len(logits) != len(examples) or logits.shape[1] < 2:
         raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(logits.shape)}")
     if not bool(torch.isfinite(logits).all()):
@@ -207,23 +217,15 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, m
     Two methods with one seed and one `retain_size` are handed the same examples.
     """
     assert retain is not None
-    size = len(retain)  # type: ignore[arg-type]
+    size = size_of(retain, "retain")
     wanted = getattr(method, "retain_size", None)
     index = None
     if wanted is not None and wanted < size:
         order = torch.randperm(size, generator=stream("retain", seed))
         index = sorted(order[:wanted].tolist())
     examples = materialise(retain, "retain", index)
-    check_labels(examples.labels, num_classes, "retained set")
-    _check_same_kind(examples, forget, "retained")
-    examples = examples.to(forget.inputs.device, forget.inputs.dtype)
-    if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
-        raise InputError(
-            f"retained inputs have shape {tuple(examples.inputs.shape[1:])}, "
-            f"forgotten ones {tuple(forget.inputs.shape[1:])}"
-        )
-    check_disjoint(forget.inputs, examples.inputs, "forget", "retain")
-    return examples
+    _check_beside(examples, forget, num_classes, "retained", "retain")
+    return examples.to(forget.inputs.device, forget.inputs.dtype)
 
 
 def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
@@ -231,58 +233,61 @@ def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: in
     if heldout is None:
         return None
     examples = materialise(heldout, "heldout")
-    check_labels(examples.labels, num_classes, "heldout set")
-    _check_same_kind(examples, forget, "held-out")
+    _check_beside(examples, forget, num_classes, "held-out", "heldout")
     side = calibration_side(examples.inputs, seed)
     if not side.any() or side.all():
         raise InputError(
             f"{len(side)} held-out examples cannot be split into some to calibrate on and some to audit with; give more"
         )
-    examples = examples.take(side.nonzero()[:, 0]).to(forget.inputs.device, forget.inputs.dtype)
-    if examples.inputs.shape[1:] != forget.inputs.shape[1:]:
-        raise InputError(
-            f"held-out inputs have shape {tuple(examples.inputs.shape[1:])}, "
-            f"forgotten ones {tuple(forget.inputs.shape[1:])}"
-        )
-    check_disjoint(forget.inputs, examples.inputs, "forget", "heldout")
-    return examples
+    return examples.take(side.nonzero()[:, 0]).to(forget.inputs.device, forget.inputs.dtype)
 
 
-def _check_same_kind(examples: Examples, forget: Examples, which: str) -> None:
+def _check_beside(examples: Examples, forget: Examples, num_classes: int, which: str, name: str) -> None:
+    """Raises `InputError` where examples do not go with the forget set: mislabelled, of another kind, or shared."""
+    check_labels(examples.labels, num_classes, f"{which} set")
+    shapes = tuple(examples.inputs.shape[1:]), tuple(forget.inputs.shape[1:])
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{which} inputs have shape {shapes[0]}, forgotten ones {shapes[1]}")
     kinds = examples.inputs.dtype, forget.inputs.dtype
     if kinds[0].is_floating_point != kinds[1].is_floating_point:
         raise InputError(
             f"{which} inputs are {kinds[0]} and forgotten ones {kinds[1]}: pixels of 0 to 255 and of 0 to 1 are not "
             "the same; give both in the model's own form"
         )
+    check_disjoint(forget.inputs, examples.inputs, "forget", name)
 
 
-def _check_finite(model: nn.Module, error: type[Exception], subject: str, advice: str) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
-            continue  # a sum is finite only where every term is, and much quicker than looking at each
-        if not bool(torch.isfinite(tensor).all()):
-            raise error(f"{subject} holds NaN or infinity in {name!r}; {advice}")
+def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exception], subject: str, advice: str) -> None:
+    bad = unsound([*model.named_parameters(), *model.named_buffers()], masks)
+    if bad is not None:
+        raise error(f"{subject} holds NaN or infinity in {bad!r}; {advice}")
 
 
 def _check_same_network(result: nn.Module, model: nn.Module) -> None:
-    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (result, model)]
-    if shapes[0] != shapes[1]:
+    parameters, given = ({name: p.shape for name, p in net.named_parameters()} for net in (result, model))
+    buffers = {name: buffer.shape for name, buffer in result.named_buffers()}
+    missing = any(buffers.get(name) != buffer.shape for name, buffer in model.named_buffers())
+    if parameters != given or missing:  # a model may make buffers when it first runs
         raise InputError("the factory builds another network than the model; give the model's own")
 
 
-def _back_to_its_dtypes(result: nn.Module, model: nn.Module, examples: Examples, record: Recorder) -> Tensor:
+def _back_to_its_dtypes(
+    result: nn.Module, model: nn.Module, masks: Collection[str], examples: Examples, record: Recorder
+) -> Tensor:
     """Rounds what was widened back to the original's dtypes; the logits (N, C) on the forget set of what came of it."""
     wide = logits_of(result, examples.inputs)
     narrowed = False
-    for own, given in ((result.parameters(), model.parameters()), (result.buffers(), model.buffers())):
-        for tensor, original in zip(own, given, strict=True):
-            narrowed |= tensor.dtype != original.dtype
-            tensor.data = tensor.data.to(original.dtype)
+    dtypes = {name: given.dtype for name, given in [*model.named_parameters(), *model.named_buffers()]}
+    for name, tensor in [*result.named_parameters(), *result.named_buffers()]:
+        dtype = dtypes.get(name, tensor.dtype)
+        narrowed |= tensor.dtype != dtype
+        tensor.data = tensor.data.to(dtype)
     if not narrowed:
         return wide
     dtype = next(model.parameters()).dtype
-    _check_finite(result, NonFiniteError, f"rounded back to {dtype} the model", "lower lr, or unlearn a float32 copy")
+    _check_finite(
+        result, masks, NonFiniteError, f"rounded back to {dtype} the model", "lower lr, or unlearn a float32 copy"
+    )
     after = logits_of(result, examples.inputs.to(dtype))
     shares = _share(wide, examples.labels), _share(after, examples.labels)
     if shares[0] != shares[1]:
@@ -309,10 +314,13 @@ def _share(logits: Tensor, labels: Tensor) -> float:
 def _random_state(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch inside the block; puts the states of Python, NumPy and torch back after it."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(gpus):
+            if device.type == "cpu":
+                torch.default_generator.manual_seed(seed)
+            else:
+                torch.manual_seed(seed)  # that of every GPU too
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield

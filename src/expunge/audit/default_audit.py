@@ -26,6 +26,7 @@ from expunge.data import Examples, audit_side, check_disjoint, materialise
 from expunge.data.examples import check_labels
 from expunge.errors import InputError
 from expunge.models import calibration_seeds
+from expunge.randomness import as_seed
 from expunge.records import Measurement
 
 _Corrected = tuple[Floats, Floats, float]
@@ -93,7 +94,9 @@ def audit(
         batch_size: examples a forward pass.
 
     Raises:
-        InputError: empty or mislabelled sets, sets that overlap, other networks, or NaN or infinity in the logits.
+        InputError: empty or mislabelled sets, sets that overlap, inputs that a model cannot take, other networks, a
+            wrong number of ids, or NaN or infinity in the logits.
+        SettingError: a seed or batch size out of range.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> data = Examples(torch.rand(60, 4), torch.arange(60) % 3)
@@ -101,6 +104,7 @@ def audit(
     >>> report.num_forget, report.change.l1
     (5, 0.0)
     """
+    seed = as_seed(seed)
     examples = {
         "forget": _examples(forget, "forget"),
         "test": _examples(test, "test"),
@@ -117,8 +121,8 @@ def audit(
         after,
         observe(before, examples, batch_size),
         observe(after, examples, batch_size),
-        ids=ids or getattr(forget, "ids", None),
-        class_names=class_names or getattr(forget, "class_names", ()),
+        ids=_ids(ids, forget, len(examples["forget"])),
+        class_names=_names(getattr(forget, "class_names", ())) if len(class_names) == 0 else class_names,
         difficulty=difficulty,
         seed=seed,
     )
@@ -261,6 +265,21 @@ def _examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
     return examples
 
 
+def _names(value: object) -> Sequence[str]:
+    """What a dataset's attribute says, if it is a sequence of names at all."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _ids(given: Sequence[str] | None, forget: object, num: int) -> Sequence[str] | None:
+    """One id a forgotten example: those given, the dataset's own, or None."""
+    if given is None:
+        own = _names(getattr(forget, "ids", ()))
+        return own if len(own) == num else None
+    if len(given) != num:
+        raise InputError(f"there are {len(given)} ids for {num} forgotten examples; give one for each, in their order")
+    return given
+
+
 def _change(before: nn.Module, after: nn.Module) -> Any:
     originals = dict(before.named_parameters())
     if {name: p.shape for name, p in originals.items()} != {name: p.shape for name, p in after.named_parameters()}:
@@ -309,11 +328,11 @@ def _recognisable(
     predictions = seen.forget.logits.argmax(1)
 
     def named(label: int) -> str:
-        return class_names[label] if label < len(class_names) else str(label)
+        return str(class_names[label]) if label < len(class_names) else str(label)
 
     found = [
         Recognisable(
-            id=ids[n] if ids else str(n),
+            id=str(ids[n]) if ids is not None else str(n),
             label=named(int(seen.forget.labels[n])),
             predicted=named(int(predictions[n])),
             placement=float(placed[n]),

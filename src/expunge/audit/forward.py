@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from expunge.audit.parameter_change import last_layer
 from expunge.data import Examples
-from expunge.models import as_float
+from expunge.errors import SettingError
+from expunge.models import as_float, device_and_dtype, forward, refusing
 from expunge.progress import advance
 
 
@@ -51,14 +52,20 @@ def outputs_of(
         examples: inputs of any device; they are brought to the model a batch at a time.
         features: also keep the last linear layer's inputs.
         batch_size: examples a forward pass.
-        label: what the progress bar says.
+        label: what the progress bar and errors say.
+
+    Raises:
+        InputError: the model has no parameters, cannot take the inputs, or returns no tensor.
+        SettingError: batch_size < 1.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> outputs = outputs_of(net, Examples(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)), features=True)
     >>> outputs.logits.shape, outputs.features.shape
     ((5, 3), torch.Size([5, 4]))
     """
-    reference = next(model.parameters())
+    if batch_size < 1:
+        raise SettingError(f"batch_size={batch_size!r} is out of range; it is at least 1")
+    device, dtype = device_and_dtype(model)
     head = model.get_submodule(last_layer(model))
     caught: list[tuple[Tensor, Tensor]] = []
     hook = None
@@ -73,8 +80,9 @@ def outputs_of(
             stop = min(start + batch_size, len(examples))
             batch = Examples(examples.inputs[start:stop], examples.labels[start:stop])
             caught.clear()
-            with torch.no_grad():  # not in inference mode: a tensor that the model keeps must serve training still
-                logits.append(as_float(model(batch.to(reference.device, reference.dtype).inputs)).cpu())
+            # Not in inference mode: a tensor that the model keeps must serve training still.
+            with torch.no_grad(), refusing(batch.inputs, label):
+                logits.append(forward(model, batch.to(device, dtype).inputs).cpu())
             if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), logits[-1]):
                 kept.append(as_float(caught[0][0]).cpu())
             advance(label, stop, len(examples))

@@ -15,7 +15,7 @@ from expunge.audit.parameter_change import last_layer
 from expunge.audit.placement import as_scores
 from expunge.data import Examples
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.models import as_float
+from expunge.models import forward
 from expunge.progress import track
 from expunge.randomness import stream
 from expunge.theory._checks import Floats, Integers
@@ -116,6 +116,8 @@ def relearn(
         x_forget, x_heldout = (np.concatenate([x, np.ones((len(x), 1))], axis=1) for x in (x_forget, x_heldout))
     sets = [(x_forget, labels), *((x_heldout[draw], heldout.labels[draw]) for draw in draws)]
     everything = np.concatenate([x_forget, x_heldout])
+    if not everything.any():
+        raise InputError("the last layer's features are all zero: it can learn nothing from them")
     step = _step_matrix(everything, [x for x, _ in sets])
     target = _target(original_loss)
     times = [_head_steps(x, y, phi, step, target, max_steps) for x, y in track(sets, "relearning", num_controls + 1)]
@@ -212,7 +214,7 @@ def network_steps(
         loss = 0.0
         for inputs, labels in zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True):
             with torch.enable_grad():
-                part = F.cross_entropy(as_float(own(inputs)), labels, reduction="sum") / len(examples)
+                part = F.cross_entropy(forward(own, inputs), labels, reduction="sum") / len(examples)
                 part.backward()
             loss += float(part.detach())
         if not np.isfinite(loss):

@@ -16,6 +16,12 @@ from torch.utils.data import Dataset
 from expunge.errors import InputError
 from expunge.randomness import stream
 
+SCALE = 255
+"""What 8-bit images are divided by where they become floats."""
+
+CHUNK = 256
+"""Inputs that are looked at together."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -148,10 +154,27 @@ def digests(inputs: Tensor) -> list[bytes]:
     return [blake2b(head + row.tobytes(), digest_size=16).digest() for row in rows]
 
 
+def content_digests(inputs: Tensor) -> list[bytes]:
+    """As `digests`, but an 8-bit image has one digest as uint8 and as floats in [0, 1] (what ToTensor makes of it)."""
+    if not inputs.is_floating_point():
+        return digests(inputs)
+    found: list[bytes] = []
+    for part in inputs.split(CHUNK):  # a few at a time: they are held in float64
+        own = digests(part)
+        levels = part.detach().cpu().double() * SCALE
+        whole = levels.round()
+        eight_bit = (((levels - whole).abs() < 1e-3) & (whole >= 0) & (whole <= SCALE)).flatten(1).all(1).tolist()
+        found += [digests(whole[n : n + 1].to(torch.uint8))[0] if eight_bit[n] else own[n] for n in range(len(part))]
+    return found
+
+
 def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
-    """Raises `InputError` when an input stands in both sets (compared by content)."""
-    seen = set(digests(first))
-    shared = sum(digest in seen for digest in digests(second))
+    """Raises `InputError` when an input stands in both sets, compared by content, floats in the coarser dtype."""
+    if first.is_floating_point() and second.is_floating_point():
+        coarser = min(first.dtype, second.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
+        first, second = first.to(coarser), second.to(coarser)
+    seen = set(content_digests(first))
+    shared = sum(digest in seen for digest in content_digests(second))
     if shared:
         raise InputError(
             f"{shared} of the {second_name} examples are in the {first_name} set too; "
@@ -180,24 +203,24 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         InputError: it is empty, an item is not (input, label), shapes differ, a label is not an integer, or an
             input holds NaN or infinity.
     """
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise InputError(f"the {name} set must be a dataset with __len__ and __getitem__, not {type(dataset).__name__}")
-    size = len(cast(Sized, dataset))
-    if size == 0:
-        raise InputError(f"the {name} set is empty; give it at least one example")
+    size = size_of(dataset, name)
     if isinstance(dataset, ImageSet):
         return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index)))
     inputs: list[Tensor] = []
     labels: list[int] = []
     for n in range(size) if index is None else index:
-        item = dataset[n]
+        try:
+            item = dataset[n]
+        except NotImplementedError as error:
+            kind = type(dataset).__name__
+            raise InputError(f"the {name} set, of {kind}, cannot be read by position; give a list of it") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(f"{name} example {n} is not a pair (input, label)")
         try:
-            value = item[0] if isinstance(item[0], Tensor) else torch.as_tensor(np.asarray(item[0]))
+            value = item[0] if isinstance(item[0], Tensor) else _from_array(np.asarray(item[0]))
         except (TypeError, ValueError) as error:
             kind = type(item[0]).__name__
-            raise InputError(f"{name} example {n}: its input is no tensor or array but {kind}") from error
+            raise InputError(f"{name} example {n}: its input, of {kind}, cannot become a tensor") from error
         if inputs and value.shape != inputs[0].shape:
             raise InputError(
                 f"{name} example {n} has shape {tuple(value.shape)}, the first one {tuple(inputs[0].shape)}; "
@@ -210,6 +233,21 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
     return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64))
 
 
+def size_of(dataset: "Dataset[Any]", name: str) -> int:
+    """How many examples there are. Raises `InputError` for none, and for what is no dataset with a length."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(f"the {name} set must be a dataset with __len__ and __getitem__, not {type(dataset).__name__}")
+    size = len(cast(Sized, dataset))
+    if size == 0:
+        raise InputError(f"the {name} set is empty; give it at least one example")
+    return size
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of its own from an array of any strides and byte order."""
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
 def as_label(value: object, name: str) -> int:
     """`value` as an int. Raises `InputError` unless it is an integer (Python, NumPy or a 0-d tensor)."""
     if isinstance(value, Tensor | np.ndarray):
@@ -218,4 +256,6 @@ def as_label(value: object, name: str) -> int:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise InputError(f"{name}: label {value} is outside the model's classes")
     return value

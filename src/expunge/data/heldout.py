@@ -6,13 +6,8 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from expunge.data.examples import digests
-
-SCALE = 255
-"""What 8-bit images are divided by where they become floats."""
-
-CHUNK = 256
-"""Inputs that are looked at together."""
+from expunge.data.examples import content_digests
+from expunge.randomness import as_seed
 
 
 def calibration_side(inputs: Tensor, seed: int) -> Tensor:
@@ -33,8 +28,8 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     >>> int(side.sum()), bool((side.flip(0) == calibration_side(torch.arange(100.0).flip(0)[:, None], seed=0)).all())
     (61, True)
     """
-    salt = f"heldout:{seed}:".encode()
-    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in _digests(inputs)])
+    salt = f"heldout:{as_seed(seed)}:".encode()
+    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)])
 
 
 def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -43,17 +38,3 @@ def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
     for seed in seeds:
         left &= ~calibration_side(inputs, seed)
     return left
-
-
-def _digests(inputs: Tensor) -> list[bytes]:
-    """Digests of the contents, those of images in [0, 1] that were 8-bit ones as of these."""
-    if not inputs.is_floating_point():
-        return digests(inputs)
-    found: list[bytes] = []
-    for part in inputs.split(CHUNK):  # a few at a time: they are held in float64
-        own = digests(part)
-        levels = part.detach().cpu().double() * SCALE
-        whole = levels.round()
-        eight_bit = (((levels - whole).abs() < 1e-3) & (whole >= 0) & (whole <= SCALE)).flatten(1).all(1).tolist()
-        found += [digests(whole[n : n + 1].to(torch.uint8))[0] if eight_bit[n] else own[n] for n in range(len(part))]
-    return found

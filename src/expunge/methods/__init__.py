@@ -6,6 +6,8 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from expunge.errors import SettingError
 from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
@@ -93,7 +95,8 @@ def default_method(heldout: bool) -> str:
 
 def settings_of(method: Method) -> dict[str, Any]:
     """A method's fields as JSON values; `make_method(method.name, **settings_of(method))` gives it back."""
-    return asdict(method)  # type: ignore[call-overload,no-any-return]
+    fields_: dict[str, Any] = asdict(method)  # type: ignore[call-overload]
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in fields_.items()}
 
 
 def _hint(word: str, known: Mapping[str, Any] | list[str]) -> str:

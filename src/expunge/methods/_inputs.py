@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.methods._task import Task
-from expunge.models import as_float, logits_of
+from expunge.models import forward, logits_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def targeted_pgd(
         delta = _into_ball(start - batch, radius * span)
         for _ in range(steps):
             delta.requires_grad_()
-            loss = F.cross_entropy(as_float(model(batch + delta)), target, reduction="sum")
+            loss = F.cross_entropy(forward(model, batch + delta), target, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, delta)
             shifted = delta.detach() - step * span * _of_length_one(gradient)
             delta = _into_ball((batch + shifted).clamp(low, high) - batch, radius * span)

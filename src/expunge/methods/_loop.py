@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from expunge.errors import NonFiniteError, SettingError
 from expunge.methods._task import Recorder
-from expunge.models import as_float, logits_of
+from expunge.models import forward, logits_of
 from expunge.progress import track
 from expunge.records import Epoch
 
@@ -138,7 +138,7 @@ def descend(
                 if len(index) == 1 and settings.norm == "train":
                     _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
                     record.warn("a batch held one example: its normalisation layers ran in eval mode")
-                logits = as_float(model(inputs if len(index) == size and whole else inputs[index]))
+                logits = forward(model, inputs if len(index) == size and whole else inputs[index])
                 value = loss(logits, index).mean()
                 losses.append(float(value.detach()))
                 if not torch.isfinite(value):
@@ -182,7 +182,7 @@ def step_size(
     """
     _set_mode(model, "eval")
     index = torch.arange(min(PROBED, len(inputs)), device=inputs.device)
-    value = loss(as_float(model(inputs[index])), index).mean()
+    value = loss(forward(model, inputs[index]), index).mean()
     found = torch.autograd.grad(value, trainable(model), allow_unused=True)
     gradients = [g.detach() for g in found if g is not None]
     power = 2 if settings.optimizer == "sgd" else 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.methods._inputs import Continuous, continuous
 from expunge.methods._loop import Descent, descend, require
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import as_float
+from expunge.models import forward
 from expunge.records import PseudoLabels
 
 
@@ -95,11 +95,11 @@ def nearest_wrong(
     for inputs, true in zip(forget.inputs.split(batch_size), labels.split(batch_size), strict=True):
         start = inputs.detach().clone().requires_grad_(True)
         # The sum keeps every example's gradient its own; its sign is that of the mean's.
-        cross_entropy = F.cross_entropy(as_float(model(start)), true, reduction="sum")
+        cross_entropy = F.cross_entropy(forward(model, start), true, reduction="sum")
         (gradient,) = torch.autograd.grad(cross_entropy, start)
         moved = (inputs + step * gradient.sign()).clamp(forget.low, forget.high)
         with torch.no_grad():
-            logits = as_float(model(moved))
+            logits = forward(model, moved)
         reached += int((logits.argmax(1) != true).sum())
         found.append(logits.scatter(1, true[:, None], -torch.inf).argmax(1))
     return torch.cat(found), PseudoLabels(adversarial=reached, second_best=len(labels) - reached)

@@ -11,7 +11,7 @@ from expunge.methods._inputs import continuous, targeted_pgd
 from expunge.methods._loop import Descent, descend, require
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
-from expunge.models import as_float
+from expunge.models import forward
 from expunge.records import PseudoLabels
 
 
@@ -118,7 +118,7 @@ def importances(model: nn.Module, inputs: Tensor, parameters: list[nn.Parameter]
     total = [torch.zeros_like(p) for p in parameters]
     model.eval()
     for x in inputs.split(1) if parameters else ():
-        gradients = torch.autograd.grad(as_float(model(x)).square().sum(), parameters, allow_unused=True)
+        gradients = torch.autograd.grad(forward(model, x).square().sum(), parameters, allow_unused=True)
         for omega, gradient in zip(total, gradients, strict=True):
             if gradient is not None:
                 omega += gradient.abs()

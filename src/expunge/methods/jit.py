@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from expunge.methods._inputs import continuous
 from expunge.methods._loop import Descent, descend, require
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import as_float
+from expunge.models import forward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class JiT(Descent):
             for _ in range(self.draws):
                 noise = self.sigma * torch.randn(clean.shape, dtype=clean.dtype, generator=rng).to(clean.device)
                 with torch.set_grad_enabled(not self.detach):
-                    noisy = as_float(model(clean + unit * noise))
+                    noisy = forward(model, clean + unit * noise)
                 total = total + (logits - noisy).norm(dim=1) / noise.flatten(1).norm(dim=1)
             return total / self.draws * (len(index) if self.reduction == "sum" else 1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expunge.methods._loop import Descent, descend, require, trainable
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
-from expunge.models import as_float
+from expunge.models import forward
 from expunge.records import PseudoLabels
 
 CHUNK = 500
@@ -117,7 +117,7 @@ def salient(model: nn.Module, weights: Sequence[Tensor], task: Task, share: floa
     model.eval()
     gradients = [torch.zeros_like(weight) for weight in weights]
     for inputs, labels in zip(task.forget.inputs.split(CHUNK), task.forget.labels.split(CHUNK), strict=True):
-        value = F.cross_entropy(as_float(model(inputs)), labels, reduction="sum")
+        value = F.cross_entropy(forward(model, inputs), labels, reduction="sum")
         parts = torch.autograd.grad(value, list(weights), allow_unused=True)
         for total, part in zip(gradients, parts, strict=True):
             if part is not None:

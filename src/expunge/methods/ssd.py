@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.data import Examples
 from expunge.methods._loop import require, trainable
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import as_float
+from expunge.models import forward
 from expunge.progress import track
 
 
@@ -97,7 +97,7 @@ def importance(model: nn.Module, examples: Examples, batch_size: int) -> list[Te
     totals = [torch.zeros_like(weight) for weight in weights]
     batches = list(zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True))
     for inputs, labels in track(batches, "measuring importance", len(batches)):
-        value = F.cross_entropy(as_float(model(inputs)), labels)
+        value = F.cross_entropy(forward(model, inputs), labels)
         for total, part in zip(totals, torch.autograd.grad(value, weights, allow_unused=True), strict=True):
             if part is not None:
                 total += part.square()

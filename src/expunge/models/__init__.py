@@ -3,8 +3,9 @@
 from expunge.models.building import ARCHITECTURES, Classifier, build
 from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
-from expunge.models.inference import as_float, logits_of
+from expunge.models.inference import as_float, device_and_dtype, forward, logits_of, refusing
 from expunge.models.loading import load_model
+from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
 
 __all__ = [
@@ -15,11 +16,16 @@ __all__ = [
     "as_float",
     "build",
     "calibration_seeds",
+    "device_and_dtype",
+    "forward",
     "load_model",
     "load_weights",
     "logits_of",
     "mark_calibrated",
+    "mask_names",
     "read_header",
+    "refusing",
     "require_spec",
     "save_checkpoint",
+    "unsound",
 ]

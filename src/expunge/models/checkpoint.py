@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from expunge.errors import InputError, SettingError
 from expunge.files import written_whole
 from expunge.models.building import Normalise
+from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
 
 FORMAT = "expunge-checkpoint/1"
@@ -118,9 +119,9 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
             name = shapes[0]
             why = f"{name!r} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
         raise InputError(f"the weights in {path} do not fit the network: {why}")
-    bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
-    if bad:
-        raise InputError(f"{path}: {bad[0]!r} holds NaN or infinity; take a sound checkpoint")
+    bad = unsound(state.items(), mask_names(model))
+    if bad is not None:
+        raise InputError(f"{path}: {bad!r} holds NaN or infinity; take a sound checkpoint")
     dtypes = {name: value.dtype for name, value in state.items()}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in dtypes and dtypes[name] != tensor.dtype:
