@@ -13,7 +13,7 @@ from expunge.methods import METHODS
 SOURCE = Path(expunge.__file__).parent
 ROOT = SOURCE.parents[1]
 LAYERS = [
-    {"errors", "progress", "randomness"},
+    {"errors", "progress", "randomness", "settings"},
     {"records", "files"},
     {"data", "models"},
     {"update_log", "training", "training_state"},

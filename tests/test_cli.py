@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from expunge.data import draw_ids, load_data
 from expunge.methods import METHODS
@@ -203,6 +204,14 @@ def test_methods_lists_every_method_and_setting() -> None:
         assert f"{name}: " in text
         assert all(f"{key}=" in text for key in row["settings"])
         assert all(protocol in text for protocol in row["protocols"])
+
+
+def test_data_show_of_nothing(tmp_path: Path) -> None:
+    save_file(
+        {"images": torch.zeros(0, 1, 4, 4, dtype=torch.uint8), "labels": torch.zeros(0, dtype=torch.int64)},
+        tmp_path / "empty.safetensors",
+    )
+    assert "0 images" in succeed("data", "show", f"safetensors:{tmp_path}/empty.safetensors")
 
 
 def test_data_show(tmp_path: Path) -> None:

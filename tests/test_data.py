@@ -351,6 +351,17 @@ def test_a_folder(tmp_path: Path, suffix: str, channels: int) -> None:
     assert int((loaded.images.int() - images[[1, 0, 2]].int()).abs().max()) <= 2
 
 
+def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    write_folder(tmp_path, pixels(2), ["a", "b"])
+    plain = load_data(f"folder:{tmp_path}")
+    write_folder(tmp_path, pixels(1), [".ipynb_checkpoints"])
+    write_folder(tmp_path / "a", pixels(1), [".thumbnails"])
+    (tmp_path / "b" / "._0.png").write_bytes(b"what macOS leaves beside files")
+    again = load_data(f"folder:{tmp_path}")
+    assert (again.class_names, again.ids) == (plain.class_names, plain.ids)
+    assert torch.equal(again.images, plain.images)
+
+
 def test_a_folders_classes_are_matched_by_name_to_the_models(tmp_path: Path) -> None:
     write_folder(tmp_path, pixels(3), ["T-shirt_top", "Bag", "Bag"])
     loaded = load_data(f"folder:{tmp_path}", class_names=FASHION_MNIST_CLASSES)
@@ -566,6 +577,9 @@ def test_a_safetensors_file(tmp_path: Path, dtype: torch.dtype) -> None:
         ({"images": pixels(2), "labels": torch.tensor([0, -1])}, "label -1 is outside"),
         ({"images": pixels(2), "labels": torch.tensor([0, 10**12])}, "too large"),
         ({"images": pixels(2), "labels": torch.tensor([[0], [1]])}, "one an example"),
+        ({"images": pixels(2), "labels": torch.tensor(1)}, "one an example"),
+        ({"images": pixels(2), "labels": torch.tensor([0j, 1j])}, "labels must be integers"),
+        ({"images": pixels(2)[:, :0], "labels": torch.tensor([0, 1])}, "have no pixels"),
         ({"images": pixels(2), "labels": torch.tensor([0])}, "2 images but 1 labels"),
         ({"images": pixels(2)[:, 0], "labels": torch.tensor([0, 1])}, "images must be uint8"),
         ({"images": torch.rand(2, 1, 4, 4), "labels": torch.tensor([0, 1])}, "images must be uint8"),

@@ -1,6 +1,7 @@
 """Models and datasets as users bring them: odd ones work, or are refused in one line."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import expunge
 from expunge.audit import audit
 from expunge.audit.difficulty import difficulty_of
 from expunge.audit.forward import outputs_of
-from expunge.data import Examples, ImageSet, calibration_side
+from expunge.data import Examples, ImageSet, calibration_side, check_disjoint
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, make_method
 from expunge.models import load_weights
@@ -25,6 +26,7 @@ from tests.arrangements import SHORT, pairs, state_bits
 
 IMAGES = torch.rand(300, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(300) % 4
+PIXELS = (IMAGES * 255).round().to(torch.uint8)
 FORGET, TEST = (TensorDataset(IMAGES[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
 RETAIN = pairs(24, 7)
 
@@ -74,6 +76,30 @@ class Lazy(Network):
         return (inputs - 0.5) * self.scale
 
 
+class LazilyMasked(Network):
+    """Makes its mask when it first runs."""
+
+    mask: Tensor
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.full((6, 6), -torch.inf).triu(1))
+        return (inputs + self.mask).softmax(-1)
+
+
+class Rotary(Network):
+    """Keeps complex numbers."""
+
+    turns: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("turns", torch.polar(torch.ones(6), torch.arange(6.0)))
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        return (inputs * self.turns).real
+
+
 class Versioned(Network):
     """Keeps more than tensors in its state."""
 
@@ -114,7 +140,7 @@ def test_the_audit_of_a_model_that_normalises_in_place() -> None:
     assert reports[0] == reports[1]
 
 
-@pytest.mark.parametrize("network", [Masked, Lazy, Versioned])
+@pytest.mark.parametrize("network", [Masked, Lazy, LazilyMasked, Rotary, Versioned])
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_odd_networks_are_unlearned_and_audited(method: str, network: type[Network]) -> None:
     after = run(network(), method)
@@ -135,6 +161,135 @@ def test_a_mask_is_sound_and_other_infinities_are_not(tmp_path: Any) -> None:
         save_file({key: part.contiguous() for key, part in bad.state_dict().items()}, tmp_path / "bad.safetensors")
         with pytest.raises(InputError, match=f"'{name}' holds NaN or infinity"):
             load_weights(Masked(), tmp_path / "bad.safetensors")
+
+
+def test_complex_buffers_are_checked_too() -> None:
+    model = Rotary()
+    model.turns[0] = torch.tensor(complex("nan"))
+    with pytest.raises(InputError, match="NaN or infinity in 'turns'"):
+        run(model, "targeted")
+
+
+@pytest.mark.parametrize("network", [Lazy, LazilyMasked])
+def test_buffers_that_a_half_precision_model_makes_are_of_its_precision(network: type[Network]) -> None:
+    after = run(network().bfloat16(), "targeted")
+    assert {tensor.dtype for tensor in after.state_dict().values()} == {torch.bfloat16}
+
+
+class Words(nn.Module):
+    """Classifies seven token ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.embedding(ids).mean(1))
+        return logits
+
+
+TOKENS = torch.randint(0, 20, (300, 7), generator=torch.Generator().manual_seed(1))
+
+
+def test_token_ids_stay_integers_in_half_precision() -> None:
+    result = unlearn(Words().bfloat16(), TensorDataset(TOKENS[:9], LABELS[:9]), method="targeted")
+    assert result.model.get_parameter("head.weight").dtype == torch.bfloat16
+
+
+def test_the_trace_of_a_half_precision_model_of_uint8_images_is_that_of_what_it_returns() -> None:
+    class Scaled(Network):
+        """Takes floats as scaled already, as this package's own models do."""
+
+        def prepare(self, inputs: Tensor) -> Tensor:
+            scale = 1 if inputs.is_floating_point() else 255
+            return inputs.to(self.hidden.weight.dtype) / scale
+
+    model, data = Scaled().bfloat16(), TensorDataset(PIXELS[:40], LABELS[:40])
+    result = unlearn(model, data, method=expunge.Targeted(epochs=2))
+    assert result.trace.forget_accuracy_after == outputs_of(result.model, Examples(*data.tensors)).accuracy
+
+
+@pytest.mark.parametrize("method", ["boundary_shrink", "instance_wise", "mu_mis", "jit"])
+def test_methods_that_change_inputs_refuse_models_that_round_them(method: str) -> None:
+    class Rounds(Words):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids.long())
+
+    with pytest.raises(InputError, match=r"takes its torch\.int64 inputs as integers alone"):
+        unlearn(Rounds(), TensorDataset(TOKENS[:9], LABELS[:9]), method=method)
+
+
+@pytest.mark.parametrize("method", ["calibrated", "masked_distillation"])
+def test_token_ids_are_never_mixed_as_pixels_are(method: str) -> None:
+    forget = TensorDataset(TOKENS[:30], LABELS[:30])
+    with pytest.raises(InputError, match="held-out examples"):
+        unlearn(Words(), forget, method=method)
+    held = TensorDataset(TOKENS[30:], LABELS[30:])
+    assert unlearn(Words(), forget, method=make_method(method, epochs=1), heldout=held).trace.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "hold no values yet"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 4, device="meta")), "hold no values yet"),
+        (lambda inputs: inputs, "torch.nn.Module, not function"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_what_is_no_model_yet_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        unlearn(model, FORGET, method="targeted")
+
+
+def test_a_model_that_asserts_its_input_size_is_heard() -> None:
+    class Asserts(Network):
+        def prepare(self, inputs: Tensor) -> Tensor:
+            assert inputs.shape[-1] == 6, "\nsix columns are wanted"
+            return inputs
+
+    narrow = TensorDataset(IMAGES[9:, :, :, :5], LABELS[9:])
+    with pytest.raises(InputError, match="AssertionError: six columns are wanted"):
+        unlearn(Asserts(), narrow, method="targeted")
+    with pytest.raises(InputError, match=r"evaluating test set: .*AssertionError: six columns"):
+        audit(Asserts(), Asserts(), FORGET, narrow)
+
+
+def test_a_factory_for_another_network_is_told_before_it_is_trained() -> None:
+    for method in ("retrain", "bad_teacher"):
+        for factory in (lambda: nn.Linear(5, 4), lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2))):
+            with pytest.raises(InputError):
+                unlearn(Network(), FORGET, method=make_method(method, epochs=1), retain=RETAIN, factory=factory)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"heldout": TensorDataset(IMAGES[9:], LABELS[9:] + 4)}, InputError, "label [4-7] is outside"),
+        ({"recipe": Recipe(epochs=1, augment="shift"), "flat": True}, SettingError, "augment='shift' is for images"),
+        ({"factory": lambda: Network().requires_grad_(False)}, SettingError, "frozen"),
+        ({"factory": lambda: nn.Linear(5, 4)}, InputError, "cannot take inputs"),
+        (
+            {
+                "heldout": TensorDataset(IMAGES[9:] * 1e9, LABELS[9:]),
+                "recipe": Recipe(epochs=1, batch_size=300, lr=3e38),
+            },
+            NonFiniteError,
+            "after 1 steps the network holds NaN or infinity",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_trained_for_a_difficulty_are_told(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given: dict[str, Any] = {"forget": FORGET, "heldout": TEST, "factory": Network, "recipe": Recipe(epochs=1)}
+    given |= change
+    if given.pop("flat", False):
+        for role in ("forget", "heldout"):
+            given[role] = TensorDataset(given[role].tensors[0].flatten(1), given[role].tensors[1])
+    with pytest.raises(error, match=message):
+        difficulty_of(given.pop("forget"), given.pop("heldout"), **given)
 
 
 def test_a_buffer_that_becomes_infinite_is_told() -> None:
@@ -243,6 +398,8 @@ class Unsized(Dataset[Any]):
         (Reads((IMAGES[0], 2**63)), "label"),
         (Reads((IMAGES[0], -(2**63) - 1)), "label"),
         (Reads((np.array(["a"]), 0)), "cannot become a tensor"),
+        (dict.fromkeys(range(1, 4), (IMAGES[0], 0)), "example 0 cannot be read: KeyError: 0"),
+        ([(IMAGES[0], 0), (PIXELS[1], 0)], r"example 1 is torch.uint8, the first one torch.float32"),
     ],
 )
 @pytest.mark.parametrize("role", ["forget", "retain", "heldout"])
@@ -272,9 +429,6 @@ def test_arrays_of_any_layout_are_read(odd: Any) -> None:
     assert state_bits(found) == state_bits(unlearn(Network(), TensorDataset(plain, LABELS[:9]), method=method).model)
 
 
-PIXELS = (IMAGES * 255).round().to(torch.uint8)
-
-
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -282,6 +436,13 @@ PIXELS = (IMAGES * 255).round().to(torch.uint8)
         (PIXELS.double() / 255, PIXELS.float() / 255),
         (IMAGES.double() * 2 - 1, (IMAGES.double() * 2 - 1).float()),
         ((IMAGES * 2 - 1).bfloat16(), IMAGES * 2 - 1),
+        (PIXELS, (PIXELS.float() / 255).half()),
+        (PIXELS, (PIXELS.float() / 255).bfloat16()),
+        (PIXELS, PIXELS.float() * (1 / 255)),
+        (PIXELS, PIXELS.float()),
+        (PIXELS.int() * 1000, PIXELS.long() * 1000),
+        (PIXELS.short(), PIXELS),
+        (torch.zeros(300, 1, 6, 6) - IMAGES.round(), -(IMAGES.round())),
     ],
 )
 def test_an_overlap_shows_in_whatever_dtype(first: Tensor, second: Tensor) -> None:
@@ -293,6 +454,20 @@ def test_an_overlap_shows_in_whatever_dtype(first: Tensor, second: Tensor) -> No
     forget = TensorDataset(first[:9], LABELS[:9])
     with pytest.raises(InputError, match="9 of the test examples are in the forget set"):
         audit(model, model, forget, TensorDataset(second, LABELS))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.randn(300, 5, generator=torch.Generator().manual_seed(2)) * 1e-9,
+        torch.softmax(torch.randn(300, 4, generator=torch.Generator().manual_seed(3)) * 10, 1),
+        torch.rand(300, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 1e-4 + 0.2,
+    ],
+)
+def test_inputs_that_are_no_images_are_told_apart_however_small_they_are(values: Tensor) -> None:
+    assert len(values.unique(dim=0)) == len(values)
+    check_disjoint(values[:50], values[50:], "forget", "test")
+    assert 100 < int(calibration_side(values, 0).sum()) < 200
 
 
 def test_a_forgotten_example_on_the_audits_side_of_the_held_out_ones_is_refused() -> None:
@@ -322,11 +497,32 @@ def test_other_seeds_are_refused(seed: Any) -> None:
         difficulty_of(Examples(*FORGET.tensors), data, factory=Network, recipe=Recipe(epochs=1), seed=seed)
 
 
-def test_settings_may_be_numpys() -> None:
-    settings: dict[str, Any] = {"lr": np.float32(1e-3), "epochs": np.int64(2)}
+@pytest.mark.parametrize("kind", [lambda value: value, np.array, torch.tensor, str])
+def test_settings_may_be_numpys(kind: Any) -> None:
+    settings: dict[str, Any] = {"lr": kind(1e-3), "epochs": kind(2)}
     method = expunge.Targeted(**settings)
     trace = json.loads(unlearn(Network(), FORGET, method=method).trace.to_json())
     assert (trace["settings"]["lr"], trace["settings"]["epochs"]) == (pytest.approx(1e-3), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (expunge.Targeted, {"max_steps": 2.5}, "max_steps=2.5 is not a whole number"),
+        (expunge.Targeted, {"epochs": torch.tensor(2.5)}, "is not a whole number"),
+        (expunge.Targeted, {"batch_size": "many"}, "batch_size='many' is not a whole number"),
+        (expunge.Targeted, {"lr": None}, "lr=None is not a number"),
+        (expunge.Targeted, {"lr": np.inf}, "lr=inf is out of range"),
+        (expunge.Targeted, {"stop": 3}, "stop=3: it is one of"),
+        (expunge.Amnesiac, {"retain_size": 2.5}, "retain_size=2.5 is not a whole number"),
+        (expunge.SSD, {"alpha": "x"}, "alpha='x' is not a number"),
+        (Recipe, {"epochs": 1.5}, "epochs=1.5 is not a whole number"),
+        (Recipe, {"lr": float("inf")}, "lr=inf is out of range"),
+    ],
+)
+def test_settings_of_another_type_are_refused_when_they_are_made(kind: Any, settings: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        kind(**settings)
 
 
 def test_a_run_on_the_cpu_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,8 +544,12 @@ def test_names_may_be_arrays_and_a_datasets_own_attributes_may_mean_something_el
     for ids in (5, ["one"], {"a": 1}):
         odd.ids = ids
         assert audit(model, after, odd, TEST).recognisable == plain.recognisable
+    odd.ids, odd.class_names = np.arange(10, 19), np.array(list("abcd"))
+    own = audit(model, after, odd, TEST).recognisable
+    odd.ids, odd.class_names = 5, None
     named = audit(model, after, odd, TEST, ids=np.arange(10, 19), class_names=np.array(list("abcd")))  # type: ignore[arg-type]
     assert plain.recognisable
+    assert own == named.recognisable
     assert [r.id for r in named.recognisable] == [str(10 + int(r.id)) for r in plain.recognisable]
     assert {r.label for r in named.recognisable} <= set("abcd")
     assert json.loads(json.dumps(named.to_dict()))["recognisable"][0]["label"] in "abcd"

@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from expunge import progress
+from expunge.commands import train as train_command
 from expunge.data import Examples, ImageSet, digests, draw_ids
-from expunge.errors import ExpungeError, InputError, NonFiniteError
+from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
 from expunge.models import load_model
 from expunge.training import Recipe, TrainedEpoch, augmented, train
 from expunge.update_log import UpdateRecorder, matching_updates, watched_by
@@ -201,3 +203,35 @@ def test_the_forget_draw_is_not_the_first_training_batch() -> None:
     first_batch = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:100]
     drawn = {int(i) for i in draw_ids(images, 100, seed=0)}
     assert len(drawn & set(first_batch.tolist())) < 30
+
+
+def test_a_state_inside_of_what_is_written_at_the_end_is_refused(tmp_path: Path) -> None:
+    for state in (tmp_path / "run" / "state.pt", tmp_path):
+        done = expunge(
+            "train", "--data", "sample", "--model", "small_resnet", "--out", tmp_path / "run", "--state", state
+        )
+        assert done.returncode == 2
+        assert "must be a file outside of" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_seed_is_of_dropout_too_and_the_callers_states_are_put_back(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    save_file({"images": images, "labels": torch.arange(24) % 3}, tmp_path / "data.safetensors")
+    settings = {"epochs": 2, "batch_size": 8, "drop_rate": 0.3, "depth": 1}
+    weights = []
+    for number in (1, 2):
+        torch.manual_seed(number)
+        before = torch.get_rng_state()
+        spec = f"safetensors:{tmp_path}/data.safetensors"
+        train_command(spec, "vit", tmp_path / str(number), settings=settings, seed=3, device="cpu")
+        assert torch.equal(torch.get_rng_state(), before)
+        weights.append(load_file(tmp_path / str(number) / "model.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("seed", [2**64, 1.5])
+def test_a_training_refuses_what_is_no_seed(tmp_path: Path, seed: Any) -> None:
+    with pytest.raises(SettingError, match="seed must be an integer"):
+        train_command("sample:train", "small_resnet", tmp_path / "run", seed=seed, device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -314,7 +314,8 @@ def data_show(data: Annotated[str, typer.Argument(help="DATA, such as fashion-mn
         images = load_data(data)
     channels, height, width = images.images.shape[1:]
     counts = images.labels.bincount(minlength=len(images.class_names)).tolist()
-    print(f"{data}: {len(images):,} images, {channels} × {height} × {width}; ids {images.ids[0]} … {images.ids[-1]}")
+    ids = f"; ids {images.ids[0]} … {images.ids[-1]}" if images.ids else ""
+    print(f"{data}: {len(images):,} images, {channels} × {height} × {width}{ids}")
     print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
 
 

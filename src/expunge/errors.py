@@ -27,3 +27,9 @@ class NonFiniteError(ExpungeError, ArithmeticError):
 
 class MissingExtraError(ExpungeError, ImportError):
     """A feature needs a package that is not installed."""
+
+
+def one_line(error: BaseException) -> str:
+    """What another's code raised, for a message of ours: its type and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,9 +1,13 @@
-"""Independent random streams from one seed."""
+"""Independent random streams from one seed, and the global states for code that draws from those."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 
 from expunge.errors import SettingError
@@ -31,3 +35,27 @@ def stream(purpose: str, seed: int) -> torch.Generator:
     """
     digest = blake2b(f"{purpose}:{as_seed(seed)}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits: torch takes signed seeds
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds Python, NumPy and torch inside the block; puts their states back after it.
+
+    Args:
+        seed: as `as_seed` gives it.
+        device: that of the model. For one on the CPU the generators of GPUs are left alone.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    try:
+        with torch.random.fork_rng(gpus):
+            if device.type == "cpu":
+                torch.default_generator.manual_seed(seed)
+            else:
+                torch.manual_seed(seed)  # that of every GPU too
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,5 +1,6 @@
 """Training a classifier from scratch: what `expunge train` runs, and what a retrained reference is made with."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples, digests
+from expunge.data.examples import check_logits
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.models import as_float
+from expunge.models import as_float, device_and_dtype, mask_names, refusing, unsound
 from expunge.progress import advance
+from expunge.settings import require, require_types
 from expunge.training_state import identity, keep, restore
 from expunge.update_log import UpdateRecorder
 
@@ -23,7 +26,7 @@ class Recipe:
     Attributes:
         epochs: passes over the training set, ≥ 0.
         batch_size: examples a step, ≥ 1. A last, smaller batch is left out of its epoch.
-        lr: the highest learning rate, > 0; it rises to it over `warmup` and falls to zero.
+        lr: the highest learning rate, > 0, finite; it rises to it over `warmup` and falls to zero.
         momentum: in [0, 1): the highest; it falls by 0.1 while the learning rate rises, and back. Adam's β₁.
         weight_decay: ≥ 0, coupled (L2).
         warmup: share of the steps in which the learning rate rises, in (0, 1).
@@ -43,10 +46,11 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"
 
     def __post_init__(self) -> None:
+        require_types(self)
         ranges = {
             "epochs": self.epochs >= 0,
             "batch_size": self.batch_size >= 1,
-            "lr": self.lr > 0,
+            "lr": 0 < self.lr < math.inf,
             "momentum": 0 <= self.momentum < 1,
             "weight_decay": self.weight_decay >= 0,
             "warmup": 0 < self.warmup < 1,
@@ -54,9 +58,7 @@ class Recipe:
             "precision": self.precision in {"fp32", "bf16"},
             "optimizer": self.optimizer in {"sgd", "adam"},
         }
-        for name, within in ranges.items():
-            if not within:
-                raise SettingError(f"{name}={getattr(self, name)!r} is out of range")
+        require(self, ranges)
 
     @property
     def recipe(self) -> "Recipe":
@@ -119,9 +121,10 @@ def train(
         One entry an epoch.
 
     Raises:
-        NonFiniteError: the loss became NaN or infinite; says at which step.
-        InputError: no examples, or a `state` that is damaged or of another training.
-        SettingError: both `updates` and `state`.
+        NonFiniteError: the loss or a weight became NaN or infinite; says at which step.
+        InputError: no examples, inputs that the model cannot take, labels that it has no class for, or a `state` that
+            is damaged or of another training.
+        SettingError: both `updates` and `state`, augmentation of what is no image, or no parameter that may change.
     """
     if updates is not None and state is not None:
         raise SettingError("a training whose updates are recorded cannot be gone on with: leave one of the two out")
@@ -131,8 +134,10 @@ def train(
     of = identity(model, examples, recipe.recipe.to_json(), rng.initial_seed()) if state is not None else ""
     if updates is not None:
         updates.begin(names)
-    device = next(model.parameters()).device
-    examples = examples.to(device, next(model.parameters()).dtype)
+    if recipe.augment != "none" and examples.inputs.ndim != 4:
+        raise SettingError(f"augment={recipe.augment!r} is for images; take augment='none'")
+    device, dtype = device_and_dtype(model)
+    examples = examples.to(device, dtype)
     batch_size = min(recipe.batch_size, len(examples))
     num_batches = len(examples) // batch_size
     total = recipe.epochs * num_batches
@@ -168,9 +173,12 @@ def train(
             inputs = augmented(examples.inputs[index], recipe.augment, rng)
             if inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = model(inputs)
-            loss = F.cross_entropy(as_float(logits), examples.labels[index])
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+            with refusing(inputs, label), autocast:
+                logits = as_float(model(inputs))
+            if step == 0:
+                check_logits(logits, examples.labels, "training set")
+            loss = F.cross_entropy(logits, examples.labels[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -188,12 +196,17 @@ def train(
         history.append(epoch)
         if state is not None and len(history) < recipe.epochs:
             keep(state, of, parts, rng, {"history": [[epoch.loss, epoch.accuracy] for epoch in history]})
+    bad = unsound([*model.named_parameters(), *model.named_buffers()], mask_names(model))
+    if bad is not None:
+        raise NonFiniteError(f"after {step} steps the network holds NaN or infinity in {bad!r}; lower lr")
     model.eval()
     return history
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise SettingError("every parameter of the network is frozen; set requires_grad on those that may change")
     if recipe.optimizer == "adam":
         return torch.optim.Adam(
             parameters, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay

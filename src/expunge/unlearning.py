@@ -2,12 +2,10 @@
 
 import copy
 import platform
-import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -35,7 +33,7 @@ from expunge.models import (
     refusing,
     unsound,
 )
-from expunge.randomness import as_seed, stream
+from expunge.randomness import as_seed, seeded, stream
 from expunge.records import Trace
 
 
@@ -102,20 +100,22 @@ def unlearn(
     ]
     if missing:
         raise SettingError(f"{chosen.name} needs {' and '.join(missing)}")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     device, _ = device_and_dtype(model)
     _check_finite(model, mask_names(model), InputError, "the model", "take a sound checkpoint")
-    masks = [name for name, buffer in model.named_buffers() if bool(torch.isneginf(buffer).any())]
 
     record = Recorder()
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
-    with _random_state(seed, device), torch.inference_mode(False), torch.enable_grad():
+    with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
         rng = stream("method", seed)
         examples = materialise(forget, "forget")
         identity = tuple(digests(examples.inputs))
         own = _own_copy(model)
         examples = examples.to(*device_and_dtype(own))
         logits = _original_logits(own, examples)
+        masks = [name for name in mask_names(own) if unsound([(name, own.get_buffer(name))]) is not None]
         task = Task(
             forget=examples,
             forget_digests=identity,
@@ -276,23 +276,24 @@ def _back_to_its_dtypes(
 ) -> Tensor:
     """Rounds what was widened back to the original's dtypes; the logits (N, C) on the forget set of what came of it."""
     wide = logits_of(result, examples.inputs)
-    narrowed = False
+    device, kind = device_and_dtype(model)
+    widened, narrowed = device_and_dtype(result)[1] != kind, False
     dtypes = {name: given.dtype for name, given in [*model.named_parameters(), *model.named_buffers()]}
     for name, tensor in [*result.named_parameters(), *result.named_buffers()]:
-        dtype = dtypes.get(name, tensor.dtype)
+        made = kind if widened and tensor.is_floating_point() else tensor.dtype  # by the model, on its first run
+        dtype = dtypes.get(name, made)
         narrowed |= tensor.dtype != dtype
         tensor.data = tensor.data.to(dtype)
     if not narrowed:
         return wide
-    dtype = next(model.parameters()).dtype
     _check_finite(
-        result, masks, NonFiniteError, f"rounded back to {dtype} the model", "lower lr, or unlearn a float32 copy"
+        result, masks, NonFiniteError, f"rounded back to {kind} the model", "lower lr, or unlearn a float32 copy"
     )
-    after = logits_of(result, examples.inputs.to(dtype))
+    after = logits_of(result, examples.to(device, kind).inputs)
     shares = _share(wide, examples.labels), _share(after, examples.labels)
     if shares[0] != shares[1]:
         record.warn(
-            f"rounding the weights back to {dtype} moved the forget accuracy from {shares[0]:.4f} to {shares[1]:.4f}; "
+            f"rounding the weights back to {kind} moved the forget accuracy from {shares[0]:.4f} to {shares[1]:.4f}; "
             "unlearn a float32 copy of the model"
         )
     return after
@@ -308,25 +309,6 @@ def _add_warnings(record: Recorder, l1: float, before: Tensor, after: Tensor) ->
 
 def _share(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).double().mean())
-
-
-@contextmanager
-def _random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch inside the block; puts the states of Python, NumPy and torch back after it."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    try:
-        with torch.random.fork_rng(gpus):
-            if device.type == "cpu":
-                torch.default_generator.manual_seed(seed)
-            else:
-                torch.manual_seed(seed)  # that of every GPU too
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
 
 
 def _peak_bytes(device: torch.device) -> int:

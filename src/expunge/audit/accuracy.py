@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from expunge.audit.forward import outputs_of
-from expunge.data import Examples, materialise
+from expunge.data import Examples, as_examples
 
 
 def accuracy(model: nn.Module, dataset: "Examples | Dataset[Any]", *, batch_size: int = 500) -> float:
@@ -17,5 +17,4 @@ def accuracy(model: nn.Module, dataset: "Examples | Dataset[Any]", *, batch_size
         dataset: examples in memory, or any dataset of (input, label).
         batch_size: examples a forward pass.
     """
-    examples = dataset if isinstance(dataset, Examples) else materialise(dataset, "given")
-    return outputs_of(model, examples, batch_size=batch_size).accuracy
+    return outputs_of(model, as_examples(dataset, "given"), batch_size=batch_size).accuracy

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from expunge.audit.placement import TAIL, placements
 from expunge.audit.relearning import relearn
 from expunge.audit.scores import Floats, cross_entropy, logit_margin
 from expunge.audit.verdict import score_test
-from expunge.data import Examples, audit_side, check_disjoint, materialise
+from expunge.data import Examples, as_examples, audit_side, check_disjoint
 from expunge.data.examples import check_labels
 from expunge.errors import InputError
 from expunge.models import calibration_seeds
@@ -106,9 +106,9 @@ def audit(
     """
     seed = as_seed(seed)
     examples = {
-        "forget": _examples(forget, "forget"),
-        "test": _examples(test, "test"),
-        **({"retain": _examples(retain, "retain")} if retain is not None else {}),
+        "forget": as_examples(forget, "forget"),
+        "test": as_examples(test, "test"),
+        **({"retain": as_examples(retain, "retain")} if retain is not None else {}),
     }
     check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
     given = len(examples["test"])
@@ -258,16 +258,10 @@ def histograms(margins: Mapping[str, Mapping[str, Floats]]) -> Margins:
     return Margins(edges=tuple(float(edge) for edge in edges), counts=counts)
 
 
-def _examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
-    examples = dataset if isinstance(dataset, Examples) else materialise(dataset, name)
-    if len(examples) == 0:
-        raise InputError(f"the {name} set is empty; give it at least one example")
-    return examples
-
-
 def _names(value: object) -> Sequence[str]:
     """What a dataset's attribute says, if it is a sequence of names at all."""
-    return value if isinstance(value, list | tuple) else ()
+    named = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    return cast(Sequence[str], value) if named else ()
 
 
 def _ids(given: Sequence[str] | None, forget: object, num: int) -> Sequence[str] | None:

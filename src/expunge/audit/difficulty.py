@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
+from torch.utils.data import Dataset
 
 from expunge.audit.forward import outputs_of
 from expunge.audit.placement import as_scores, ranks
 from expunge.audit.scores import Floats, logit_margin
-from expunge.data import Examples, check_disjoint
+from expunge.data import Examples, as_examples, check_disjoint
 from expunge.errors import InputError
 from expunge.randomness import stream
 from expunge.training import Recipe, train
@@ -44,7 +46,12 @@ class Difficulty:
 
 
 def difficulty_of(
-    forget: Examples, heldout: Examples, *, factory: Callable[[], nn.Module], recipe: Recipe, seed: int = 0
+    forget: "Examples | Dataset[Any]",
+    heldout: "Examples | Dataset[Any]",
+    *,
+    factory: Callable[[], nn.Module],
+    recipe: Recipe,
+    seed: int = 0,
 ) -> Difficulty:
     """Trains four networks on halves of the held-out examples, and scores every example by two that never saw it.
 
@@ -69,8 +76,7 @@ def difficulty_of(
     >>> found.forget.shape, found.heldout.shape, found.num_references
     ((8,), (32,), 4)
     """
-    if len(forget) == 0:
-        raise InputError("the forget set is empty; give it at least one example")
+    forget, heldout = as_examples(forget, "forget"), as_examples(heldout, "test")
     if len(heldout) < 16:
         raise InputError(f"{len(heldout)} held-out examples are too few to train networks on; give at least 16")
     check_disjoint(forget.inputs, heldout.inputs, "forget", "test")

@@ -19,6 +19,7 @@ from expunge.files import check_unused, new_directory
 from expunge.methods import make_method
 from expunge.models import Header, ModelSpec, build, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
+from expunge.randomness import as_seed, seeded
 from expunge.training import Recipe, recipe_for
 from expunge.training import train as train_network
 from expunge.update_log import UPDATES, UpdateRecorder
@@ -87,14 +88,15 @@ def train(
         announce: is told what the update log will cost before training starts.
     """
     check_unused(out)
+    seed = as_seed(seed)
+    if state is not None and (state.is_dir() or out.resolve() in state.resolve().parents):
+        raise SettingError(f"the state {state} must be a file outside of {out}, which is written at the end")
     where = device_named(device)
     images = load_data(data)
     recipe, options = _recipe(images.name.partition(":")[0], model, settings or {})
     spec = spec_for(images, model, options)
-    with torch.random.fork_rng([where] if where.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, where), new_directory(out) as temporary:
         network = _build(spec).to(where)
-    with new_directory(out) as temporary:
         recorder = None
         if record_updates is not None:
             watched = None

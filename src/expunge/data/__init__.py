@@ -1,7 +1,16 @@
 """Forget sets and datasets: from folders, named datasets, tensors and id lists to images in memory."""
 
 from expunge.data.download import download
-from expunge.data.examples import Examples, ImageSet, check_disjoint, digests, draw_ids, materialise, read_ids
+from expunge.data.examples import (
+    Examples,
+    ImageSet,
+    as_examples,
+    check_disjoint,
+    digests,
+    draw_ids,
+    materialise,
+    read_ids,
+)
 from expunge.data.heldout import audit_side, calibration_side
 from expunge.data.specs import NAMED, load_data
 
@@ -9,6 +18,7 @@ __all__ = [
     "NAMED",
     "Examples",
     "ImageSet",
+    "as_examples",
     "audit_side",
     "calibration_side",
     "check_disjoint",

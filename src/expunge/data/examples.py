@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from expunge.errors import InputError
+from expunge.errors import InputError, one_line
 from expunge.randomness import stream
 
 SCALE = 255
@@ -74,6 +74,8 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
                 f"{self.name}: images must be uint8 of shape (N, channels, height, width), "
                 f"not {self.images.dtype} of shape {tuple(self.images.shape)}"
             )
+        if min(self.images.shape[1:]) < 1:
+            raise InputError(f"{self.name}: images of shape {tuple(self.images.shape[1:])} have no pixels")
         check_labels(self.labels, len(self.class_names), self.name)
         if len(self.images) != len(self.labels):
             raise InputError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
@@ -113,7 +115,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
                 f"its ids {run}"
             )
         if not ids:
-            raise InputError("the list of ids is empty; there is nothing to forget")
+            raise InputError("the list of ids is empty; give at least one")
         return self.take([position[i] for i in ids])
 
     def without(self, other: "ImageSet") -> "ImageSet":
@@ -155,17 +157,37 @@ def digests(inputs: Tensor) -> list[bytes]:
 
 
 def content_digests(inputs: Tensor) -> list[bytes]:
-    """As `digests`, but an 8-bit image has one digest as uint8 and as floats in [0, 1] (what ToTensor makes of it)."""
-    if not inputs.is_floating_point():
+    """As `digests`, but equal values of other dtypes have equal digests, and so have an 8-bit image's forms.
+
+    These are uint8, any dtype with the same values, and floats in [0, 1], each k/255 as its dtype rounds it (what
+    torchvision's ToTensor makes of it). Other floats have the digest of their own dtype.
+    """
+    if inputs.dtype == torch.uint8 or inputs.is_complex():
         return digests(inputs)
     found: list[bytes] = []
-    for part in inputs.split(CHUNK):  # a few at a time: they are held in float64
-        own = digests(part)
-        levels = part.detach().cpu().double() * SCALE
-        whole = levels.round()
-        eight_bit = (((levels - whole).abs() < 1e-3) & (whole >= 0) & (whole <= SCALE)).flatten(1).all(1).tolist()
-        found += [digests(whole[n : n + 1].to(torch.uint8))[0] if eight_bit[n] else own[n] for n in range(len(part))]
+    for part in inputs.detach().split(CHUNK):  # a few at a time: they are held in float64
+        pixels, are_pixels = _as_pixels(part.cpu())
+        own = digests(part + 0.0 if part.is_floating_point() else part.long())  # adding 0 makes −0 a 0
+        found += [digests(pixels[n : n + 1])[0] if are_pixels[n] else own[n] for n in range(len(part))]
     return found
+
+
+def _as_pixels(inputs: Tensor) -> tuple[Tensor, list[bool]]:
+    """The values of 0 to 255 that each input stands for, uint8, and which inputs stand for such values throughout."""
+    values = inputs.double()
+    held = values.clamp(0, SCALE).round()
+    same = (values == held).flatten(1)
+    if not inputs.is_floating_point():
+        return held.to(torch.uint8), same.all(1).tolist()
+    levels = (values * SCALE).clamp(0, SCALE).round()
+    exact = (levels / SCALE).to(inputs.dtype).double()
+    step = torch.finfo(inputs.dtype).eps
+    # Where they were multiplied by 1/255, or came by way of float64, they may be off by the last bit.
+    slack = 2 * step if step < 1e-6 else 0.0
+    scaled = ((values - exact).abs() <= slack * exact).flatten(1).all(1)
+    raw = same.all(1) & (values > 1).flatten(1).any(1)
+    chosen = torch.where(raw.view(-1, *[1] * (values.ndim - 1)), held, levels)
+    return chosen.to(torch.uint8), (scaled | raw).tolist()
 
 
 def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
@@ -185,10 +207,19 @@ def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: 
 def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
     """Raises `InputError` unless `labels` is int64, one-dimensional and within [0, num_classes)."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise InputError(f"{name}: labels must be integers, one an example, not {labels.dtype}")
+        raise InputError(
+            f"{name}: labels must be integers, one an example, not {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         bad = labels[(labels < 0) | (labels >= num_classes)][0]
-        raise InputError(f"{name}: label {int(bad)} is outside [0, {num_classes}), the model's classes")
+        raise InputError(f"{name}: label {int(bad)} is outside [0, {num_classes}): there is no such class")
+
+
+def check_logits(logits: Tensor, labels: Tensor, name: str) -> None:
+    """Raises `InputError` unless `logits` is (N, C) with C ≥ 2, and the labels, those of all batches, are in [0, C)."""
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(logits.shape)}")
+    check_labels(labels, logits.shape[1], name)
 
 
 def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None = None) -> Examples:
@@ -214,6 +245,8 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         except NotImplementedError as error:
             kind = type(dataset).__name__
             raise InputError(f"the {name} set, of {kind}, cannot be read by position; give a list of it") from error
+        except Exception as error:  # the dataset's own code runs here, and may raise anything
+            raise InputError(f"{name} example {n} cannot be read: {one_line(error)}") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(f"{name} example {n} is not a pair (input, label)")
         try:
@@ -226,11 +259,21 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
                 f"{name} example {n} has shape {tuple(value.shape)}, the first one {tuple(inputs[0].shape)}; "
                 "all must be alike"
             )
+        if inputs and value.is_floating_point() != inputs[0].is_floating_point():
+            raise InputError(f"{name} example {n} is {value.dtype}, the first one {inputs[0].dtype}; all must be alike")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"{name} example {n} holds NaN or infinity; repair or remove it")
         inputs.append(value.detach())
         labels.append(as_label(item[1], f"{name} example {n}"))
     return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64))
+
+
+def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
+    """Examples in memory as they are, any other dataset read into it; `InputError` as `materialise`."""
+    examples = dataset if isinstance(dataset, Examples) else materialise(dataset, name)
+    if len(examples) == 0:
+        raise InputError(f"the {name} set is empty; give it at least one example")
+    return examples
 
 
 def size_of(dataset: "Dataset[Any]", name: str) -> int:
@@ -257,5 +300,5 @@ def as_label(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}")
     if not -(2**63) <= value < 2**63:
-        raise InputError(f"{name}: label {value} is outside the model's classes")
+        raise InputError(f"{name}: label {value} is outside of any classes")
     return value

@@ -34,6 +34,8 @@ _CACHE_FROM = 1_000  # images; below that, decoding is quicker than a reader wou
 def load_folder(folder: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
     """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
 
+    Hidden files and directories, whose names begin with a dot, are left out.
+
     Args:
         folder: the directory.
         size: resize every image to size × size (bilinear, antialiased); None takes them as they are, and they
@@ -46,13 +48,15 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"there is no directory {folder}; give one that holds a folder a class")
-    class_names = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    class_names = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry, root)))
     if not class_names:
         raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = sorted(
+            path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES and not _hidden(path, root)
+        )
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -60,6 +64,11 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     images = decode_all(paths, size=size, channels=channels)
     ids = tuple(path.relative_to(root).as_posix() for path in paths)
     return ImageSet(images, torch.tensor(labels), class_names, ids, f"folder:{folder}")
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    """Whether a name below `root` begins with a dot: what other programs leave behind, such as .ipynb_checkpoints."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int | None = None) -> Tensor:
@@ -77,7 +86,7 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
         if image.shape != first.shape:
             raise InputError(
                 f"{path} is {image.shape[2]} × {image.shape[1]} pixels, {paths[0].name} is {first.shape[2]} × "
-                f"{first.shape[1]}; make all images the same size, or add --resize"
+                f"{first.shape[1]}; make all images the same size (expunge forget and audit: --resize)"
             )
         images[n] = image
     if cached is not None:

@@ -26,7 +26,7 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
 
     >>> side = calibration_side(torch.arange(100.0)[:, None], seed=0)
     >>> int(side.sum()), bool((side.flip(0) == calibration_side(torch.arange(100.0).flip(0)[:, None], seed=0)).all())
-    (61, True)
+    (54, True)
     """
     salt = f"heldout:{as_seed(seed)}:".encode()
     return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)])

@@ -83,8 +83,10 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
         images, labels = tensors["images"], tensors["labels"]
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path} is not a safetensors file with images and labels: {error}") from error
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise InputError(f"{path}: labels must be integers, not {labels.dtype}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
+        raise InputError(
+            f"{path}: labels must be integers, one an example, not {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     labels = labels.long()
     if not class_names:
         if len(labels) and int(labels.max()) >= MAX_CLASSES:  # a name is made up for each

@@ -1,12 +1,9 @@
 """The methods, one file each, and the registry that names them."""
 
-import types
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import numpy as np
+from typing import Any
 
 from expunge.errors import SettingError
 from expunge.methods._task import Method, Needs, Recorder, Task
@@ -74,14 +71,13 @@ def make_method(name: str, *, protocol: str | None = None, **settings: Any) -> M
     cls = METHODS[name]
     if protocol is not None and protocol not in cls.presets:
         raise SettingError(f"{name} has no protocol {protocol!r}; it has {', '.join(cls.presets)}")
-    hints = get_type_hints(cls)
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
             listed = ", ".join(known) or "none"
             raise SettingError(f"{name} has no setting {key!r}; it has {listed}{_hint(key, known)}")
     chosen = {**(cls.presets[protocol] if protocol else {}), **settings}
-    method: Method = cls(**{key: _convert(key, value, hints[key]) for key, value in chosen.items()})
+    method: Method = cls(**chosen)
     return method
 
 
@@ -95,40 +91,13 @@ def default_method(heldout: bool) -> str:
 
 def settings_of(method: Method) -> dict[str, Any]:
     """A method's fields as JSON values; `make_method(method.name, **settings_of(method))` gives it back."""
-    fields_: dict[str, Any] = asdict(method)  # type: ignore[call-overload]
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in fields_.items()}
+    return asdict(method)  # type: ignore[call-overload,no-any-return]
 
 
 def _hint(word: str, known: Mapping[str, Any] | list[str]) -> str:
     close = get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    """`value`, which may be text, as the type that a field asks for."""
-    options = get_args(hint)
-    if get_origin(hint) in {Union, types.UnionType}:
-        if value is None or value in {"none", "None"}:
-            return None
-        hint = next(option for option in options if option is not type(None))
-    if get_origin(hint) is Literal:
-        if value not in options:
-            raise SettingError(f"{name}={value!r}: it is one of {', '.join(map(str, options))}")
-        return value
-    try:
-        if hint is bool:
-            return {"true": True, "false": False}[str(value).lower()]
-        if hint is int and isinstance(value, float) and not value.is_integer():
-            raise ValueError
-        converted = hint(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SettingError(f"{name}={value!r} is not a {_WORDS.get(hint, hint)}") from error
-    if hint is float and converted != converted:  # NaN compares false with any range
-        raise SettingError(f"{name}={value!r} is not a number")
-    return converted
-
-
-_WORDS = {int: "whole number", float: "number", bool: "true or false"}
 
 __all__ = [
     "METHODS",

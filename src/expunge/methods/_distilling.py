@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import InputError
-from expunge.methods._loop import Descent, descend, require, step_size
+from expunge.methods._loop import Descent, descend, step_size
 from expunge.methods._margins import divergence, mixed
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
+from expunge.settings import require
 from expunge.training import augmented
 
 REPEATED = 0.25
@@ -83,12 +84,17 @@ class Distilling(Descent):
             goal, missed, rng, record: as in `descend`.
 
         Raises:
-            InputError: a single forgotten example and none held out: there are no mixtures.
+            InputError: no held-out examples, and a single forgotten one or inputs that cannot be mixed.
         """
         inputs, num = task.forget.inputs, len(task.forget)
         if task.heldout is None and num < 2:
             raise InputError(
                 "one forgotten example alone leaves nothing to hold: give held-out examples (heldout=, --test), or "
+                "name another method, such as targeted"
+            )
+        if task.heldout is None and not (inputs.is_floating_point() or inputs.dtype == torch.uint8):
+            raise InputError(
+                f"{inputs.dtype} inputs cannot be mixed as images can: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
             )
         size = max(self.retention_size, num)

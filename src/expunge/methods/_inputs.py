@@ -46,9 +46,16 @@ def continuous(model: nn.Module, task: Task) -> Continuous:
             logits = logits_of(model, inputs)
         except (RuntimeError, IndexError, ValueError, TypeError):
             continue
-        if torch.allclose(logits, task.forget_logits, rtol=1e-3, atol=1e-3):
+        if torch.allclose(logits, task.forget_logits, rtol=1e-3, atol=1e-3) and _differentiable(model, inputs[:1]):
             return Continuous(inputs, low / scale, high / scale)
     raise InputError(f"the model takes its {given.dtype} inputs as integers alone; this method must change them")
+
+
+def _differentiable(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether the model's outputs depend on its inputs in a way that has gradients: not if it rounds them, say."""
+    inputs = inputs.detach().requires_grad_()
+    output = forward(model, inputs).sum()
+    return output.requires_grad and torch.autograd.grad(output, inputs, allow_unused=True)[0] is not None
 
 
 def targeted_pgd(

@@ -1,5 +1,6 @@
 """The one gradient loop that the methods share, and its settings."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from expunge.methods._task import Recorder
 from expunge.models import forward, logits_of
 from expunge.progress import track
 from expunge.records import Epoch
+from expunge.settings import require, require_types
 
 NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Layers that behave differently in train and eval mode: they keep running statistics."""
@@ -26,7 +28,7 @@ class Descent:
 
     Attributes:
         optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.
-        lr: learning rate, > 0. The paper: 1e-4 with Adam (section 5).
+        lr: learning rate, > 0, finite. The paper: 1e-4 with Adam (section 5).
         weight_decay: L2 coefficient, ≥ 0. The paper: 1e-5. With Adam it moves even weights without gradient, by
             about lr a step.
         momentum: in [0, 1), for `sgd` alone.
@@ -53,9 +55,10 @@ class Descent:
     norm: Literal["train", "eval"] = "train"
 
     def __post_init__(self) -> None:
+        require_types(self)
         ranges = {
             "optimizer": self.optimizer in {"adam", "adamw", "sgd"},
-            "lr": self.lr > 0,
+            "lr": 0 < self.lr < math.inf,
             "weight_decay": self.weight_decay >= 0,
             "momentum": 0 <= self.momentum < 1,
             "epochs": self.epochs >= 0,
@@ -66,13 +69,6 @@ class Descent:
             "norm": self.norm in {"train", "eval"},
         }
         require(self, ranges)
-
-
-def require(settings: object, ranges: dict[str, bool]) -> None:
-    """Raises `SettingError` for the first field whose value is not within its range."""
-    for name, within in ranges.items():
-        if not within:
-            raise SettingError(f"{name}={getattr(settings, name)!r} is out of range; see `expunge methods`")
 
 
 def descend(

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend, require
+from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.records import PseudoLabels
+from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend, require
+from expunge.errors import InputError
+from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import logits_of
+from expunge.models import logits_of, of_kind, refusing
+from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,13 @@ class BadTeacher(Descent):
         """Asks both teachers once, and minimises the divergence from them."""
         assert task.retain is not None
         assert task.factory is not None
-        reference = next(model.parameters())
-        incompetent = task.factory().to(reference.device, reference.dtype)
-        taught = torch.cat([logits_of(incompetent, task.forget.inputs), logits_of(model, task.retain.inputs)])
-        if taught.shape[1] != task.num_classes:
-            raise ValueError(f"the factory's network has {taught.shape[1]} classes, not {task.num_classes}")
+        incompetent = of_kind(task.factory(), model)
+        with refusing(task.forget.inputs, "the factory's network"):
+            random_logits = logits_of(incompetent, task.forget.inputs)
+        if random_logits.shape != task.forget_logits.shape:
+            shapes = tuple(random_logits.shape), tuple(task.forget_logits.shape)
+            raise InputError(f"the factory's network gives logits of shape {shapes[0]}, the model's {shapes[1]}")
+        taught = torch.cat([random_logits, logits_of(model, task.retain.inputs)])
         targets = (taught / self.temperature).softmax(1)
         scale = self.temperature**2 / (task.num_classes if self.divide_by_classes else 1)
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from expunge.errors import InputError
 from expunge.methods._difficulty import reference_margins
 from expunge.methods._distilling import Distilling
-from expunge.methods._loop import require
 from expunge.methods._margins import divergence, followed, held_loss, huber, margins, ranks, transported, with_margins
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
+from expunge.settings import require
 from expunge.training import augmented
 
 VIEWS = 16
@@ -89,7 +89,7 @@ class Calibrated(Distilling):
         inputs, labels = task.forget.inputs, task.forget.labels
         own = margins(task.forget_logits, labels)
         order = ranks(own)
-        images = inputs.ndim == 4
+        images = inputs.ndim == 4 and (inputs.is_floating_point() or inputs.dtype == torch.uint8)
         if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:
             raise InputError(
                 f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "

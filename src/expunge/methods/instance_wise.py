@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.methods._inputs import continuous, targeted_pgd
-from expunge.methods._loop import Descent, descend, require
+from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
+from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from expunge.methods._inputs import continuous
-from expunge.methods._loop import Descent, descend, require
+from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import forward
+from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from expunge.methods._distilling import Distilling
-from expunge.methods._loop import require
 from expunge.methods._margins import divergence
 from expunge.methods._task import Needs, Recorder, Task
+from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

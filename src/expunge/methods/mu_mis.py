@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from expunge.methods._inputs import continuous
-from expunge.methods._loop import Descent, descend, require
+from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
+from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend, require, trainable
+from expunge.methods._loop import Descent, descend, trainable
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
+from expunge.settings import require
 
 CHUNK = 500
 """Examples a backward pass while the mask is computed."""

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.methods._loop import require, trainable
+from expunge.methods._loop import trainable
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import forward
 from expunge.progress import track
+from expunge.settings import require, require_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class SSD:
     }
 
     def __post_init__(self) -> None:
+        require_types(self)
         ranges = {
             "alpha": self.alpha > 0,
             "lam": self.lam > 0,

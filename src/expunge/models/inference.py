@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import ExpungeError, InputError
+from expunge.errors import ExpungeError, InputError, one_line
 
 
 def as_float(logits: object) -> Tensor:
@@ -41,15 +41,24 @@ def refusing(inputs: Tensor, where: str) -> Iterator[None]:
         yield
     except (ExpungeError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # the model's own code runs here, and may raise anything
         shape = tuple(inputs.shape[1:])
-        raise InputError(f"{where}: the model cannot take inputs of shape {shape}: {first_line}") from error
+        raise InputError(f"{where}: the model cannot take inputs of shape {shape}: {one_line(error)}") from error
+
+
+def of_kind(network: nn.Module, like: nn.Module) -> nn.Module:
+    """`network` itself, moved to the device and the precision of `like`; its complex and integer tensors stay so."""
+    device, dtype = device_and_dtype(like)
+    network = network.to(device)
+    return network.double() if dtype == torch.float64 else network.float()
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Those of the first parameter. Raises `InputError` where the model has none."""
+    """Those of the first parameter. Raises `InputError` where the model has none, or they hold no values yet."""
     reference = next(model.parameters(), None)
     if reference is None:
-        raise InputError("the model has no parameters; there is nothing to change")
+        raise InputError("the model has no parameters, so that there is nothing to train, forget or audit")
+    for parameter in model.parameters():
+        if parameter.is_meta or isinstance(parameter, nn.UninitializedParameter):
+            raise InputError("the model's parameters hold no values yet; load its weights, or run it on a batch, first")
     return reference.device, reference.dtype

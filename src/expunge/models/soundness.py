@@ -24,9 +24,13 @@ def unsound(tensors: Iterable[tuple[str, Tensor]], masks: Collection[str] = ()) 
         masks: names of tensors in which −inf is sound.
     """
     for name, tensor in tensors:
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        if tensor.is_floating_point() and tensor.dtype.itemsize == 1:
+            tensor = tensor.float()  # of which torch computes no sums
+        if not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor.sum())):
             continue  # a sum is finite only where every term is, and much quicker than looking at each
         bad = ~torch.isfinite(tensor)
-        if bool((bad & ~torch.isneginf(tensor) if name in masks else bad).any()):
+        if name in masks and tensor.is_floating_point():
+            bad &= ~torch.isneginf(tensor)
+        if bool(bad.any()):
             return name
     return None
