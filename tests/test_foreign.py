@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,13 @@ from expunge.data import Examples, ImageSet, calibration_side, check_disjoint
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, make_method
 from expunge.models import load_weights
-from expunge.training import Recipe
+from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
+from expunge.update_log import UpdateRecorder
 from tests.arrangements import SHORT, pairs, state_bits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 IMAGES = torch.rand(300, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(300) % 4
@@ -192,6 +198,80 @@ class Words(nn.Module):
 TOKENS = torch.randint(0, 20, (300, 7), generator=torch.Generator().manual_seed(1))
 
 
+def test_an_example_may_be_one_number() -> None:
+    class Users(Words):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids[:, None])
+
+    model = Users()
+    model.embedding = nn.Embedding(400, 8)
+    forget, held = (TensorDataset(torch.arange(300)[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
+    after = unlearn(model, forget, method=make_method("calibrated", epochs=1), heldout=held).model
+    assert audit(model, after, forget, held).num_forget == 9
+
+
+@pytest.mark.parametrize("method", ["targeted", "finetune", "retrain"])
+def test_a_cache_that_grows_on_the_first_run_is_no_other_network(method: str) -> None:
+    class Cached(Network):
+        cache: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("cache", torch.zeros(0), persistent=False)
+
+        def prepare(self, inputs: Tensor) -> Tensor:
+            if len(self.cache) != inputs.shape[-1]:
+                self.cache = torch.arange(inputs.shape[-1]).to(inputs)
+            return inputs + self.cache
+
+    assert run(Cached(), method).get_buffer("cache").shape == (6,)
+
+
+def test_a_mask_of_the_lowest_number_may_be_made_in_half_precision() -> None:
+    class LowestMasked(Network):
+        mask: Tensor
+
+        def prepare(self, inputs: Tensor) -> Tensor:
+            if not hasattr(self, "mask"):
+                lowest = torch.finfo(inputs.dtype).min
+                self.register_buffer("mask", torch.full((6, 6), lowest, dtype=inputs.dtype).triu(1))
+            return (inputs + self.mask).softmax(-1)
+
+    assert run(LowestMasked().bfloat16(), "targeted").get_buffer("mask").dtype == torch.bfloat16
+
+
+def test_what_was_infinite_before_a_training_is_no_failure_of_it() -> None:
+    model = Network()
+    model.register_buffer("best", torch.tensor(torch.inf))
+    history = train(model, Examples(IMAGES, LABELS), Recipe(epochs=1), rng=torch.Generator())
+    assert len(history) == 1
+
+
+def test_a_refused_training_leaves_no_update_log(tmp_path: Any) -> None:
+    updates = UpdateRecorder(tmp_path / "log")
+    flat = Examples(IMAGES.flatten(1), LABELS)
+    with pytest.raises(SettingError, match="is for images"):
+        train(nn.Linear(36, 4), flat, Recipe(epochs=1, augment="shift"), rng=torch.Generator(), updates=updates)
+    assert not (tmp_path / "log" / "watched.json").exists()
+
+
+def test_a_grid_of_token_ids_is_not_shifted() -> None:
+    class Sees(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.lowest = Words(), 99
+
+        def forward(self, ids: Tensor) -> Tensor:
+            self.lowest = min(self.lowest, int(ids.min()))
+            logits: Tensor = self.words(ids.flatten(1))
+            return logits
+
+    grids = torch.randint(5, 20, (300, 1, 8, 8), generator=torch.Generator().manual_seed(5))
+    forget, held = (TensorDataset(grids[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
+    result = unlearn(Sees(), forget, method=make_method("calibrated", epochs=2), heldout=held)
+    assert result.model.lowest == 5
+
+
 def test_token_ids_stay_integers_in_half_precision() -> None:
     result = unlearn(Words().bfloat16(), TensorDataset(TOKENS[:9], LABELS[:9]), method="targeted")
     assert result.model.get_parameter("head.weight").dtype == torch.bfloat16
@@ -216,8 +296,21 @@ def test_methods_that_change_inputs_refuse_models_that_round_them(method: str) -
         def forward(self, ids: Tensor) -> Tensor:
             return super().forward(ids.long())
 
-    with pytest.raises(InputError, match=r"takes its torch\.int64 inputs as integers alone"):
-        unlearn(Rounds(), TensorDataset(TOKENS[:9], LABELS[:9]), method=method)
+    class Asserts(Words):
+        def forward(self, ids: Tensor) -> Tensor:
+            assert not ids.is_floating_point()
+            return super().forward(ids)
+
+    for model in (Rounds(), Asserts()):
+        with pytest.raises(InputError, match=r"takes its torch\.int64 inputs as integers alone"):
+            unlearn(model, TensorDataset(TOKENS[:9], LABELS[:9]), method=method)
+
+    class Levels(Network):
+        def prepare(self, inputs: Tensor) -> Tensor:
+            return inputs.to(torch.float32).round() / 255
+
+    with pytest.raises(InputError, match=r"takes its torch\.uint8 inputs as integers alone"):
+        unlearn(Levels(), TensorDataset(PIXELS[:9], LABELS[:9]), method=method)
 
 
 @pytest.mark.parametrize("method", ["calibrated", "masked_distillation"])
@@ -257,10 +350,22 @@ def test_a_model_that_asserts_its_input_size_is_heard() -> None:
 
 
 def test_a_factory_for_another_network_is_told_before_it_is_trained() -> None:
+    factories: list[Any] = [
+        lambda: nn.Linear(5, 4),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2)),
+        lambda: None,
+        {}.popitem,
+    ]
     for method in ("retrain", "bad_teacher"):
-        for factory in (lambda: nn.Linear(5, 4), lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2))):
+        for factory in factories:
             with pytest.raises(InputError):
-                unlearn(Network(), FORGET, method=make_method(method, epochs=1), retain=RETAIN, factory=factory)
+                unlearn(
+                    Network(),
+                    FORGET,
+                    method=make_method(method, epochs=1),
+                    retain=RETAIN,
+                    factory=factory,
+                )
 
 
 @pytest.mark.parametrize(
@@ -340,6 +445,7 @@ def test_scripted_models_are_told_what_to_give_instead() -> None:
             "evaluating test set: the model cannot take",
         ),
         ({"batch_size": 0}, SettingError, "batch_size"),
+        ({"batch_size": 2.5}, SettingError, "batch_size"),
         ({"seed": 1.5}, SettingError, "seed must be an integer"),
         ({"seed": 2**64}, SettingError, "seed must be"),
         ({"ids": ["a"]}, InputError, "1 ids for 9 forgotten examples"),
@@ -439,6 +545,7 @@ def test_arrays_of_any_layout_are_read(odd: Any) -> None:
         (PIXELS, (PIXELS.float() / 255).half()),
         (PIXELS, (PIXELS.float() / 255).bfloat16()),
         (PIXELS, PIXELS.float() * (1 / 255)),
+        (PIXELS, (PIXELS.float() / 255).double()),
         (PIXELS, PIXELS.float()),
         (PIXELS.int() * 1000, PIXELS.long() * 1000),
         (PIXELS.short(), PIXELS),
@@ -511,6 +618,7 @@ def test_settings_may_be_numpys(kind: Any) -> None:
         (expunge.Targeted, {"max_steps": 2.5}, "max_steps=2.5 is not a whole number"),
         (expunge.Targeted, {"epochs": torch.tensor(2.5)}, "is not a whole number"),
         (expunge.Targeted, {"batch_size": "many"}, "batch_size='many' is not a whole number"),
+        (expunge.Targeted, {"epochs": Fraction(5, 2)}, "is not a whole number"),
         (expunge.Targeted, {"lr": None}, "lr=None is not a number"),
         (expunge.Targeted, {"lr": np.inf}, "lr=inf is out of range"),
         (expunge.Targeted, {"stop": 3}, "stop=3: it is one of"),
@@ -523,6 +631,23 @@ def test_settings_may_be_numpys(kind: Any) -> None:
 def test_settings_of_another_type_are_refused_when_they_are_made(kind: Any, settings: Any, message: str) -> None:
     with pytest.raises(SettingError, match=re.escape(message)):
         kind(**settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(expunge.Targeted):
+    layers: "Sequence[str]" = ()
+    weights: object = None
+
+
+def test_a_users_own_method_may_have_fields_of_any_type() -> None:
+    own = Own(weights=[1], epochs=np.int64(1), stop="budget")  # type: ignore[arg-type]
+    assert (own.weights, type(own.epochs)) == ([1], int)
+    assert unlearn(Network(), FORGET, method=own).trace.steps == 1
+
+
+@pytest.mark.parametrize(("value", "meant"), [(1, True), (0.0, False), (torch.tensor(True), True), ("false", False)])
+def test_truth_may_be_told_by_numbers(value: Any, meant: bool) -> None:
+    assert expunge.BadTeacher(divide_by_classes=value).divide_by_classes is meant
 
 
 def test_a_run_on_the_cpu_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:

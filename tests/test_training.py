@@ -206,7 +206,7 @@ def test_the_forget_draw_is_not_the_first_training_batch() -> None:
 
 
 def test_a_state_inside_of_what_is_written_at_the_end_is_refused(tmp_path: Path) -> None:
-    for state in (tmp_path / "run" / "state.pt", tmp_path):
+    for state in (tmp_path / "run" / "state.pt", tmp_path / "run", tmp_path):
         done = expunge(
             "train", "--data", "sample", "--model", "small_resnet", "--out", tmp_path / "run", "--state", state
         )

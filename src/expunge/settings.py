@@ -15,10 +15,21 @@ def require_types(settings: Any) -> None:
     Raises:
         SettingError: one has no such meaning (2.5 for a whole number); names the field.
     """
-    hints = get_type_hints(type(settings))
+    hints = _hints(type(settings))
     for field in fields(settings):
-        value = _converted(field.name, getattr(settings, field.name), hints[field.name])
-        object.__setattr__(settings, field.name, value)
+        if field.name in hints:
+            value = _converted(field.name, getattr(settings, field.name), hints[field.name])
+            object.__setattr__(settings, field.name, value)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The fields' types, where they can be told: a user's subclass may name some that only a type checker knows."""
+    for base in cls.__mro__:
+        try:
+            return get_type_hints(base)
+        except NameError:
+            continue
+    return {}
 
 
 def require(settings: object, ranges: dict[str, bool]) -> None:
@@ -38,13 +49,15 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, str) or value not in options:
             raise SettingError(f"{name}={value!r}: it is one of {', '.join(map(str, options))}")
         return str(value)
+    if hint not in _WORDS:
+        return value
     try:
         plain = value.item() if hasattr(value, "item") else value
         if hint is bool:
-            return {"true": True, "false": False}[str(plain).lower()]
-        if hint is int and isinstance(plain, float) and not plain.is_integer():
-            raise ValueError
+            return bool(plain) if plain in (0, 1) else {"true": True, "false": False}[str(plain).lower()]
         converted = hint(plain)
+        if hint is int and not isinstance(plain, str) and converted != plain:
+            raise ValueError
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise SettingError(f"{name}={value!r} is not a {_WORDS.get(hint, hint)}") from error
     if hint is float and converted != converted:  # NaN compares false with any range

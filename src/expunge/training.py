@@ -132,11 +132,10 @@ def train(
         raise InputError("the training set is empty")
     names = digests(examples.inputs) if updates is not None else []  # of the inputs as given
     of = identity(model, examples, recipe.recipe.to_json(), rng.initial_seed()) if state is not None else ""
-    if updates is not None:
-        updates.begin(names)
-    if recipe.augment != "none" and examples.inputs.ndim != 4:
+    if recipe.augment != "none" and not are_images(examples.inputs):
         raise SettingError(f"augment={recipe.augment!r} is for images; take augment='none'")
     device, dtype = device_and_dtype(model)
+    masks = mask_names(model)
     examples = examples.to(device, dtype)
     batch_size = min(recipe.batch_size, len(examples))
     num_batches = len(examples) // batch_size
@@ -154,6 +153,9 @@ def train(
         max_momentum=recipe.momentum,
         base_momentum=max(0.0, recipe.momentum - 0.1),
     )
+    if updates is not None:
+        updates.begin(names)
+    sound = {name for name, tensor in _tensors(model) if unsound([(name, tensor)], masks) is None}
     model.train()
     history: list[TrainedEpoch] = []
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -196,11 +198,15 @@ def train(
         history.append(epoch)
         if state is not None and len(history) < recipe.epochs:
             keep(state, of, parts, rng, {"history": [[epoch.loss, epoch.accuracy] for epoch in history]})
-    bad = unsound([*model.named_parameters(), *model.named_buffers()], mask_names(model))
+    bad = unsound([(name, tensor) for name, tensor in _tensors(model) if name in sound], masks)
     if bad is not None:
         raise NonFiniteError(f"after {step} steps the network holds NaN or infinity in {bad!r}; lower lr")
     model.eval()
     return history
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -218,6 +224,11 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
     )
+
+
+def are_images(inputs: Tensor) -> bool:
+    """Whether inputs (N, channels, height, width) are pixels, uint8 or floating-point: not token ids in a grid."""
+    return inputs.ndim == 4 and (inputs.is_floating_point() or inputs.dtype == torch.uint8)
 
 
 def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels, size_of
-from expunge.errors import InputError, NonFiniteError, SettingError
+from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.models import (
     ModelSpec,
@@ -115,7 +115,8 @@ def unlearn(
         own = _own_copy(model)
         examples = examples.to(*device_and_dtype(own))
         logits = _original_logits(own, examples)
-        masks = [name for name in mask_names(own) if unsound([(name, own.get_buffer(name))]) is not None]
+        given = {name for name, _ in model.named_buffers()}
+        masks = [n for n in mask_names(own) if n not in given or unsound([(n, own.get_buffer(n))]) is not None]
         task = Task(
             forget=examples,
             forget_digests=identity,
@@ -193,8 +194,8 @@ def _own_copy(model: nn.Module) -> nn.Module:
         raise InputError("the model is in TorchScript, which fixes how it runs; give the nn.Module that it was made of")
     try:
         own = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"the model cannot be copied ({error}); give a plain nn.Module") from error
+    except Exception as error:  # the model's own code may run here, and raise anything
+        raise InputError(f"the model cannot be copied ({one_line(error)}); give a plain nn.Module") from error
     if any(parameter.dtype in {torch.bfloat16, torch.float16} for parameter in own.parameters()):
         own = own.float()
     return own
@@ -264,10 +265,11 @@ def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exceptio
 
 
 def _check_same_network(result: nn.Module, model: nn.Module) -> None:
-    parameters, given = ({name: p.shape for name, p in net.named_parameters()} for net in (result, model))
-    buffers = {name: buffer.shape for name, buffer in result.named_buffers()}
-    missing = any(buffers.get(name) != buffer.shape for name, buffer in model.named_buffers())
-    if parameters != given or missing:  # a model may make buffers when it first runs
+    """Compares parameters and the buffers that are saved; a model may make buffers when it first runs."""
+    parameters = [{name: p.shape for name, p in net.named_parameters()} for net in (result, model)]
+    saved = [{k: v.shape for k, v in net.state_dict().items() if isinstance(v, Tensor)} for net in (result, model)]
+    other = [name for name in saved[0] if saved[1].get(name, saved[0][name]) != saved[0][name]]
+    if parameters[0] != parameters[1] or other:
         raise InputError("the factory builds another network than the model; give the model's own")
 
 

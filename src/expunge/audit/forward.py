@@ -63,7 +63,7 @@ def outputs_of(
     >>> outputs.logits.shape, outputs.features.shape
     ((5, 3), torch.Size([5, 4]))
     """
-    if batch_size < 1:
+    if not isinstance(batch_size, int) or batch_size < 1:
         raise SettingError(f"batch_size={batch_size!r} is out of range; it is at least 1")
     device, dtype = device_and_dtype(model)
     head = model.get_submodule(last_layer(model))

@@ -89,7 +89,7 @@ def train(
     """
     check_unused(out)
     seed = as_seed(seed)
-    if state is not None and (state.is_dir() or out.resolve() in state.resolve().parents):
+    if state is not None and (state.is_dir() or out.resolve() in [state.resolve(), *state.resolve().parents]):
         raise SettingError(f"the state {state} must be a file outside of {out}, which is written at the end")
     where = device_named(device)
     images = load_data(data)

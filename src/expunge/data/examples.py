@@ -157,10 +157,11 @@ def digests(inputs: Tensor) -> list[bytes]:
 
 
 def content_digests(inputs: Tensor) -> list[bytes]:
-    """As `digests`, but equal values of other dtypes have equal digests, and so have an 8-bit image's forms.
+    """As `digests`, but one digest for the forms that an 8-bit image takes, and one for integers of any dtype.
 
-    These are uint8, any dtype with the same values, and floats in [0, 1], each k/255 as its dtype rounds it (what
-    torchvision's ToTensor makes of it). Other floats have the digest of their own dtype.
+    The forms are uint8, any dtype with the same values of 0 to 255, and floats in [0, 1], each k/255 as its dtype
+    rounds it (what torchvision's ToTensor makes of it). Floats that are all 0 or 1 are read as the latter. Other floats
+    have the digest of their own dtype.
     """
     if inputs.dtype == torch.uint8 or inputs.is_complex():
         return digests(inputs)
@@ -176,18 +177,22 @@ def _as_pixels(inputs: Tensor) -> tuple[Tensor, list[bool]]:
     """The values of 0 to 255 that each input stands for, uint8, and which inputs stand for such values throughout."""
     values = inputs.double()
     held = values.clamp(0, SCALE).round()
-    same = (values == held).flatten(1)
+    same = _rows(values == held)
     if not inputs.is_floating_point():
         return held.to(torch.uint8), same.all(1).tolist()
     levels = (values * SCALE).clamp(0, SCALE).round()
     exact = (levels / SCALE).to(inputs.dtype).double()
-    step = torch.finfo(inputs.dtype).eps
-    # Where they were multiplied by 1/255, or came by way of float64, they may be off by the last bit.
-    slack = 2 * step if step < 1e-6 else 0.0
-    scaled = ((values - exact).abs() <= slack * exact).flatten(1).all(1)
-    raw = same.all(1) & (values > 1).flatten(1).any(1)
+    # Where they were multiplied by 1/255, or rounded to float32 on the way, they may be off by the last bits of those.
+    slack = 0.0 if inputs.dtype in {torch.float16, torch.bfloat16} else 2 * torch.finfo(torch.float32).eps
+    scaled = _rows((values - exact).abs() <= slack * exact).all(1)
+    raw = same.all(1) & _rows(values > 1).any(1)
     chosen = torch.where(raw.view(-1, *[1] * (values.ndim - 1)), held, levels)
     return chosen.to(torch.uint8), (scaled | raw).tolist()
+
+
+def _rows(values: Tensor) -> Tensor:
+    """As a matrix, a row an example, also where an example is one number."""
+    return values.reshape(len(values), prod(values.shape[1:]))
 
 
 def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
@@ -254,6 +259,7 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         except (TypeError, ValueError) as error:
             kind = type(item[0]).__name__
             raise InputError(f"{name} example {n}: its input, of {kind}, cannot become a tensor") from error
+        value = value.to_dense() if value.layout != torch.strided else value
         if inputs and value.shape != inputs[0].shape:
             raise InputError(
                 f"{name} example {n} has shape {tuple(value.shape)}, the first one {tuple(inputs[0].shape)}; "

@@ -14,7 +14,7 @@ from expunge.methods._margins import divergence, mixed
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
-from expunge.training import augmented
+from expunge.training import are_images, augmented
 
 REPEATED = 0.25
 """Share of the held-out examples that an epoch may draw as they are."""
@@ -148,4 +148,4 @@ def drawn(task: Task, size: int, rng: torch.Generator) -> Tensor:
     chosen = torch.randperm(len(task.heldout), generator=rng)[:size].to(task.heldout.inputs.device)
     inputs = task.heldout.inputs[chosen]
     repeated = size > REPEATED * len(task.heldout)
-    return augmented(inputs, "shift", rng) if repeated and inputs.ndim == 4 else inputs
+    return augmented(inputs, "shift", rng) if repeated and are_images(inputs) else inputs

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.methods._task import Task
-from expunge.models import forward, logits_of
+from expunge.models import forward, logits_of, refusing
+
+PROBED = 32
+"""Examples that are asked for gradients."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,24 @@ def continuous(model: nn.Module, task: Task) -> Continuous:
     for scale in (255, 1):
         inputs = given.to(dtype) / scale
         try:
-            logits = logits_of(model, inputs)
-        except (RuntimeError, IndexError, ValueError, TypeError):
+            with refusing(inputs, "as floats"):
+                logits = logits_of(model, inputs)
+                moves = _has_gradients(model, inputs[:PROBED])
+        except InputError:
             continue
-        if torch.allclose(logits, task.forget_logits, rtol=1e-3, atol=1e-3) and _differentiable(model, inputs[:1]):
+        if moves and torch.allclose(logits, task.forget_logits, rtol=1e-3, atol=1e-3):
             return Continuous(inputs, low / scale, high / scale)
     raise InputError(f"the model takes its {given.dtype} inputs as integers alone; this method must change them")
 
 
-def _differentiable(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether the model's outputs depend on its inputs in a way that has gradients: not if it rounds them, say."""
-    inputs = inputs.detach().requires_grad_()
-    output = forward(model, inputs).sum()
-    return output.requires_grad and torch.autograd.grad(output, inputs, allow_unused=True)[0] is not None
+def _has_gradients(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether the model's outputs have gradients in its inputs that are not all zero: not if it rounds them, say."""
+    inputs = inputs.detach().clone().requires_grad_()
+    output = forward(model, inputs).square().sum()
+    if not output.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(output, inputs, allow_unused=True)
+    return gradient is not None and bool(gradient.any())
 
 
 def targeted_pgd(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.errors import InputError
 from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import logits_of, of_kind, refusing
+from expunge.models import built_by, logits_of, refusing
 from expunge.settings import require
 
 
@@ -62,7 +62,7 @@ class BadTeacher(Descent):
         """Asks both teachers once, and minimises the divergence from them."""
         assert task.retain is not None
         assert task.factory is not None
-        incompetent = of_kind(task.factory(), model)
+        incompetent = built_by(task.factory, model)
         with refusing(task.forget.inputs, "the factory's network"):
             random_logits = logits_of(incompetent, task.forget.inputs)
         if random_logits.shape != task.forget_logits.shape:

@@ -13,7 +13,7 @@ from expunge.methods._margins import divergence, followed, held_loss, huber, mar
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
-from expunge.training import augmented
+from expunge.training import are_images, augmented
 
 VIEWS = 16
 """Shifted copies of each forgotten image that its difficulty is estimated from."""
@@ -89,7 +89,7 @@ class Calibrated(Distilling):
         inputs, labels = task.forget.inputs, task.forget.labels
         own = margins(task.forget_logits, labels)
         order = ranks(own)
-        images = inputs.ndim == 4 and (inputs.is_floating_point() or inputs.dtype == torch.uint8)
+        images = are_images(inputs)
         if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:
             raise InputError(
                 f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "

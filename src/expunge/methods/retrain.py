@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import of_kind
+from expunge.models import built_by
 from expunge.records import Epoch
 from expunge.training import Recipe, train
 
@@ -32,7 +32,7 @@ class Retrain(Recipe):
         """Builds a fresh network and trains it; `model` lends only its device and precision."""
         assert task.retain is not None
         assert task.factory is not None
-        fresh = of_kind(task.factory(), model)
+        fresh = built_by(task.factory, model)
         history = train(fresh, task.retain, self.recipe, rng=rng, label="retraining")
         record.epochs += [Epoch(loss=epoch.loss, forget_accuracy=None) for epoch in history]
         batch_size = min(self.batch_size, len(task.retain))

@@ -3,7 +3,7 @@
 from expunge.models.building import ARCHITECTURES, Classifier, build
 from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
-from expunge.models.inference import as_float, device_and_dtype, forward, logits_of, of_kind, refusing
+from expunge.models.inference import as_float, built_by, device_and_dtype, forward, logits_of, refusing
 from expunge.models.loading import load_model
 from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
@@ -15,6 +15,7 @@ __all__ = [
     "ModelSpec",
     "as_float",
     "build",
+    "built_by",
     "calibration_seeds",
     "device_and_dtype",
     "forward",
@@ -23,7 +24,6 @@ __all__ = [
     "logits_of",
     "mark_calibrated",
     "mask_names",
-    "of_kind",
     "read_header",
     "refusing",
     "require_spec",

@@ -1,6 +1,6 @@
 """Running a network: on a copy of its input, with logits in floats, and with a clear word where it refuses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -39,18 +39,30 @@ def refusing(inputs: Tensor, where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ExpungeError, torch.OutOfMemoryError):
+    except (ExpungeError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # the model's own code runs here, and may raise anything
         shape = tuple(inputs.shape[1:])
         raise InputError(f"{where}: the model cannot take inputs of shape {shape}: {one_line(error)}") from error
 
 
-def of_kind(network: nn.Module, like: nn.Module) -> nn.Module:
-    """`network` itself, moved to the device and the precision of `like`; its complex and integer tensors stay so."""
+def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
+    """What `factory` builds, on the device and in the precision of `like`, which is float32 or float64.
+
+    Raises:
+        InputError: it builds nothing, or fails.
+    """
     device, dtype = device_and_dtype(like)
+    try:
+        network = factory()
+    except ExpungeError:
+        raise
+    except Exception as error:  # the user's own code runs here, and may raise anything
+        raise InputError(f"the factory failed: {one_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"the factory must build a torch.nn.Module, not {type(network).__name__}")
     network = network.to(device)
-    return network.double() if dtype == torch.float64 else network.float()
+    return network.double() if dtype == torch.float64 else network.float()  # complex and integer tensors stay so
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
