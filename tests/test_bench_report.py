@@ -17,6 +17,7 @@ from expunge.bench.compare import Judged, Outcome, compare, correlations, paper_
 from expunge.bench.figures import draw_figures
 from expunge.bench.measured import Measured, load_measured
 from expunge.bench.paper import ARCHITECTURES, BASELINES, MEAN, OURS, ROWS, SIZES, SPLITS, TABLES, printed, title
+from expunge.bench.plots import PLOTS, panels
 from expunge.bench.results import Result
 from expunge.bench.tables import entries, to_csv, to_latex, to_markdown
 from expunge.commands.bench_report import bench_figures, bench_tables
@@ -477,6 +478,15 @@ def test_the_figures(results: Path, tmp_path: Path) -> None:
         coefficients = f"r {found.pearson.r:+.2f}, within size {found.pearson_within.r:+.2f}".replace("-", "−")
         assert any(coefficients in text for text in texts[name]), coefficients
         assert f"| CIFAR-10, ViT | 60 | {found.pearson.r:+.2f} [".replace("-", "−") in captions.replace("-", "−")
+
+
+def test_an_architecture_that_is_begun_is_not_averaged_with_one_that_is_whole(tmp_path: Path) -> None:
+    dataset, (other, *_) = PAIR[0], [name for name in ARCHITECTURES if name != PAIR[1]]
+    begun = [one for one in noisy(pairs=[(dataset, other)]) if one.seed == 0]
+    measured = loaded(tmp_path / "both", [*noisy(), *begun])
+    assert panels(measured, PLOTS[1]) == [[(dataset, (PAIR[1],))]]
+    assert set(panels(measured, PLOTS[2])[0][0][1]) == {PAIR[1], other}
+    assert panels(loaded(tmp_path / "begun", begun), PLOTS[1]) == [[(dataset, (other,))]]
 
 
 def test_figures_of_next_to_nothing(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def draw_figures(measured: Measured, directory: Path, suffix: str = ".svg") -> s
         mpl.rcParams["axes.titlesize"] = 9
         mpl.rcParams["axes.titlelocation"] = "left"
         for number, plot in PLOTS.items():
-            rows = panels(measured, grid=plot.grid)
+            rows = panels(measured, plot)
             told = caption(measured, plot)
             width, height = max(6.4, 0.4 + 2.8 * len(rows[0])), 1.6 + 2.4 * len(rows)
             figure = Figure(figsize=(width, height), layout="constrained")

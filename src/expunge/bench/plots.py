@@ -12,6 +12,9 @@ from expunge.bench.statistics import Correlation
 PERCENT = {"test", "retain"}
 """Measures that are drawn in percent."""
 
+SEEDS = 3
+"""Runs of each method and size from which on an architecture is averaged with others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
@@ -55,14 +58,26 @@ Panel = tuple[str, tuple[str, ...]]
 """A dataset and the architectures in it."""
 
 
-def panels(measured: Measured, *, grid: bool) -> list[list[Panel]]:
-    """Rows of panels: datasets across; with `grid` architectures down, also where one of them was not measured."""
+def panels(measured: Measured, plot: Plot) -> list[list[Panel]]:
+    """Rows of panels: datasets across; with `grid` architectures down, also where one of them was not measured.
+
+    Lines without `grid` average over architectures: of those, the ones that are measured whole, where any is.
+    """
     pairs = measured.pairs()
     datasets = [name for name in DATASETS if any(dataset == name for dataset, _ in pairs)]
     architectures = [name for name in ARCHITECTURES if any(architecture == name for _, architecture in pairs)]
-    if grid:
+    if plot.grid:
         return [[(dataset, (name,)) for dataset in datasets] for name in architectures]
-    return [[(dataset, tuple(name for name in architectures if (dataset, name) in pairs)) for dataset in datasets]]
+    row = [(dataset, tuple(name for name in architectures if (dataset, name) in pairs)) for dataset in datasets]
+    if plot.x is not None:
+        return [row]
+    return [[(dataset, tuple(n for n in names if _whole(measured, dataset, n)) or names) for dataset, names in row]]
+
+
+def _whole(measured: Measured, dataset: str, architecture: str) -> bool:
+    """Whether every method and size has `SEEDS` runs or more."""
+    settings = ((row, size) for row in (*OURS, *BASELINES) for size in SIZES)
+    return all(len(measured.values(dataset, architecture, row, size, "l1")) >= SEEDS for row, size in settings)
 
 
 def logarithms(
@@ -114,10 +129,10 @@ def caption(measured: Measured, plot: Plot) -> Caption:
         )
         if not plot.grid:
             text += (
-                " Averaged over architectures (geometric mean): "
+                " Averaged over architectures (geometric mean; those measured whole, where there are any): "
                 + "; ".join(
                     f"{DATASETS[dataset]}: {', '.join(ARCHITECTURES[name] for name in names)}"
-                    for dataset, names in panels(measured, grid=False)[0]
+                    for dataset, names in panels(measured, plot)[0]
                 )
                 + "."
             )
@@ -146,7 +161,7 @@ def _capital(text: str) -> str:
 def _least(measured: Measured, plot: Plot) -> str:
     """In how many panels and sizes the paper's method has the smallest mean of all methods measured."""
     ours, number = 0, 0
-    for row in panels(measured, grid=plot.grid):
+    for row in panels(measured, plot):
         for dataset, architectures in row:
             for size in SIZES:
                 logs = {
