@@ -672,6 +672,7 @@ def test_names_may_be_arrays_and_a_datasets_own_attributes_may_mean_something_el
     odd.ids, odd.class_names = np.arange(10, 19), np.array(list("abcd"))
     own = audit(model, after, odd, TEST).recognisable
     odd.ids, odd.class_names = 5, None
+    assert audit(model, after, odd, TEST, class_names=None).recognisable == plain.recognisable
     named = audit(model, after, odd, TEST, ids=np.arange(10, 19), class_names=np.array(list("abcd")))  # type: ignore[arg-type]
     assert plain.recognisable
     assert own == named.recognisable

@@ -179,7 +179,7 @@ def train(
             with refusing(inputs, label), autocast:
                 logits = as_float(model(inputs))
             if step == 0:
-                check_logits(logits, examples.labels, "training set")
+                check_logits(logits.shape, examples.labels, "training set")
             loss = F.cross_entropy(logits, examples.labels[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
-from expunge.data.examples import check_labels, size_of
+from expunge.data.examples import check_labels, check_logits, size_of
 from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.models import (
@@ -204,11 +204,11 @@ def _own_copy(model: nn.Module) -> nn.Module:
 def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
     with refusing(examples.inputs, "the forget set"):
         logits = logits_of(own, examples.inputs)
-    if logits.ndim != 2 or len(logits) != len(examples) or logits.shape[1] < 2:
-        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(logits.shape)}")
+    check_logits(logits.shape, examples.labels, "forget set")
+    if len(logits) != len(examples):
+        raise InputError(f"the model returned {len(logits)} rows of logits for {len(examples)} examples")
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the model's logits on the forget set hold NaN or infinity; take a sound checkpoint")
-    check_labels(examples.labels, logits.shape[1], "forget set")
     return logits
 
 

@@ -23,7 +23,7 @@ from expunge.audit.relearning import relearn
 from expunge.audit.scores import Floats, cross_entropy, logit_margin
 from expunge.audit.verdict import score_test
 from expunge.data import Examples, as_examples, audit_side, check_disjoint
-from expunge.data.examples import check_labels
+from expunge.data.examples import check_logits
 from expunge.errors import InputError
 from expunge.models import calibration_seeds
 from expunge.randomness import as_seed
@@ -70,7 +70,7 @@ def audit(
     *,
     retain: "Examples | Dataset[Any] | None" = None,
     ids: Sequence[str] | None = None,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
     difficulty: Difficulty | None = None,
     seed: int = 0,
     batch_size: int = 500,
@@ -122,7 +122,7 @@ def audit(
         observe(before, examples, batch_size),
         observe(after, examples, batch_size),
         ids=_ids(ids, forget, len(examples["forget"])),
-        class_names=_names(getattr(forget, "class_names", ())) if len(class_names) == 0 else class_names,
+        class_names=_names(getattr(forget, "class_names", ())) if class_names is None else class_names,
         difficulty=difficulty,
         seed=seed,
     )
@@ -156,9 +156,7 @@ def observe(model: nn.Module, examples: Mapping[str, Examples], batch_size: int 
         for name, held in examples.items()
     }
     for name, found in outputs.items():
-        if found.logits.ndim != 2 or found.logits.shape[1] < 2:
-            raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {found.logits.shape}")
-        check_labels(examples[name].labels, found.logits.shape[1], f"{name} set")
+        check_logits(found.logits.shape, examples[name].labels, f"{name} set")
         if not np.isfinite(found.logits).all():
             raise InputError(f"the model's logits on the {name} set hold NaN or infinity; take a sound checkpoint")
     return Observed(

@@ -66,7 +66,9 @@ def difficulty_of(
         seed: of the pairs and the trainings.
 
     Raises:
-        InputError: an empty forget set, fewer than 16 held-out examples, or an input in both sets.
+        InputError: an empty forget set, fewer than 16 held-out examples, an input in both sets, or examples that the
+            factory's network cannot take.
+        SettingError: a recipe or seed that cannot be used.
         NonFiniteError: a training diverged.
 
     >>> data = Examples(torch.rand(40, 4), torch.arange(40) % 2)

@@ -220,11 +220,11 @@ def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
         raise InputError(f"{name}: label {int(bad)} is outside [0, {num_classes}): there is no such class")
 
 
-def check_logits(logits: Tensor, labels: Tensor, name: str) -> None:
-    """Raises `InputError` unless `logits` is (N, C) with C ≥ 2, and the labels, those of all batches, are in [0, C)."""
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(logits.shape)}")
-    check_labels(labels, logits.shape[1], name)
+def check_logits(shape: Sequence[int], labels: Tensor, name: str) -> None:
+    """Raises `InputError` unless logits have a `shape` (N, C), C ≥ 2, and all labels of the set are in [0, C)."""
+    if len(shape) != 2 or shape[1] < 2:
+        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(shape)}")
+    check_labels(labels, shape[1], name)
 
 
 def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None = None) -> Examples:
