@@ -149,6 +149,24 @@ def full(root: Path, out: Path, *more: str | Path) -> list[str | Path]:
     return ["audit", "--full", *options, "--num", "8", "--out", out, *more]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("--full", name, "x") for name in ("--after", "--after-weights", "--retain")),
+        *(("--full", name) for name in ("--with-images", "--correct-difficulty")),
+        ("--full", "--device", "cpu"),
+        *(("--after", "x", name, "x") for name in ("--train", "--method", "--references")),
+    ],
+    ids=" ".join,
+)
+def test_options_of_the_other_audit_are_refused(options: tuple[str, ...], tmp_path: Path) -> None:
+    done = expunge("audit", "--before", "x", "--forget", "x", "--test", "x", "--out", tmp_path / "out", *options)
+    name = next(part for part in options[-2:] if part.startswith("--") and part != "--full")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{name} is for audits with" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_audit_goes_on_where_it_was_and_compares_methods(tmp_path: Path, folders: Path) -> None:
     train = ("--train", f"folder:{folders / 'train'}", "--references", tmp_path / "references")
     done = expunge(*full(folders, tmp_path / "first", *train, "--method", "neg_grad,epochs=2"))

@@ -217,14 +217,6 @@ def test_dropout_is_repeatable_and_the_random_state_is_put_back() -> None:
     np.testing.assert_array_equal(found[0].heldout, found[1].heldout)
 
 
-def test_the_full_audit_takes_no_correction(tmp_path: Path, trained: Path) -> None:
-    options = ("--before", trained, "--forget", "sample", "--test", "sample:test", "--out", tmp_path / "out")
-    done = expunge("audit", "--full", *options, "--correct-difficulty")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--correct-difficulty" in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_command_corrects_and_says_so(tmp_path: Path, trained: Path) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text("".join(f"{n}\n" for n in range(20)))

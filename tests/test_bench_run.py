@@ -251,7 +251,7 @@ def test_bf16_changes_no_accuracy_by_much_and_is_taken_only_then(
     checkpoint = models / "sample-small_resnet" / "model.safetensors"
     found = {}
     for quick, tolerance, precision in ((False, 1.0, "fp32"), (True, 1.0, "bf16"), (True, -1.0, "fp32")):
-        monkeypatch.setattr(measuring, "_computes_in_bf16", lambda device, quick=quick: quick)
+        monkeypatch.setattr(measuring, "computes_in_bf16", lambda device, quick=quick: quick)
         monkeypatch.setattr(measuring, "TOLERANCE", tolerance)
         stage = measuring.Stage("sample", checkpoint, "cpu")
         assert stage.precision == precision

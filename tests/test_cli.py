@@ -1,6 +1,7 @@
 """The installed command, in real processes: what each command prints and writes when all is well."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +267,15 @@ def test_the_demo(tmp_path: Path) -> None:
     )
     assert again.returncode == (3 if report["audit"]["verdict"] == "FAIL" else 0), again.stderr
     assert only_json(again.stdout)["trace"]["change"] == report["trace"]["change"]
+
+
+def test_a_path_that_is_not_utf_8_is_refused_and_can_be_printed(tmp_path: Path, trained: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    done = expunge("train", "--data", "sample", "--model", "small_resnet", "--out", odd)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "caf\\udce9 is not UTF-8; choose another --out" in done.stderr
+    assert not list(tmp_path.iterdir())
+    odd.symlink_to(trained)
+    done = expunge("theory", "--model", odd, "--data", "sample")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not UTF-8, which safetensors needs; rename it" in done.stderr

@@ -596,6 +596,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "import torch\nfrom expunge import ImageSet\n"
         "def make(): return ImageSet(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ('a', 'b'))\n"
         "def wrong(): return [1]\n"
+        "def broken(): return {}['images']\n"
         "constant = 3\n"
     )
     (tmp_path / "their_broken_data.py").write_text("1 / 0\n")
@@ -603,6 +604,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_data("py:their_data:make").class_names == ("a", "b")
     for spec, said in (
         ("py:their_data:wrong", "returned list"),
+        ("py:their_data:broken", "py:their_data:broken failed: KeyError: 'images'"),
         ("py:their_data:constant", "not callable"),
         ("py:their_data:none", "cannot import"),
         ("py:their_data", "cannot import"),
@@ -611,6 +613,18 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(InputError, match=said):
             load_data(spec)
+
+
+@pytest.mark.parametrize("where", ["class", "file"])
+def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(where: str, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    names = {"class": f"{odd}/1.png", "file": f"a/{odd}.png"}
+    for name in ("b/2.png", names[where]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        write_image(path, pixels(1, side=8)[0])
+    with pytest.raises(InputError, match=r"caf\\udce9.* is not UTF-8; rename it"):
+        load_data(f"folder:{tmp_path}")
 
 
 @pytest.mark.parametrize("spec", ["", "mnist", "folder", "folder:", "cifar", "sample/train", "http://x/y"])

@@ -496,10 +496,16 @@ class Unsized(Dataset[Any]):
         return IMAGES[index], 0
 
 
+class Uncounted(Unsized):
+    def __len__(self) -> int:
+        raise TypeError("the length is known only online")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (Stream(), "by position"),
+        (Uncounted(), "cannot tell its length: TypeError: the length is known only online"),
         (Unsized(), "__len__"),
         (Reads((IMAGES[0], 2**63)), "label"),
         (Reads((IMAGES[0], -(2**63) - 1)), "label"),

@@ -1,17 +1,20 @@
 """Training from scratch and the update log."""
 
+import importlib
+import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from expunge import progress
 from expunge.commands import train as train_command
@@ -60,12 +63,18 @@ def test_few_steps_are_no_trouble(epochs: int, warmup: float) -> None:
     "more", [{}, {"augment": "flip_shift"}, {"optimizer": "adam", "lr": 0.01, "momentum": 0.9}], ids=str
 )
 def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, Any], tmp_path: Path) -> None:
-    """With dropout, which draws from PyTorch's own generator."""
+    """With dropout, which draws from PyTorch's own generator, and a layer that draws from Python's and NumPy's."""
+
+    class Wavers(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs * (random.uniform(0.9, 1.1) if np.random.random() < 0.5 else 1.0)  # noqa: S311
+
     recipe, state = Recipe(epochs=5, batch_size=8, **more), tmp_path / "new" / "state.pt"
 
     def run(idle: Callable[[], None] | None, state: Path | None, seed: int = 0) -> tuple[nn.Module, list[TrainedEpoch]]:
-        torch.manual_seed(0)
-        model = nn.Sequential(NETWORKS["batch_norm"](), nn.Dropout(0.2))
+        for begin in (torch.manual_seed, random.seed, np.random.seed):
+            begin(0)
+        model = nn.Sequential(NETWORKS["batch_norm"](), nn.Dropout(0.2), Wavers())
         with progress.checked(idle) if idle else nullcontext():
             return model, train(model, examples(40), recipe, rng=torch.Generator().manual_seed(seed), state=state)
 
@@ -87,6 +96,51 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, An
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged; remove it"):
         run(None, state)
+
+
+def test_a_training_whose_network_makes_tensors_as_it_runs_says_that_it_cannot_be_gone_on_with(tmp_path: Path) -> None:
+    class Lazy(nn.Module):
+        scale: Tensor
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if not hasattr(self, "scale"):
+                self.register_buffer("scale", torch.ones(1))
+            return inputs * self.scale
+
+    def run(epochs: int) -> None:
+        calls = iter(range(1, 100))
+
+        def stop() -> None:
+            if next(calls) > epochs:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(0)
+        recipe = Recipe(epochs=3, batch_size=4)
+        with progress.checked(stop):
+            train(nn.Sequential(NETWORKS["layer_norm"](), Lazy()), examples(40), recipe, rng=rng(), state=state)
+
+    def rng() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(1)
+    assert state.exists()
+    with pytest.raises(InputError, match=r"state\.pt holds other tensors .* remove the file to start anew"):
+        run(9)
+
+
+@pytest.mark.parametrize(("quick", "precision"), [(True, "bf16"), (False, "fp32"), (False, "bf16")])
+def test_a_training_says_where_its_precision_is_slow(
+    quick: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("expunge.commands.train")
+    monkeypatch.setattr(module, "computes_in_bf16", lambda device: quick)
+    said: list[str] = []
+    settings = {"epochs": 1, "width": 2, "precision": precision}
+    train_command("sample", "small_resnet", tmp_path / "run", settings=settings, device="cpu", announce=said.append)
+    assert [line for line in said if "bf16" in line] == said
+    assert len(said) == (not quick and precision == "bf16")
 
 
 def test_a_killed_training_is_gone_on_with_by_the_command(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The `expunge` command. It parses and prints; each command is one call of `expunge.commands`."""
 
+import io
 import os
 import signal
 import sys
@@ -196,10 +197,12 @@ def audit(
     """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
-    if full and correct_difficulty:
-        raise SettingError(
-            "--correct-difficulty is of the default audit: --full compares with retrained models instead"
-        )
+    of_full = {"--train": train, "--method": method, "--references": references}
+    of_default = {"--after": after, "--after-weights": after_weights, "--retain": retain, "--device": device != "auto"}
+    of_default |= {"--with-images": with_images, "--correct-difficulty": correct_difficulty}
+    for option, given in (of_default if full else of_full).items():
+        if given:
+            raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
     with _progress():
         from expunge import commands
 
@@ -387,6 +390,9 @@ bench_app.command("compare")(cli_bench.compare)
 def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done but the audit failed."""
     _stop_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path need not be text that the terminal can show
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except ExpungeError as error:

@@ -60,9 +60,20 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def check_unused(path: Path) -> None:
-    """Raises `InputError` when something is at `path` already."""
+    """Raises `InputError` when something is at `path` already, or safetensors could not read what is written there."""
+    if not is_utf8(str(path)):
+        raise InputError(f"{path} is not UTF-8; choose another --out")
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists already; choose another --out, or remove it first")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text: Python makes lone surrogates of bytes that are not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remove_empty(directories: list[Path]) -> None:

@@ -1,11 +1,13 @@
 """What it takes to go on with a training that was cut off: one file, written anew after each epoch."""
 
 import pickle
+import random
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from expunge.data import Examples, digests
 from expunge.errors import InputError
 from expunge.files import written_whole
 
-FORMAT = "expunge-training-state/1"
+FORMAT = "expunge-training-state/2"
 
 
 def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
@@ -34,7 +36,8 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
         path: the file; its directory is made where it is missing.
         of: the training's `identity`.
         parts: what has a `state_dict`: the model, the optimizer and the schedule.
-        rng: the training's generator; those of PyTorch are kept too, since dropout draws from them.
+        rng: the training's generator; the global ones of PyTorch, Python and NumPy are kept too, since dropout and a
+            network's own code draw from them.
         told: JSON values that go along.
     """
     content = {
@@ -43,6 +46,8 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "rng": rng.get_state(),
         "cpu": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": _plain(np.random.get_state()),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "told": dict(told),
     }
@@ -69,10 +74,24 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
             f"{path} is of a training with other settings, data or seed; remove it to start anew, or name another file"
         )
     for name, part in parts.items():
-        part.load_state_dict(content["parts"][name])
+        try:
+            part.load_state_dict(content["parts"][name])
+        except RuntimeError as error:
+            raise InputError(
+                f"{path} holds other tensors than a new network, which makes some only when it runs: such a training "
+                "cannot be gone on with; remove the file to start anew"
+            ) from error
     rng.set_state(content["rng"])
     torch.set_rng_state(content["cpu"])
+    random.setstate(content["python"])
+    np.random.set_state(content["numpy"])
     if content["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["cuda"])
     told: dict[str, Any] = content["told"]
     return told
+
+
+def _plain(state: Any) -> tuple[Any, ...]:
+    """NumPy's state in types that `torch.load` takes without unpickling classes."""
+    kind, keys, *rest = state
+    return (kind, keys.tolist(), *rest)

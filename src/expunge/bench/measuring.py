@@ -23,7 +23,7 @@ from expunge.bench.results import Result, result_of
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.methods import Needs, make_method
-from expunge.models import as_float, load_model
+from expunge.models import as_float, computes_in_bf16, load_model
 from expunge.randomness import stream
 from expunge.records import Trace
 from expunge.unlearning import unlearn
@@ -297,7 +297,7 @@ class Stage:
 
     def _precision(self) -> str:
         """`bf16` where the device computes in it and the original's accuracies stay within `TOLERANCE`, else `fp32`."""
-        if not _computes_in_bf16(self.device):
+        if not computes_in_bf16(self.device):
             return "fp32"
         network = copy.deepcopy(self.network).to(memory_format=torch.channels_last)
         found = [
@@ -314,12 +314,6 @@ def _stage(dataset: str, model: Path, digest: str, device: str) -> Stage:
     if model_digest(model) != digest:
         raise InputError(f"{model} was changed while the benchmark ran; run it again")
     return Stage(dataset, model, device)
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is quicker there than fp32: on CPUs without such instructions it is slower."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every torch that we take
-    return device.type == "cuda" or (supported is not None and bool(supported()))
 
 
 def _share(right: Tensor) -> float:

@@ -1,6 +1,7 @@
 """`expunge bench run`: a grid of experiments, from its TOML file to one JSON line a cell."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from expunge.bench import BenchSummary, load_grid, only
@@ -55,7 +56,7 @@ def bench_run(
         where = device_named(device).type
 
         def engine() -> Engine:
-            return LocalEngine(workers=workers, device=where, train=train)
+            return LocalEngine(workers=workers, device=where, train=partial(train, announce=announce))
     else:
         chosen = only(wanted.cells(profile or "cpu"), only_cells)  # the cluster's own is not known yet, nor needed
         if logged := {cell.row for cell in chosen if cell.reads_updates}:

@@ -17,7 +17,7 @@ from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import make_method
-from expunge.models import Header, ModelSpec, build, save_checkpoint
+from expunge.models import Header, ModelSpec, build, computes_in_bf16, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
 from expunge.randomness import as_seed, seeded
 from expunge.training import Recipe, recipe_for
@@ -85,7 +85,7 @@ def train(
             to `out/updates`.
         state: a file in which the training is kept after each epoch, gone on from where it is there, and removed at the
             end.
-        announce: is told what the update log will cost before training starts.
+        announce: is told before training starts what the update log will cost, and that bf16 is slow here.
     """
     check_unused(out)
     seed = as_seed(seed)
@@ -94,6 +94,8 @@ def train(
     where = device_named(device)
     images = load_data(data)
     recipe, options = _recipe(images.name.partition(":")[0], model, settings or {})
+    if recipe.precision == "bf16" and not computes_in_bf16(where):
+        announce("this processor has no instructions for bf16: precision=fp32 would be about ten times as quick")
     spec = spec_for(images, model, options)
     with seeded(seed, where), new_directory(out) as temporary:
         network = _build(spec).to(where)

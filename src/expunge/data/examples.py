@@ -286,7 +286,10 @@ def size_of(dataset: "Dataset[Any]", name: str) -> int:
     """How many examples there are. Raises `InputError` for none, and for what is no dataset with a length."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise InputError(f"the {name} set must be a dataset with __len__ and __getitem__, not {type(dataset).__name__}")
-    size = len(cast(Sized, dataset))
+    try:
+        size = len(cast(Sized, dataset))
+    except Exception as error:  # the dataset's own code runs here, and may raise anything
+        raise InputError(f"the {name} set cannot tell its length: {one_line(error)}") from error
     if size == 0:
         raise InputError(f"the {name} set is empty; give it at least one example")
     return size

@@ -17,7 +17,7 @@ from torch import Tensor
 from expunge.data.examples import ImageSet
 from expunge.data.locations import cache_dir
 from expunge.errors import ExpungeError, InputError, MissingExtraError
-from expunge.files import written_whole
+from expunge.files import is_utf8, written_whole
 from expunge.progress import track
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
         raise InputError(f"{folder} holds no images; it reads {', '.join(sorted(SUFFIXES))}")
     images = decode_all(paths, size=size, channels=channels)
     ids = tuple(path.relative_to(root).as_posix() for path in paths)
+    odd = next((name for name in (*class_names, *ids) if not is_utf8(name)), None)
+    if odd is not None:  # they go into reports and digests
+        raise InputError(f"{folder}: the name {odd!r} is not UTF-8; rename it")
     return ImageSet(images, torch.tensor(labels), class_names, ids, f"folder:{folder}")
 
 

@@ -16,7 +16,7 @@ from expunge.data.huggingface import load_huggingface
 from expunge.data.idx import load_fashion_mnist
 from expunge.data.sample import load_sample
 from expunge.data.tiny_imagenet import load_tiny_imagenet
-from expunge.errors import InputError, SettingError
+from expunge.errors import InputError, SettingError, one_line
 
 NAMED: dict[str, Callable[[str], ImageSet]] = {
     "sample": load_sample,
@@ -96,7 +96,7 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
 
 
 def import_factory(path: str) -> Callable[[], Any]:
-    """The callable that `package.module:factory` names. Raises `InputError` when there is none."""
+    """The callable that `package.module:factory` names; `InputError` when there is none, and of what it raises."""
     module, _, name = path.partition(":")
     try:
         factory = getattr(import_module(module), name)
@@ -104,8 +104,14 @@ def import_factory(path: str) -> Callable[[], Any]:
         raise InputError(f"cannot import py:{path}: {error}; write py:package.module:factory") from error
     if not callable(factory):
         raise InputError(f"py:{path} is not callable; name a function that returns what is needed")
-    found: Callable[[], Any] = factory
-    return found
+
+    def made() -> Any:
+        try:
+            return factory()
+        except Exception as error:  # their code too
+            raise InputError(f"py:{path} failed: {one_line(error)}") from error
+
+    return made
 
 
 def _from_factory(path: str) -> ImageSet:

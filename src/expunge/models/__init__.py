@@ -3,7 +3,15 @@
 from expunge.models.building import ARCHITECTURES, Classifier, build
 from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
-from expunge.models.inference import as_float, built_by, device_and_dtype, forward, logits_of, refusing
+from expunge.models.inference import (
+    as_float,
+    built_by,
+    computes_in_bf16,
+    device_and_dtype,
+    forward,
+    logits_of,
+    refusing,
+)
 from expunge.models.loading import load_model
 from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
@@ -17,6 +25,7 @@ __all__ = [
     "build",
     "built_by",
     "calibration_seeds",
+    "computes_in_bf16",
     "device_and_dtype",
     "forward",
     "load_model",

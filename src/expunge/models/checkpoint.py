@@ -13,7 +13,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from expunge.errors import InputError, SettingError
-from expunge.files import written_whole
+from expunge.files import is_utf8, written_whole
 from expunge.models.building import Normalise
 from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
@@ -153,6 +153,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _opened(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; check the path")
+    if not is_utf8(str(path)):
+        raise InputError(f"{path} is not UTF-8, which safetensors needs; rename it")
     with path.open("rb") as file:
         start = file.read(9)
     # A safetensors file is the header's length in eight bytes, then "{". Those bytes can spell a pickle's first two.
