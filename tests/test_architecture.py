@@ -20,7 +20,7 @@ LAYERS = [
     {"methods", "theory", "audit"},
     {"unlearning"},
     {"bench", "requests", "report", "commands"},
-    {"cli", "cli_bench", "terminal"},
+    {"cli", "cli_bench", "stopping", "terminal"},
 ]
 """Imports run from a later layer to an earlier one, or within one."""
 MODULES = sorted(SOURCE.rglob("*.py"))

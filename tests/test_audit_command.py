@@ -1,14 +1,17 @@
 """`expunge audit` and the audit inside `expunge forget`, in real processes."""
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from expunge.data import load_data
-from tests.conftest import expunge, pixels, succeed, tree, write_folder
+from tests.conftest import expunge, pixels, running, succeed, tree, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,7 @@ def full(root: Path, out: Path, *more: str | Path) -> list[str | Path]:
         *(("--full", name, "x") for name in ("--after", "--after-weights", "--retain")),
         *(("--full", name) for name in ("--with-images", "--correct-difficulty")),
         ("--full", "--device", "cpu"),
-        *(("--after", "x", name, "x") for name in ("--train", "--method", "--references")),
+        *(("--after", "x", name, "3") for name in ("--train", "--method", "--references", "--num", "--workers")),
     ],
     ids=" ".join,
 )
@@ -165,6 +168,72 @@ def test_options_of_the_other_audit_are_refused(options: tuple[str, ...], tmp_pa
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{name} is for audits with" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("references", ["out", "out/references"])
+def test_references_inside_of_what_is_written_at_the_end_are_refused(
+    references: str, tmp_path: Path, folders: Path
+) -> None:
+    done = expunge(*full(folders, tmp_path / "out", "--references", tmp_path / references))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "must lie outside of" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_audit_into_the_current_directory_is_refused(tmp_path: Path, folders: Path) -> None:
+    done = expunge(*full(folders, tmp_path / "out")[:-1], ".", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "expunge: error: . exists already; choose another --out, or remove it first\n"
+
+
+def test_a_stopped_full_audit_says_where_it_goes_on(tmp_path: Path, folders: Path) -> None:
+    kept = tmp_path / "out-references"
+    with running(*full(folders, tmp_path / "out"), "--train", f"folder:{folders / 'train'}") as process:
+        deadline = time.monotonic() + 100
+        while not list(kept.glob("*.safetensors")):
+            assert process.poll() is None, "it ended before it could be stopped"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.endswith(f"stopped; what was finished is kept in {kept}, run it again to go on\n")
+    assert list(kept.glob("*.safetensors"))
+
+
+def test_images_in_both_splits_are_left_out_and_a_set_of_them_is_refused(tmp_path: Path, folders: Path) -> None:
+    """Published datasets have a few: 10 of CIFAR-100's test images stand in its training set too."""
+    both, train = pixels(100, side=12), f"folder:{folders / 'train'}"
+    for name, twins in (("few", both[:1]), ("many", both[:20])):
+        held = torch.cat([both[60:], twins])
+        test = write_folder(tmp_path / name, held, [("cat", "dog")[n % 2] for n in range(len(held))])
+        options = full(folders, tmp_path / f"{name}-out", "--train", train, "--method", "neg_grad,epochs=1")
+        options[options.index("--test") + 1] = f"folder:{test}"
+        done = expunge(*options)
+        if name == "few":
+            assert done.returncode == 0, done.stderr
+            assert "left out 1 of 41 test examples: the training set holds them too" in done.stderr
+        else:
+            assert done.returncode == 1
+            assert "20 of the test examples are in the training set too" in done.stderr
+
+
+def test_a_twin_of_a_forgotten_image_is_left_out_with_a_note(tmp_path: Path, trained: Path) -> None:
+    train, test = load_data("sample:train"), load_data("sample:test")
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"{n}\n" for n in range(20)))
+    held = {"images": [test.images, train.images[:1]], "labels": [test.labels, train.labels[:1]]}
+    save_file({name: torch.cat(parts) for name, parts in held.items()}, tmp_path / "held.safetensors")
+    given = arguments(trained, trained, ids, tmp_path / "out", test=f"safetensors:{tmp_path}/held.safetensors")
+    done = expunge(*given, "--device", "cpu")
+    assert done.returncode in {0, 3}, done.stderr
+    note = f"left out 1 of {len(test) + 1:,} test examples: the forget set holds them too"
+    assert note in done.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["notes"] == [note]
+    assert report["audit"]["num_heldout"] == len(test)
+    assert report["sources"]["device"] == "cpu"
+    assert "--device cpu" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_full_audit_goes_on_where_it_was_and_compares_methods(tmp_path: Path, folders: Path) -> None:

@@ -1,5 +1,6 @@
 """The full audit: every formula against SciPy or a plain loop, the defects of others, and real worker processes."""
 
+import importlib
 import json
 import math
 import os
@@ -610,6 +611,12 @@ def test_a_network_that_relearning_wrecks_counts_as_one_that_does_not_relearn(tm
     assert references.relearn_steps["retrained"].tolist() == [5.0]
 
 
+def test_a_method_that_fails_is_named(tmp_path: Path) -> None:
+    wild = {"steady": NegGrad(epochs=1), "wild": NegGrad(lr=1e38, optimizer="sgd", epochs=3)}
+    with pytest.raises(ExpungeError, match=r"wild, model 0: .*became nan.*; leave this method out, or change it"):
+        train_references(**arranged(tmp_path / "references", methods=wild, num_models=1))
+
+
 def test_halves_of_a_held_out_set_share_nothing() -> None:
     images = load_data("sample:test").take(range(101))
     data, forget_ids, heldout = recipe_sets(images, 7)
@@ -641,3 +648,16 @@ def test_examples_can_stand_for_a_dataset() -> None:
 
     pairs = _Pairs(Examples(torch.arange(3.0)[:, None], torch.tensor([2, 1, 0])))
     assert (len(pairs), pairs[1][1]) == (3, 1)
+
+
+def test_a_worker_that_dies_before_it_has_read_its_job_hangs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that runs out of memory while it starts, or whose script has no guard; a pipe holds 64 kB."""
+    (tmp_path / "dies_in_workers.py").write_text(
+        f"import os\nif os.getpid() != {os.getpid()}: os._exit(7)\ndef work(job, task): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    work = importlib.import_module("dies_in_workers").work
+    with pytest.raises(ExpungeError, match="ended with code 7"):
+        list(run_in_processes(work, bytes(10_000_000), [1, 2], 2))

@@ -17,6 +17,7 @@ from expunge.audit.relearning import (
     RIDGE,
     TOLERANCE,
     _head_steps,
+    _seed,
     _step_matrix,
     matched_draws,
     network_steps,
@@ -66,7 +67,7 @@ def test_the_last_layers_clock_agrees_with_plain_descent_by_autograd(num: int) -
     everything, _ = features(200, seed=1)
     rng = np.random.default_rng(2)
     phi = rng.normal(size=(NUM_CLASSES, NUM_FEATURES))
-    step = _step_matrix(everything, [x, everything[:30]])
+    step = _step_matrix(everything, [x, everything[:30]], NUM_FEATURES)
 
     parameters = torch.tensor(phi, requires_grad=True)
     losses: list[float] = []
@@ -85,7 +86,7 @@ def test_the_last_layers_clock_agrees_with_plain_descent_by_autograd(num: int) -
 def test_the_step_is_the_longest_that_no_set_can_outrun() -> None:
     everything, _ = features(200, seed=1)
     sets = [everything[:5], everything[5:9]]
-    step = _step_matrix(everything, sets)
+    step = _step_matrix(everything, sets, NUM_FEATURES)
     second = everything.T @ everything / 200
     preconditioner = np.linalg.inv(second + RIDGE * np.trace(second) / NUM_FEATURES * np.eye(NUM_FEATURES))
     largest = max(np.linalg.eigvals(preconditioner @ (x.T @ x / len(x))).real.max() for x in sets)
@@ -126,6 +127,48 @@ def test_relearning_is_not_constant_and_tells_known_examples_from_unknown_ones()
     assert len(set(unknown.control_steps)) == 39
     assert known.steps != unknown.steps
     assert known.steps == pytest.approx(known.ratio * np.median(known.control_steps), rel=1e-12)
+
+
+def test_features_in_greater_number_than_examples_are_reduced_without_a_trace() -> None:
+    """The matrix of the step would have 65,000² numbers behind a plain convolution."""
+    rng = np.random.default_rng(0)
+    num_forget, num_heldout, width = 6, 24, 90
+    labels = np.arange(num_forget + num_heldout) % NUM_CLASSES
+    x = rng.normal(size=(len(labels), width))
+    linear = nn.Linear(width, NUM_CLASSES).double()
+    model = nn.Sequential(linear)
+    logits = model(torch.from_numpy(x)).detach().numpy()
+    forget, heldout = (
+        Outputs(logits=logits[part], labels=labels[part], features=torch.from_numpy(x[part]))
+        for part in (slice(num_forget), slice(num_forget, None))
+    )
+    found = relearn(model, forget, heldout, original_loss=0.1, num_controls=4, seed=3)
+
+    phi = torch.cat([linear.weight, linear.bias[:, None]], 1).detach().numpy()
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    draws, _ = matched_draws(labels[:num_forget], labels[num_forget:], 4, _generator(3, num_forget))
+    sets = [(x[:num_forget], labels[:num_forget])]
+    sets += [(x[num_forget:][draw], labels[num_forget:][draw]) for draw in draws]
+    step = _step_matrix(x, [s for s, _ in sets], width + 1)
+    times = [_head_steps(s, y, phi, step, 1.05 * 0.1, 3000) for s, y in sets]
+    np.testing.assert_allclose((found.steps, *found.control_steps), times, rtol=1e-6)
+    assert len(set(times)) == 5
+
+
+def _generator(seed: int, num_forget: int) -> np.random.Generator:
+    """As `relearn` has it when it draws the control sets."""
+    rng = np.random.default_rng(_seed(seed))
+    rng.permutation(num_forget)
+    return rng
+
+
+def test_a_network_with_a_wide_last_layer_relearns() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64 * 64, 2))
+    data = Examples(torch.rand(64, 3, 64, 64), torch.arange(64) % 2)
+    parts = (data.take(torch.arange(4)), data.take(torch.arange(4, 64)))
+    found = relearn(net, *(outputs_of(net, part, features=True) for part in parts), original_loss=0.1)
+    assert len(set(found.control_steps)) == 39
 
 
 def test_a_model_that_never_forgot_needs_no_step() -> None:

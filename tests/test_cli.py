@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from expunge import commands
 from expunge.data import draw_ids, load_data
+from expunge.errors import MissingExtraError
 from expunge.methods import METHODS
 from expunge.methods._loop import Descent
-from tests.conftest import COMMAND, expunge, pixels, succeed, tree, write_folder
+from expunge.terminal import print_table
+from tests.conftest import COMMAND, expunge, pixels, running, succeed, tree, write_folder
 
 COMMANDS = [
     [],
@@ -279,3 +284,35 @@ def test_a_path_that_is_not_utf_8_is_refused_and_can_be_printed(tmp_path: Path, 
     done = expunge("theory", "--model", odd, "--data", "sample")
     assert (done.returncode, done.stdout) == (1, "")
     assert "is not UTF-8, which safetensors needs; rename it" in done.stderr
+
+
+def test_names_of_classes_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["cat [/old]", "dog [small]", ":cat: x", "[red]"]
+    print_table("[title]", ["class", "images"], [(name, "4") for name in names])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("[title]", *names))
+
+
+def test_a_note_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo writes the report that `forget` wrote again, with its final paths."""
+
+    def missing(*_: object, **__: object) -> str:
+        raise MissingExtraError("it needs Jinja2")
+
+    monkeypatch.setattr("expunge.report.page.render", missing)
+    report = commands.demo(tmp_path / "out", method="neg_grad")
+    assert sum("no report.html" in note for note in report.notes) == 1
+    assert not (tmp_path / "out/forgot/report.html").exists()
+
+
+def test_a_stopped_training_says_where_it_is_kept(tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    options = ("--data", "sample", "--model", "small_resnet", "--set", "width=4", "--set", "epochs=1000")
+    with running("train", *options, "--out", tmp_path / "out", "--state", state) as process:
+        while not state.exists():
+            assert process.poll() is None, "it ended before it kept anything"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, state.exists()) == (1, True)
+    assert errors == f"expunge: error: stopped; what was finished is kept in {state}, run it again to go on\n"

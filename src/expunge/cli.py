@@ -2,11 +2,7 @@
 
 import io
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +10,7 @@ import typer
 
 from expunge import cli_bench
 from expunge.errors import ExpungeError, SettingError
+from expunge.stopping import Stopped, fail, stop_on_signals, stopped, work
 from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table
 
 if TYPE_CHECKING:
@@ -50,7 +47,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a small network on the embedded images, make it forget 32 of them, and report."""
-    with _progress():
+    with work():
         from expunge import commands
 
         report = commands.demo(out or _unused(Path("expunge-demo")), method=method, seed=seed)
@@ -76,7 +73,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier, and write a checkpoint that describes itself."""
-    with _progress():
+    with work(kept=str(state) if state else None):
         from expunge import commands
 
         done = commands.train(
@@ -128,7 +125,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make a model forget examples, measure it before and after, and audit it where there is a test set."""
-    with _progress():
+    with work():
         from expunge import commands
 
         sources = commands.Sources(
@@ -185,8 +182,8 @@ def audit(
         list[str] | None,
         typer.Option(metavar="NAME[,SETTING=VALUE…]", help="--full: what to compare; repeat for more."),
     ] = None,
-    num: Annotated[int, typer.Option(min=1, help="--full: models of each kind.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="--full: processes.")] = 2,
+    num: Annotated[int | None, typer.Option(min=1, help="--full: models of each kind; default: 64.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="--full: processes; default: 2.")] = None,
     references: Annotated[
         Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
     ] = None,
@@ -197,13 +194,14 @@ def audit(
     """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
-    of_full = {"--train": train, "--method": method, "--references": references}
+    of_full = {"--train": train, "--method": method, "--references": references, "--num": num, "--workers": workers}
     of_default = {"--after": after, "--after-weights": after_weights, "--retain": retain, "--device": device != "auto"}
     of_default |= {"--with-images": with_images, "--correct-difficulty": correct_difficulty}
     for option, given in (of_default if full else of_full).items():
         if given:
             raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
-    with _progress():
+    kept = str(references or f"{out}-references") if full else None
+    with work(kept):
         from expunge import commands
 
         sources = commands.Sources(
@@ -220,11 +218,11 @@ def audit(
             found = commands.full_audit(
                 sources,
                 train,
-                references or out.with_name(f"{out.name}-references"),
+                references,
                 out,
                 methods=method or ["targeted"],
-                num_models=num,
-                workers=workers,
+                num_models=num or 64,
+                workers=workers or 2,
                 seed=seed,
                 announce=lambda line: print(line, file=sys.stderr),
             )
@@ -264,7 +262,7 @@ def theory(
     as_json: Json = False,
 ) -> None:
     """Measure how concentrated updates are: single steps, as the theorem has it, and runs."""
-    with _progress():
+    with work():
         from expunge import commands
 
         report = commands.theory(
@@ -302,7 +300,7 @@ def methods(as_json: Json = False) -> None:
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, cifar100 or tiny-imagenet.")]) -> None:
     """Download a dataset from where it is published into the cache directory."""
-    with _progress():
+    with work():
         from expunge.data import download
 
         print(f"{name} is in {download(name)}.")
@@ -311,7 +309,7 @@ def data_get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, c
 @data_app.command("show")
 def data_show(data: Annotated[str, typer.Argument(help="DATA, such as fashion-mnist:train.")]) -> None:
     """Say what a DATA spec holds: how many images, of what shape, in which classes."""
-    with _progress():
+    with work():
         from expunge.data import load_data
 
         images = load_data(data)
@@ -329,7 +327,7 @@ def data_ids(
     seed: Seed = 0,
 ) -> None:
     """Draw ids at random, one a line, for --ids. With one seed, the first of many are the same as few."""
-    with _progress():
+    with work():
         from expunge.data import draw_ids, load_data
 
         drawn = draw_ids(load_data(data), num, seed)
@@ -357,27 +355,24 @@ def bench_run(
     as_json: Json = False,
 ) -> None:
     """Do what is missing of a grid of experiments: one JSON line a cell, safe the moment it is written."""
-    try:
-        with _progress():
-            from expunge.commands.bench import bench_run as run
+    with work(kept=str(out)):
+        from expunge.commands.bench import bench_run as run
 
-            done = run(
-                grid,
-                out,
-                models=models,
-                only_cells=only,
-                workers=workers,
-                ray=ray,
-                limit_minutes=limit,
-                profile=profile,
-                train_missing=not no_train,
-                retry_failed=retry_failed,
-                device=device,
-                announce=lambda line: print(line, file=sys.stderr),
-                beat=None if sys.stderr.isatty() else 60.0,
-            )
-    except (_Stopped, KeyboardInterrupt):
-        _fail("stopped; what was finished is kept, run it again to go on", 1)
+        done = run(
+            grid,
+            out,
+            models=models,
+            only_cells=only,
+            workers=workers,
+            ray=ray,
+            limit_minutes=limit,
+            profile=profile,
+            train_missing=not no_train,
+            retry_failed=retry_failed,
+            device=device,
+            announce=lambda line: print(line, file=sys.stderr),
+            beat=None if sys.stderr.isatty() else 60.0,
+        )
     print_bench(done, as_json)
     raise typer.Exit(1 if done.problems else 0)
 
@@ -389,82 +384,27 @@ bench_app.command("compare")(cli_bench.compare)
 
 def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done but the audit failed."""
-    _stop_on_signals()
+    stop_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text that the terminal can show
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except ExpungeError as error:
-        _fail(str(error), error.exit_code)
-    except (_Stopped, KeyboardInterrupt, typer.Abort):
-        for number in _STOPS:  # on its way out Python puts the defaults back, but not in place of this
-            signal.signal(number, signal.SIG_IGN)
-        _fail("stopped; nothing was written", 1)
+        fail(str(error), error.exit_code)
+    except (Stopped, KeyboardInterrupt, typer.Abort):
+        stopped("nothing was written")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; let exit flush quietly
         sys.exit(1)
     except OSError as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        _fail(" ".join(message().split()), 2)  # click's usage errors
+        fail(" ".join(message().split()), 2)  # click's usage errors
     sys.exit(code or 0)
-
-
-class _Stopped(BaseException):
-    """Ctrl-C and the like. Its own type: what typer makes of KeyboardInterrupt changes from version to version."""
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE = 3.0  # seconds for the work to come to a point where it can be stopped, before it is stopped anywhere
-_GRACE = 5.0  # seconds in which a second signal does not cut the cleaning up short
-_asked = False  # to stop, and not yet stopped
-
-
-def _stop_on_signals() -> None:
-    """Makes SIGINT, SIGTERM and SIGHUP raise `_Stopped`, unless they are ignored, as under nohup.
-
-    It is raised between two steps of the work where there are any: an exception in the midst of native code that has
-    called back into Python would abort the process.
-    """
-    last = float("-inf")
-
-    def ask(*_: object) -> None:
-        nonlocal last
-        global _asked
-        now = time.monotonic()
-        if now - last > _GRACE:
-            last, _asked = now, True
-            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
-
-    signal.signal(signal.SIGALRM, lambda *_: _stop_if_asked())
-    for number in _STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)
-
-
-def _stop_if_asked() -> None:
-    global _asked
-    if _asked:
-        _asked = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        raise _Stopped
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"expunge: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
-
-
-@contextmanager
-def _progress() -> Iterator[None]:
-    from expunge import progress
-
-    with progress.show(check=_stop_if_asked):
-        yield
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -143,9 +143,9 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
         table.add_column(column, justify="left" if n == 0 or column.startswith("what") else "right", no_wrap=n == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of classes may look like either
     if title:  # not the table's own, which wraps at the table's width
-        console.print(title, style="italic", highlight=False, markup=False)
+        console.print(title, style="italic", highlight=False)
     console.print(table)
 
 

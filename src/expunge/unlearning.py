@@ -27,6 +27,7 @@ from expunge.models import (
     build,
     calibration_seeds,
     device_and_dtype,
+    device_name,
     logits_of,
     mark_calibrated,
     mask_names,
@@ -165,7 +166,7 @@ def unlearn(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        device=_device_name(device),
+        device=device_name(device),
     )
     return Unlearned(result, trace)
 
@@ -318,9 +319,3 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}"
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

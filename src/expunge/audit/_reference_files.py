@@ -60,7 +60,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT or not {"settings", "methods"} <= content.keys():
             raise KeyError("format")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -83,5 +83,5 @@ def update_manifest(directory: Path, settings: dict[str, Any], methods: dict[str
     if found is None or known != old["methods"]:
         with written_whole(directory / "manifest.json") as temporary:
             content = {"format": FORMAT, "settings": settings, "methods": known}
-            temporary.write_text(json.dumps(content, indent=2, sort_keys=True))
+            temporary.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
     return known

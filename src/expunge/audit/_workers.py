@@ -5,6 +5,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -36,11 +37,15 @@ def run_in_processes(
     try:
         for _ in range(min(workers, len(tasks))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, function, job), daemon=True)
-            busy[ours] = process
+            process = context.Process(target=_work, args=(theirs, function), daemon=True)
             process.start()
+            busy[ours] = process
             theirs.close()
-            ours.send(waiting.popleft())
+        for link in busy:
+            # Not with its arguments: the pipe that those go through does not notice when the process dies.
+            with suppress(BrokenPipeError, ConnectionResetError):  # it did, as the next read says
+                link.send(job)
+                link.send(waiting.popleft())
         while busy:
             for link in wait(list(busy)):
                 assert isinstance(link, Connection)
@@ -68,11 +73,13 @@ def run_in_processes(
             link.close()
 
 
-def _work(link: Connection, function: Callable[[Any, int], None], job: Any) -> None:
+def _work(link: Connection, function: Callable[[Any, int], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent ends us
     torch.set_num_threads(1)
+    job = None
     while True:
         try:
+            job = link.recv() if job is None else job
             task = link.recv()
         except (EOFError, OSError):  # there is nothing left to do, or nobody to do it for
             return

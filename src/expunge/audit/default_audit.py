@@ -1,6 +1,5 @@
 """The default audit: what can be told from the model before and after, the forget set and a held-out test set."""
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from expunge.audit.verdict import score_test
 from expunge.data import Examples, as_examples, audit_side, check_disjoint
 from expunge.data.examples import check_logits
 from expunge.errors import InputError
-from expunge.models import calibration_seeds
+from expunge.models import calibration_seeds, device_and_dtype, device_name
 from expunge.randomness import as_seed
 from expunge.records import Measurement
 
@@ -234,7 +233,7 @@ def audit_outputs(
         seconds=seconds,
         seed=seed,
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
-        device=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        device=device_name(device_and_dtype(after)[0]),
         correction=correction,
     )
 
@@ -344,7 +343,7 @@ def _relearning(
     original_loss = float(cross_entropy(seen_before.forget.logits, seen_before.forget.labels).mean())
     try:
         return relearn(after, seen_after.forget, seen_after.heldout, original_loss=original_loss, seed=seed), ""
-    except InputError as error:
+    except (InputError, MemoryError) as error:
         return None, f"Relearning was left out: {error}."
 
 

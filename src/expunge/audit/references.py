@@ -31,7 +31,7 @@ from expunge.audit.forward import outputs_of
 from expunge.audit.relearning import network_steps
 from expunge.audit.scores import cross_entropy
 from expunge.data import Examples, ImageSet, audit_side, check_disjoint
-from expunge.errors import InputError, NonFiniteError, SettingError
+from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
 from expunge.files import written_whole
 from expunge.methods import METHODS, Method, Needs, settings_of
 from expunge.models import ModelSpec, build
@@ -282,7 +282,10 @@ def make_pair(job: _Job, j: int) -> None:
             given: dict[str, Any] = {"retain": _Pairs(rest), "seed": _seed(job.seed, f"{name} {j}")}
             if Needs.HELDOUT in method.needs:  # one seed for all, so that the same half of the examples is left
                 given |= {"heldout": _Pairs(_examples(job.sets["heldout"])), "seed": job.seed}
-            result = job.unlearn(original, _Pairs(forget), method=method, **given)
+            try:
+                result = job.unlearn(original, _Pairs(forget), method=method, **given)
+            except ExpungeError as error:
+                raise ExpungeError(f"{name}, model {j}: {error}; leave this method out, or change it") from error
             _write(job, name, j, result.model, _target(job, j))
     if not _is_there(job, "retrained", j):
         _write(job, "retrained", j, _trained(job, job.rest, f"retrained {j}"), _target(job, j))

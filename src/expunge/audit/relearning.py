@@ -118,7 +118,12 @@ def relearn(
     everything = np.concatenate([x_forget, x_heldout])
     if not everything.any():
         raise InputError("the last layer's features are all zero: it can learn nothing from them")
-    step = _step_matrix(everything, [x for x, _ in sets])
+    width = everything.shape[1]
+    if width > len(everything):  # all of it happens in the span of the examples: no need for a matrix of width² numbers
+        _, _, basis = np.linalg.svd(everything, full_matrices=False)
+        everything, phi = everything @ basis.T, phi @ basis.T
+        sets = [(x @ basis.T, y) for x, y in sets]
+    step = _step_matrix(everything, [x for x, _ in sets], width)
     target = _target(original_loss)
     times = [_head_steps(x, y, phi, step, target, max_steps) for x, y in track(sets, "relearning", num_controls + 1)]
     note = f"last layer on fixed features, {len(chosen)} of {len(forget.labels)} forgotten examples"
@@ -267,11 +272,11 @@ def matched_draws(
     return [np.concatenate(part) for part in parts], float(shared)
 
 
-def _step_matrix(everything: Floats, sets: Sequence[Floats]) -> Floats:
-    """P / L, (M, M): symmetric, positive definite."""
+def _step_matrix(everything: Floats, sets: Sequence[Floats], width: int) -> Floats:
+    """P / L: symmetric, positive definite, (M, M), or (N, N) for features that were reduced from `width` = M to N."""
     second = everything.T @ everything / len(everything)
     values, vectors = np.linalg.eigh(second)
-    root = vectors / np.sqrt(np.maximum(values, 0) + RIDGE * values.mean()) @ vectors.T
+    root = vectors / np.sqrt(np.maximum(values, 0) + RIDGE * values.sum() / width) @ vectors.T
     # The Hessian of the cross-entropy in the logits is at most ½, whatever the number of classes.
     largest = max(np.linalg.norm(x @ root, 2) ** 2 / len(x) for x in sets)
     return np.asarray(root @ root / (0.5 * largest))

@@ -23,7 +23,7 @@ from expunge.bench.results import Result, result_of
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.methods import Needs, make_method
-from expunge.models import as_float, computes_in_bf16, load_model
+from expunge.models import as_float, computes_in_bf16, device_name, load_model
 from expunge.randomness import stream
 from expunge.records import Trace
 from expunge.unlearning import unlearn
@@ -168,9 +168,7 @@ class Stage:
     @property
     def told(self) -> str:
         """The device in words."""
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        return device_name(self.device)
 
     def measured(self, cell: Cell) -> dict[str, Any]:
         """Runs a cell: the fields of its result."""

@@ -83,7 +83,7 @@ class BenchSummary:
 def reached(checkpoint: Path, results: Iterable[Result]) -> dict[str, float]:
     """An original's accuracies: as its training recorded them, else those of a `before` result."""
     try:
-        told = json.loads((checkpoint.parent / "training.json").read_text())
+        told = json.loads((checkpoint.parent / "training.json").read_text(encoding="utf-8"))
         return {"retain_accuracy": told["train_accuracy"], "test_accuracy": told["test_accuracy"]}
     except (OSError, ValueError, KeyError):
         pass

@@ -5,8 +5,16 @@ from pathlib import Path
 from expunge.audit.default_audit import audit_outputs, observe
 from expunge.audit.difficulty import difficulty_of
 from expunge.commands.report import Report, told, write_report
-from expunge.commands.sources import Sources, audited_part, device_named, factory_of, forget_set, load_for, retain_set
-from expunge.data import check_disjoint
+from expunge.commands.sources import (
+    Sources,
+    audited_part,
+    device_named,
+    factory_of,
+    forget_set,
+    load_for,
+    retain_set,
+    without_twins,
+)
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import make_method
@@ -47,10 +55,10 @@ def audit(
     if header.spec != header_after.spec:
         raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
     forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
-    check_disjoint(forgotten.images, test.images, "forget", "test")
+    test, twins = without_twins(test, forgotten, "forget", len(forgotten))
     retain, notes = retain_set(sources, header, forgotten)
     test, more = audited_part(test, unlearned)
-    notes = (*notes, *more)
+    notes = (*notes, *twins, *more)
     sets = {"forget": forgotten.examples, "test": test.examples}
     sets |= {"retain": retain.examples} if retain is not None else {}
     with new_directory(out) as temporary:
@@ -67,7 +75,13 @@ def audit(
             )
         report = Report(
             directory=str(out),
-            sources=told(sources, after=after, after_weights=after_weights, correct_difficulty=correct_difficulty),
+            sources=told(
+                sources,
+                after=after,
+                after_weights=after_weights,
+                correct_difficulty=correct_difficulty,
+                device=None if device == "auto" else device,
+            ),
             before=before_seen.measurement(),
             after=after_seen.measurement(),
             audit=audit_outputs(

@@ -23,7 +23,7 @@ def demo(out: Path, *, method: str | None = None, seed: int = 0) -> Report:
     with new_directory(out) as temporary:
         train("sample:train", "small_resnet", temporary / "original", seed=seed, device="cpu")
         drawn = draw_ids(load_data("sample:train"), DEMO_SIZE, seed)
-        (temporary / "ids.txt").write_text("\n".join(drawn) + "\n")
+        (temporary / "ids.txt").write_text("\n".join(drawn) + "\n", encoding="utf-8")
         sources = Sources(
             model=str(temporary / "original"),
             forget="sample:train",
@@ -33,5 +33,5 @@ def demo(out: Path, *, method: str | None = None, seed: int = 0) -> Report:
         )
         report = forget(sources, temporary / "forgot", method=method, seed=seed, device="cpu")
         final = replace(sources, model=str(out / "original"), ids=out / "ids.txt")
-        report = replace(report, directory=str(out / "forgot"), sources=told(final))
+        report = replace(report, directory=str(out / "forgot"), sources=told(final, device="cpu"))
         return write_report(temporary / "forgot", report)

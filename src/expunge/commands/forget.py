@@ -16,8 +16,8 @@ from expunge.commands.sources import (
     load_for,
     retain_set,
     updates_of,
+    without_twins,
 )
-from expunge.data import check_disjoint
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import METHODS, Method, Needs, default_method, make_method
@@ -67,11 +67,12 @@ def forget(
     recipe = dict(header.recipe) if method == "retrain" and protocol is None else {}
     chosen: Method = make_method(method, protocol=protocol, **{**recipe, **(settings or {})})
     forgotten = forget_set(sources, header)
+    retain, notes = retain_set(sources, header, forgotten)
     test = None
     if sources.test is not None:
         test = load_for(sources.test, header, sources.resize)
-        check_disjoint(forgotten.images, test.images, "forget", "test")
-    retain, notes = retain_set(sources, header, forgotten)
+        test, more = without_twins(test, forgotten, "forget", len(forgotten))
+        notes = (*notes, *more)
     if method == "retrain" and protocol is None and not recipe:
         notes = (*notes, "the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
@@ -101,7 +102,7 @@ def forget(
             )
         report = Report(
             directory=str(out),
-            sources=told(sources),
+            sources=told(sources, device=None if device == "auto" else device),
             before=before.measurement(),
             after=after.measurement(),
             trace=trace,

@@ -6,8 +6,8 @@ from pathlib import Path
 from expunge.audit.full_audit import LEAST_MODELS, FullAudit
 from expunge.audit.full_audit import full_audit as compare
 from expunge.audit.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
-from expunge.commands.sources import Sources, forget_set, load_for
-from expunge.data import check_disjoint, digests
+from expunge.commands.sources import Sources, forget_set, load_for, without_twins
+from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import Method, make_method
@@ -19,7 +19,7 @@ from expunge.unlearning import unlearn
 def full_audit(
     sources: Sources,
     train: str | None,
-    references: Path,
+    references: Path | None,
     out: Path,
     *,
     methods: Sequence[str] = ("targeted",),
@@ -34,7 +34,8 @@ def full_audit(
         sources: what to read; `model` gives the network and its recipe, `test` the held-out examples.
         train: DATA spec of the model's training data. None: the method and recipe are audited on halves of the
             held-out set, in which as many examples are forgotten; that says nothing about the model at hand.
-        references: directory of the reference models; kept, so that a stopped audit goes on where it was.
+        references: directory of the reference models; kept, so that a stopped audit goes on where it was. None:
+            OUT-references, beside `out`.
         out: the new directory for the result; must not exist.
         methods: each NAME, or NAME,SETTING=VALUE,… with `protocol` among the settings.
         num_models: N, of each kind.
@@ -43,6 +44,9 @@ def full_audit(
         announce: is told how much there is to do, and how long it will take.
     """
     check_unused(out)
+    references = references or out.with_name(f"{out.name}-references")
+    if out.resolve() in [references.resolve(), *references.resolve().parents]:
+        raise SettingError(f"the references {references} must lie outside of {out}, which is written at the end")
     if sources.test is None:
         raise SettingError("an audit needs held-out examples: add --test DATA")
     if num_models < LEAST_MODELS:
@@ -64,7 +68,9 @@ def full_audit(
             raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")
         wanted = set(digests(forgotten.images))
         ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
-        check_disjoint(data.images, heldout.images, "training", "test")
+        heldout, notes = without_twins(heldout, data, "training", len(heldout))
+        for note in notes:
+            announce(note)
     with new_directory(out) as temporary:
         found = train_references(
             references,
@@ -82,8 +88,8 @@ def full_audit(
             announce=announce,
         )
         result = compare(found, seed=seed)
-        (temporary / "full_audit.json").write_text(result.to_json())
-        (temporary / "full_audit.md").write_text(result.table() + "\n")
+        (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
+        (temporary / "full_audit.md").write_text(result.table() + "\n", encoding="utf-8")
     return result
 
 

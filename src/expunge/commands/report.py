@@ -67,6 +67,7 @@ def write_report(directory: Path, report: Report, images: ImageSet | None = None
             page = render(report.audit, trace=report.trace, sources=report.sources, notes=report.notes, images=images)
             (directory / "report.html").write_text(page, encoding="utf-8")
         except MissingExtraError as error:
-            report = replace(report, notes=(*report.notes, f"no report.html was written: {error}"))
-    (directory / "report.json").write_text(report.to_json())
+            note = f"no report.html was written: {error}"
+            report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
+    (directory / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report

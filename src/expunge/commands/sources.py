@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from expunge.audit.default_audit import audited
-from expunge.data import ImageSet, load_data, read_ids
+from expunge.data import ImageSet, check_disjoint, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.models import Header
 from expunge.models.building import Classifier
@@ -84,6 +84,29 @@ def retain_set(sources: Sources, header: Header, forgotten: ImageSet) -> tuple[I
     if len(retain) == len(whole):
         return retain, ()
     return retain, (f"left {len(whole) - len(retain):,} examples that are to be forgotten out of the retain set",)
+
+
+def without_twins(test: ImageSet, other: ImageSet, name: str, num: int) -> tuple[ImageSet, tuple[str, ...]]:
+    """The test images that the other set does not hold too, and what to say about those that it does.
+
+    Some published datasets have a few images in both splits: 10 of CIFAR-100's, 7 of Tiny-ImageNet's.
+
+    Args:
+        test: held-out images.
+        other: images that must not be among them.
+        name: what to call it.
+        num: a tenth of so many may be in both: with more, `test` holds what the model was trained on.
+
+    Raises:
+        InputError: more are.
+    """
+    left = test.without(other)
+    twins = len(test) - len(left)
+    if 10 * twins > num or len(left) == 0:
+        check_disjoint(other.images, test.images, name, "test")
+    if not twins:
+        return test, ()
+    return left, (f"left out {twins:,} of {len(test):,} test examples: the {name} set holds them too",)
 
 
 def audited_part(test: ImageSet, after: nn.Module) -> tuple[ImageSet, tuple[str, ...]]:

@@ -184,7 +184,7 @@ def theory(
         report = measured()
         from expunge.report.theory_figure import draw_theory
 
-        (temporary / "theory.json").write_text(report.to_json())
+        (temporary / "theory.json").write_text(report.to_json(), encoding="utf-8")
         draw_theory(report, temporary / "theory.svg")
     return report
 

@@ -131,7 +131,7 @@ def train(
         entry = {"did": "train", "data": data, "seed": seed, "test_accuracy": done.test_accuracy}
         header = Header(spec=spec, class_names=images.class_names, data=data, recipe=recipe.to_json(), history=(entry,))
         save_checkpoint(temporary / FILE_NAME, network, header)
-        (temporary / "training.json").write_text(done.to_json())
+        (temporary / "training.json").write_text(done.to_json(), encoding="utf-8")
     if state is not None:
         state.unlink(missing_ok=True)
     return done

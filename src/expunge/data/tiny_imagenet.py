@@ -16,12 +16,12 @@ def load_tiny_imagenet(split: str) -> ImageSet:
     """
     root = find("tiny-imagenet", ("tiny-imagenet-200", "tiny-imagenet"), "wnids.txt")
     try:
-        class_names = tuple((root / "wnids.txt").read_text().split())
+        class_names = tuple((root / "wnids.txt").read_text(encoding="utf-8").split())
         if split == "train":
             folders = [(root / "train" / name / "images", name) for name in class_names]
             files = [(path, name) for folder, name in folders for path in sorted(folder.iterdir())]
         else:
-            lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
+            lines = (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
             rows = [line.split("\t") for line in lines if line]
             files = [(root / "val" / "images" / row[0], row[1]) for row in rows]
     except (OSError, IndexError) as error:

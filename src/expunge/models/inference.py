@@ -1,5 +1,6 @@
 """Running a network: on a copy of its input, with logits in floats, and with a clear word where it refuses."""
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -69,6 +70,13 @@ def computes_in_bf16(device: torch.device) -> bool:
     """Whether bf16 is quicker there than fp32: on CPUs without instructions for it it takes about ten times as long."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every torch that we take
     return device.type == "cuda" or (supported is not None and bool(supported()))
+
+
+def device_name(device: torch.device) -> str:
+    """What a record calls it: the GPU's name, or the processor's with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
