@@ -698,3 +698,24 @@ def test_a_set_of_images_names_its_own() -> None:
 class ToFloat(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs.float()
+
+
+class ScalesBytes(Network):
+    """Scales 8-bit integers and takes all else as it is."""
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        assert inputs.dtype == torch.uint8, "bytes are wanted"
+        return inputs / 255
+
+
+@pytest.mark.parametrize("method", ["calibrated", "amnesiac", "finetune", "bad_teacher"])
+def test_integers_of_another_type_are_given_as_the_forgotten_ones_are(method: str) -> None:
+    images, labels = PIXELS.long(), LABELS
+    given: dict[str, Any] = {"retain": TensorDataset(images[9:], labels[9:]), "factory": ScalesBytes}
+    given = {"heldout": TensorDataset(images[9:], labels[9:])} if method == "calibrated" else given
+    result = unlearn(ScalesBytes(), TensorDataset(PIXELS[:9], labels[:9]), method=method, **given)
+    assert result.trace.steps > 0
+    name = "heldout" if method == "calibrated" else "retain"
+    given[name] = TensorDataset(images[9:] + 256, labels[9:])
+    with pytest.raises(InputError, match=r"are torch\.int64 and do not fit into torch\.uint8"):
+        unlearn(ScalesBytes(), TensorDataset(PIXELS[:9], labels[:9]), method=method, **given)

@@ -360,17 +360,23 @@ def margin_gradient(z: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array]:
 def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: str, pace: float | None) -> None:
     draw = np.random.default_rng(3)
     heldout, labels = draw.normal(size=(200, M)), draw.integers(0, C, 200)
-    # Class 0 has no margins of its own: fewer than 20 on either side.
-    labels[labels == 0] = 1
+    z = X @ W.T + B
+    predicted = z.argmax(1)
+    y = np.where(np.arange(N) == 2, z.argmin(1), predicted)  # one that the model gets wrong
+    # The last one's class has no margins of its own: fewer than 20 on either side.
+    labels[labels == y[-1]] = (y[-1] + 1) % C
     side = calibration_side(torch.tensor(heldout), seed=0).numpy()
     assert 60 < side.sum() < 140
     unseen, _ = margin_gradient(heldout[side] @ W.T + B, labels[side])
-    own, gradient = margin_gradient(X @ W.T + B, Y)
-    groups = [unseen[labels[side] == y] if (labels[side] == y).sum() >= 20 else unseen for y in Y]
+    own, gradient = margin_gradient(X @ W.T + B, y)
+    groups = [unseen[labels[side] == c] if (labels[side] == c).sum() >= 20 else unseen for c in y]
     assert {len(group) for group in groups} >= {len(unseen)}, "no example is compared with all"
     first = [sorted_quantile(unseen, share) for share in even(own)]
     placed = np.array([(group < value).mean() for group, value in zip(groups, first, strict=True)])
     targets = [sorted_quantile(group, share) for group, share in zip(groups, even(placed), strict=True)]
+    wrong = predicted != y  # no margin of theirs is raised
+    assert (np.array(targets) > own)[wrong].any()
+    targets = [min(target, margin) if bad else target for target, margin, bad in zip(targets, own, wrong, strict=True)]
     gap = (own - targets) / unseen.std()
     huber = np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5)
     dz = np.clip(gap, -1, 1)[:, None] / unseen.std() * gradient / N
@@ -382,7 +388,7 @@ def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: 
     assert pace is None or lr < 10
     model = unlearn(
         network(W, B),
-        data(X, Y),
+        data(X, y),
         method=make_method(
             "calibrated",
             optimizer=optimizer,

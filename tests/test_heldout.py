@@ -220,6 +220,21 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     assert abs(placed.a2 - 0.5) < close
 
 
+@pytest.mark.parametrize("num", [1, 6])
+def test_examples_that_are_wrong_already_are_not_taught_their_labels(num: int) -> None:
+    """Mislabelled ones, that a training did not learn: a quantile of unseen margins may lie above theirs."""
+    data = pairs(200, seed=8)
+    model = memorising(data)
+    forget = pairs(num, seed=2)
+    forget.labels[:] = model(forget.inputs).detach().argmin(1)
+    before = margins(model(forget.inputs).detach(), forget.labels)
+    result = unlearn(model, forget, method=Calibrated(epochs=60), heldout=pairs(200, seed=9))
+    after = margins(result.model(forget.inputs).detach(), forget.labels)
+    assert (before < -1).all()
+    assert result.trace.forget_accuracy_after == 0
+    assert (after < before + 1).all()
+
+
 def test_it_goes_where_unseen_margins_are_by_then() -> None:
     """Nothing is held here, so that they sink."""
     forget, heldout = pairs(24, seed=2), pairs(400, seed=8)

@@ -200,6 +200,23 @@ def test_norm_mode_decides_whether_running_statistics_move(name: str, tmp_path: 
     assert not torch.equal(arrangement.run(norm="train").model.state_dict()["1.running_mean"], original)
 
 
+@pytest.mark.parametrize("name", GRADIENT)
+def test_normalisation_layers_that_are_frozen_keep_their_statistics(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "batch_norm", tmp_path)
+    arrangement.model[1].requires_grad_(False)  # type: ignore[index]
+    original = {key: value.clone() for key, value in arrangement.model.state_dict().items() if key.startswith("1.")}
+    result = arrangement.run(norm="train").model.state_dict()
+    assert all(torch.equal(result[key], value) for key, value in original.items())
+
+
+@pytest.mark.parametrize("name", ["targeted", "neg_grad"])
+def test_a_run_that_has_nothing_to_do_says_that_all_was_reached_from_the_start(name: str, tmp_path: Path) -> None:
+    arrangement = arrange(name, "layer_norm", tmp_path)
+    arrangement.model = arrangement.run(stop="forgotten", epochs=400, lr=3e-3).model
+    trace = arrangement.run(stop="epsilon", epsilon=50.0, epochs=5).trace
+    assert (trace.steps, trace.first_step_all_reached) == (0, 0)
+
+
 MAY_STAY_RIGHT = {"bad_teacher", "mu_mis", "jit", "scrub", "calibrated"}
 """A teacher may be right, the losses of mu_mis and jit ask for no wrong prediction, and calibrated wants as many as on
 unseen data."""

@@ -251,6 +251,16 @@ def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
         matching_updates(tmp_path, digests(data.inputs[:1]))
 
 
+@pytest.mark.parametrize("shape", [(1, 22, 1000), (3, 64, 16), (1, 8, 8), (2, 1, 500)])
+def test_shifts_are_by_an_eighth_of_either_side(shape: tuple[int, int, int]) -> None:
+    images = torch.arange(1, 65, dtype=torch.float32)[:, None, None, None].expand(64, *shape)
+    moved = augmented(images, "shift", torch.Generator().manual_seed(0))
+    for dim, side in ((-2, shape[1]), (-1, shape[2])):
+        kept = (moved[:, 0] > 0).any(-1 if dim == -2 else -2).sum(-1)  # rows, or columns, with pixels in them
+        assert side - side // 8 <= int(kept.min()) <= side - round(0.9 * (side // 8))
+        assert int(kept.max()) <= side
+
+
 def test_the_forget_draw_is_not_the_first_training_batch() -> None:
     """One seed for both must not tie them: the first batch of a run would be exactly what is forgotten."""
     images = ImageSet(torch.zeros(1000, 1, 1, 1, dtype=torch.uint8), torch.zeros(1000, dtype=torch.int64), ("a",))

@@ -232,7 +232,7 @@ def are_images(inputs: Tensor) -> bool:
 
 
 def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
-    """Shifts each image by up to 1/8 of its side, zero-padded, and mirrors it with probability ½, as named.
+    """Shifts each image by up to 1/8 of its height and width, zero-padded, and mirrors it with probability ½, as named.
 
     Args:
         images: (B, channels, H, W), any dtype.
@@ -241,13 +241,13 @@ def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
     """
     if augment == "none":
         return images
-    size, reach = len(images), images.shape[-1] // 8
-    down, right = torch.randint(0, 2 * reach + 1, (2, size, 1), generator=rng).to(images.device)
+    size, high, wide = len(images), images.shape[-2] // 8, images.shape[-1] // 8
+    down, right = (torch.randint(0, 2 * n + 1, (size, 1), generator=rng).to(images.device) for n in (high, wide))
     rows = torch.arange(images.shape[-2], device=images.device) + down
     columns = torch.arange(images.shape[-1], device=images.device) + right
     if augment == "flip_shift":
         mirrored = torch.rand((size, 1), generator=rng).to(images.device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    padded = F.pad(images, (reach, reach, reach, reach))
+    padded = F.pad(images, (wide, wide, high, high))
     example = torch.arange(size, device=images.device)[:, None, None]
     return padded[example, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -227,7 +227,7 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, m
         index = sorted(order[:wanted].tolist())
     examples = materialise(retain, "retain", index)
     _check_beside(examples, forget, num_classes, "retained", "retain")
-    return examples.to(forget.inputs.device, forget.inputs.dtype)
+    return _like(examples, forget)
 
 
 def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
@@ -241,7 +241,7 @@ def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: in
         raise InputError(
             f"{len(side)} held-out examples cannot be split into some to calibrate on and some to audit with; give more"
         )
-    return examples.take(side.nonzero()[:, 0]).to(forget.inputs.device, forget.inputs.dtype)
+    return _like(examples.take(side.nonzero()[:, 0]), forget)
 
 
 def _check_beside(examples: Examples, forget: Examples, num_classes: int, which: str, name: str) -> None:
@@ -256,7 +256,16 @@ def _check_beside(examples: Examples, forget: Examples, num_classes: int, which:
             f"{which} inputs are {kinds[0]} and forgotten ones {kinds[1]}: pixels of 0 to 255 and of 0 to 1 are not "
             "the same; give both in the model's own form"
         )
+    if not kinds[0].is_floating_point and not torch.equal(examples.inputs.to(kinds[1]).to(kinds[0]), examples.inputs):
+        raise InputError(f"{which} inputs are {kinds[0]} and do not fit into {kinds[1]}, as forgotten ones are")
     check_disjoint(forget.inputs, examples.inputs, "forget", name)
+
+
+def _like(examples: Examples, forget: Examples) -> Examples:
+    """Where and as the forget set is: a model may scale 8-bit integers and no others."""
+    return Examples(
+        examples.inputs.to(forget.inputs.device, forget.inputs.dtype), examples.labels.to(forget.labels.device)
+    )
 
 
 def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exception], subject: str, advice: str) -> None:

@@ -40,7 +40,8 @@ class Descent:
             which costs one more forward pass over the forget set an epoch.
         epsilon: > 0, on the scale of the method's loss; for `epsilon` alone.
         norm: mode of the normalisation layers that keep running statistics. `train` normalises by the batch at
-            hand and updates the statistics from it, as most published code does; `eval` keeps the statistics.
+            hand and updates the statistics from it, as most published code does; `eval` keeps the statistics. A layer
+            whose parameters are all frozen (`requires_grad`) keeps them in either mode.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -121,8 +122,7 @@ def descend(
             order = positions
             if not whole:
                 order = positions[torch.randperm(len(positions), generator=rng).to(inputs.device)]
-            seen: list[Tensor] = []
-            losses: list[float] = []
+            began, seen, losses = record.steps, list[Tensor](), list[float]()
             for index in order.split(batch_size):
                 if record.steps == settings.max_steps:
                     unseen = int((order[sum(map(len, seen)) :] < num_forget).sum())
@@ -152,7 +152,7 @@ def descend(
                     after_step()
                 record.steps += 1
                 record.examples_seen += len(index)
-            _record_epoch(record, order, seen, losses, forget_labels, goal)
+            _record_epoch(record, began, order, seen, losses, forget_labels, goal)
             if finished() or (settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon):
                 return model
         if record.steps == settings.max_steps:
@@ -205,10 +205,12 @@ def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
 
 
 def _set_mode(model: nn.Module, norm: str) -> None:
+    """Train mode, but for normalisation layers that are to keep their statistics: all, or those that are frozen."""
     model.train()
-    if norm == "eval":
-        for module in model.modules():
-            if isinstance(module, NORMALISATION):
+    for module in model.modules():
+        if isinstance(module, NORMALISATION):
+            own = list(module.parameters(recurse=False))
+            if norm == "eval" or (own and not any(parameter.requires_grad for parameter in own)):
                 module.eval()
 
 
@@ -221,6 +223,7 @@ def _all_reached(model: nn.Module, forget: Tensor, goal: Callable[[Tensor], Tens
 
 def _record_epoch(
     record: Recorder,
+    began: int,
     order: Tensor,
     seen: list[Tensor],
     losses: list[float],
@@ -239,6 +242,5 @@ def _record_epoch(
         forget_logits[order[forgotten]] = logits[forgotten]
         accuracy = float((forget_logits.argmax(1) == forget_labels).double().mean())
         if record.first_step_all_reached is None and bool(goal(forget_logits).all()):
-            # The pass's logits precede its updates: with one batch, this is the state before the last step.
-            record.first_step_all_reached = record.steps - len(seen)
+            record.first_step_all_reached = began  # the pass's logits precede its updates
     record.epochs.append(Epoch(loss=sum(losses) / len(losses), forget_accuracy=accuracy))

@@ -43,7 +43,7 @@ class BadTeacher(Descent):
             "epochs": 1,
             "batch_size": 256,
             "retain_size": None,
-            "weight_decay": 0.0,
+            "weight_decay": 5e-4,
             "lr": 1e-3,
             "temperature": 4.0,
             "divide_by_classes": False,

@@ -120,6 +120,8 @@ class Calibrated(Distilling):
             unseen_labels = task.heldout.labels
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
         planned = transported(order, labels, unseen, unseen_labels)
+        wrong = task.forget_logits.argmax(1) != labels  # they are not taught what they do not know
+        planned = torch.where(wrong, torch.minimum(planned, own), planned)
         unit = unseen.std(correction=0).clamp(min=1e-6)
         targets = planned
         watched, size = None, min(MOST_WATCHED, len(unseen) // 4)

@@ -19,8 +19,7 @@ class NegGrad(Descent):
     what is left of the model, and `epsilon` ends the run at once.
 
     What invalidates it: where the model is certain of an example (p_y = 1 in floating point), its gradient is zero
-    and nothing is forgotten; the trace then warns that the model did not change.
-
+    and nothing is forgotten: only weight decay, where there is any, moves the parameters.
     """
 
     name: ClassVar[str] = "neg_grad"
