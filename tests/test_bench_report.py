@@ -227,8 +227,7 @@ def test_missing_failed_and_repeated_cells(tmp_path: Path) -> None:
         "Failed: 3. NegGrad at 32, seed 0: out of memory; NegGrad at 32, seed 1: out of memory; δ-Targeted¹ at 16, "
         "seed 3: the loss became NaN.",
         "Left out: 2 results of settings that the paper does not have (rows retrain).",
-        "Left out: 2 results with another original model or another subset for the retain accuracy "
-        "(fashion-mnist-resnet18).",
+        "Left out: 2 results with another original model, or measured on other examples (fashion-mnist-resnet18).",
         "Left out: 1 result with other settings of the same row (fashion-mnist-resnet18).",
         "Left out: 1 result of a cell that was measured again later.",
         "Retain accuracy is of a fixed subset of 10,000 retained examples (fashion-mnist-resnet18).",
@@ -237,6 +236,29 @@ def test_missing_failed_and_repeated_cells(tmp_path: Path) -> None:
     assert "## Table 3." not in text
     assert "n=3" in to_latex(found, measured)
     assert [c.verdict for c in compare(measured).claims] == ["undecided"] * 20
+
+
+def test_failures_do_not_outvote_measurements(tmp_path: Path) -> None:
+    failed = [failure("before", size, 0, "out of memory", model_digest="other") for size in (16, 32, 64)]
+    found = loaded(tmp_path, [*failed, *failed, result("before", 16, 0), result("before", 32, 0)])
+    assert {setting[-1] for setting in found.cells} == {16, 32}
+    assert not found.failures
+
+
+def test_results_on_one_half_of_the_test_set_are_kept_apart(tmp_path: Path) -> None:
+    whole = [result("before", 16, seed, test_accuracy=0.9) for seed in range(3)]
+    half = [result("before", 16, seed, test_accuracy=0.8, heldout=True, cell=f"half {seed}") for seed in range(2)]
+    found = loaded(tmp_path, [*whole, *half])
+    assert [r.test_accuracy for seeds in found.cells.values() for r in seeds.values()] == [0.9] * 3
+    assert "2 results with another original model, or measured on other examples" in found.notes[0]
+
+
+def test_figures_of_nothing_that_the_paper_has_are_refused(tmp_path: Path) -> None:
+    place = written(tmp_path / "results", [result("before", 16, 0, pair=("sample", "small_resnet"))])
+    done = expunge("bench", "figures", place, "--out", tmp_path / "figures")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("expunge: error: there is no measurement of the paper's datasets")
+    assert not (tmp_path / "figures").exists()
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = expunge("bench", "run", SMOKE, "--out", out, "--workers", "2", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     originals = out.with_name("results-originals")
-    assert done.stderr == f"training sample-small_resnet into {originals / 'sample-small_resnet'}\n"
+    said = [line for line in done.stderr.splitlines() if line.startswith("training")]  # and each minute how far it is
+    assert said == [f"training sample-small_resnet into {originals / 'sample-small_resnet'}"]
     assert "28 results in" in done.stdout
     assert "0 cells left." in done.stdout
     return out
@@ -501,6 +502,13 @@ BAD_GRIDS = {
     "retrain": ('method = "neg_grad"', 'method = "retrain"', "it takes the original's recipe"),
     "profile": ("cpu = { retain = 500 }", "cpu = { retain = -1 }", 'retain is "all" or a number'),
     "no profile": ("cpu = { retain = 500 }", "", "it needs the profiles cpu and gpu"),
+    "method's kind": ('method = "neg_grad"', 'method = ["neg_grad"]', "a row's method is text, not ['neg_grad']"),
+    "option's kind": ("options = { width = ", "options = { depth = 2020-01-01, width = ", "depth is text, a number"),
+    "rows alike": (
+        'name = "neg_grad"',
+        'name = "two"\nmethod = "before"\n\n[[rows]]\nname = "neg_grad"',
+        "the rows 'before' and 'two' are the same method",
+    ),
     "recipe": ("recipe = { epochs = 1 }", "recipe = { epoch = 1 }", "small_resnet.recipe has no 'epoch'"),
     "original": ("[originals.sample.small", "[originals.sample.big", "originals.sample has no 'big_resnet'"),
 }
@@ -593,6 +601,34 @@ def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path) -> N
     found = {r.row: r for r in read_results(out)}
     assert found["row_0"].failed == "its worker process ended with code -9 (out of memory, or killed)"
     assert found["row_1"].failed is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_stop_of_all_processes_fails_no_cell(models: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """As a closed terminal or a scheduler sends it. A failure would not be run again."""
+    grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
+    out = tmp_path / "out"
+    with running("bench", "run", grid, "--out", out, "--models", models, "--device", "cpu") as process:
+        worker = wait_for(
+            lambda: [pid for pid in children(process.pid) if "multiprocessing-fork" in command_of(pid)], process
+        )
+        time.sleep(3)  # for the worker to be at work
+        for pid in (*worker, process.pid):
+            os.kill(pid, number)
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert errors.endswith(f"stopped; what was finished is kept in {out}, run it again to go on\n")
+    assert read_results(out) == []
+
+
+def test_a_model_directory_without_a_model_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "models/sample-small_resnet"
+    place.mkdir(parents=True)
+    done, ran = do(load_grid(SMOKE).cells("cpu"), tmp_path / "out", tmp_path / "models")
+    assert (done.originals[0].why, ran) == (
+        f"{place} holds no model.safetensors: remove it, or choose another --models",
+        [],
+    )
 
 
 def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:

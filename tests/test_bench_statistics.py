@@ -74,7 +74,7 @@ def test_correlations() -> None:
     assert ranks.r == pytest.approx(stats.spearmanr(x, y).statistic, rel=1e-9)
     half = 1.959964 * np.sqrt((1 + ranks.r**2 / 2) / 37)
     assert ranks.low == pytest.approx(np.tanh(np.arctanh(ranks.r) - half), rel=1e-6)
-    for few in (([1.0] * 9, list(range(9))), (list(range(7)), list(range(7)))):
+    for few in (([1.0] * 9, list(range(9))), ([0.1] * 12, list(range(12))), (list(range(7)), list(range(7)))):
         assert statistics.pearson(*few) is None
 
 

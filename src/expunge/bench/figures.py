@@ -30,6 +30,7 @@ from expunge.bench.plots import (
     short,
 )
 from expunge.bench.statistics import summarize
+from expunge.errors import InputError
 from expunge.report.theory_figure import GREY, STYLE, check_available
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def draw_figures(measured: Measured, directory: Path, suffix: str = ".svg") -> s
         MissingExtraError: matplotlib is not installed.
     """
     check_available()
+    if not measured.pairs():
+        raise InputError("there is no measurement of the paper's datasets, architectures and rows to draw")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

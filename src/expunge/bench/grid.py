@@ -123,6 +123,10 @@ def _grid(content: Mapping[str, Any]) -> Grid:
     repeated = {row.name for row in rows if sum(other.name == row.name for other in rows) > 1}
     if repeated:
         raise InputError(f"two rows are called {min(repeated)!r}")
+    for n, row in enumerate(rows):
+        for other in rows[:n]:
+            if (row.method, row.settings, row.withheld) == (other.method, other.settings, other.withheld):
+                raise InputError(f"the rows {other.name!r} and {row.name!r} are the same method with the same settings")
     return Grid(
         originals=_originals(content.get("originals", {}), datasets, architectures),
         rows=rows,
@@ -135,6 +139,9 @@ def _grid(content: Mapping[str, Any]) -> Grid:
 
 def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
     _check_keys(entry, {"name", "method", "protocol", "settings", "withheld"}, {"name", "method"}, "a row")
+    for key in ("name", "method", "protocol"):
+        if not isinstance(entry.get(key, ""), str):
+            raise InputError(f"a row's {key} is text, not {entry[key]!r}")
     name, method, settings = entry["name"], entry["method"], dict(_table(entry.get("settings", {}), "settings"))
     if method in WITHOUT_SETTINGS:
         if len(entry) > 2:
@@ -187,12 +194,15 @@ def _original(dataset: str, architecture: str, entry: Any, seed: int) -> Origina
     _check_keys(_table(entry, where), {"recipe", "options", "target"}, set(), where)
     recipe, options = recipe_for(dataset, architecture)
     over, more = _table(entry.get("recipe", {}), "recipe"), _table(entry.get("options", {}), "options")
+    for name, value in more.items():
+        if not isinstance(value, bool | int | float | str):
+            raise InputError(f"{where}.options: {name} is text, a number, true or false, not {value!r}")
     _check_keys(over, set(Recipe.__dataclass_fields__), set(), f"{where}.recipe")
     chosen = make_method("retrain", **{**recipe.to_json(), **over})  # it has the recipe's fields, and checks them
     assert isinstance(chosen, Recipe)
     target = _table(entry.get("target", {}), "target")
     _check_keys(target, _TARGETS, set(), f"{where}.target")
-    if not all(isinstance(value, float) and 0 <= value <= 1 for value in target.values()):
+    if not all(type(value) in {int, float} and 0 <= value <= 1 for value in target.values()):
         raise SettingError(f"{where}.target: accuracies are fractions in [0, 1]")
     return Original(
         dataset=dataset,

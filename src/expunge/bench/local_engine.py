@@ -36,7 +36,6 @@ class LocalEngine:
         self._train = train
         self._idle: dict[Connection, BaseProcess] = {}
         self._busy: dict[Connection, tuple[BaseProcess, Task]] = {}
-        self._started = 0
         self._deaths = 0
 
     def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
@@ -76,10 +75,10 @@ class LocalEngine:
                 idle()
                 for ready in wait(list(self._busy), timeout=PATIENCE):
                     assert isinstance(ready, Connection)
-                    yield self._received(ready)
+                    yield self._received(ready, idle)
         finally:
             for link, (process, _) in self._busy.items():
-                process.terminate()
+                process.kill()
                 process.join()
                 link.close()
             self._busy.clear()
@@ -88,7 +87,7 @@ class LocalEngine:
         """Ends all processes."""
         for link, process in [*self._idle.items(), *((link, process) for link, (process, _) in self._busy.items())]:
             link.close()
-            process.terminate()
+            process.kill()
             process.join()
         self._idle.clear()
         self._busy.clear()
@@ -102,21 +101,21 @@ class LocalEngine:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         threads = max(1, torch.get_num_threads() // self.workers)
-        process = context.Process(
-            target=_work, args=(theirs, threads), daemon=True, name=f"bench-{self._started % self.workers}"
-        )
-        self._started += 1
+        taken = {process.name for process, _ in self._busy.values()}
+        name = next(name for name in (f"bench-{n}" for n in range(self.workers)) if name not in taken)
+        process = context.Process(target=_work, args=(theirs, threads), daemon=True, name=name)
         process.start()
         theirs.close()
         return ours, process
 
-    def _received(self, link: Connection) -> tuple[Task, Outcome]:
+    def _received(self, link: Connection, idle: Callable[[], None]) -> tuple[Task, Outcome]:
         process, task = self._busy.pop(link)
         try:
             outcome: Outcome = link.recv()
         except (EOFError, OSError) as error:
             process.join()
             link.close()
+            idle()  # what stops this process may have ended the other too: then it is no failure
             self._deaths += 1
             why = f"its worker process ended with code {process.exitcode} (out of memory, or killed)"
             if self._deaths == MOST_DEATHS:
@@ -142,7 +141,9 @@ def _send(link: Connection, task: Task) -> None:
 
 
 def _work(link: Connection, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent ends us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # They reach every process of a terminal or job. The parent ends us, and knows that this is no failure.
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     parent = os.getppid()
     while True:

@@ -83,8 +83,8 @@ def load_measured(directory: Path) -> Measured:
     kept = _most(
         known,
         lambda r: (r.dataset, r.architecture),
-        lambda r: dumps([r.model_digest, r.retain_subset]),
-        "another original model or another subset for the retain accuracy",
+        lambda r: dumps([r.model_digest, r.retain_subset, r.heldout]),
+        "another original model, or measured on other examples",
         notes,
     )
     kept = _most(
@@ -123,10 +123,14 @@ def _most(
     what: str,
     notes: list[str],
 ) -> list[Result]:
-    """The results of each group's most frequent variant; of equals, the one written last."""
+    """The results of each group's variant with the most cells that did not fail; of equals, the one written last."""
     counts: dict[tuple[str, ...], Counter[str]] = {}
+    seen: set[tuple[str, str]] = set()
     for result in reversed(results):
-        counts.setdefault(group(result), Counter())[variant(result)] += 1
+        here = (result.cell, variant(result))
+        new = result.failed is None and here not in seen
+        counts.setdefault(group(result), Counter())[variant(result)] += new
+        seen |= {here} if new else set()
     chosen = {key: count.most_common(1)[0][0] for key, count in counts.items()}
     kept = [result for result in results if variant(result) == chosen[group(result)]]
     if len(kept) < len(results):

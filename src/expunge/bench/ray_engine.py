@@ -15,7 +15,7 @@ from typing import Any
 from expunge.bench.cells import Original
 from expunge.bench.local_engine import PATIENCE, Train
 from expunge.bench.measuring import Outcome, Task, failed, measure, model_digest
-from expunge.errors import ExpungeError, MissingExtraError
+from expunge.errors import ExpungeError, MissingExtraError, one_line
 from expunge.files import new_directory, written_whole
 
 RETRIES = 3
@@ -117,6 +117,8 @@ class RayEngine:
     def _get(self, job: Any) -> Any:
         try:
             return self._ray.get(job)
+        except self._ray.exceptions.RayTaskError as error:
+            raise ExpungeError(f"it failed on a node: {one_line(error.cause)}") from error
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             raise ExpungeError(f"Ray gave it up after {RETRIES} retries ({type(error).__name__}: {first})") from error
@@ -138,10 +140,13 @@ def _measure_there(task: Task, weights: list[Any]) -> Outcome:
     import ray
 
     path = Path(tempfile.gettempdir()) / f"expunge-{os.getuid()}" / f"{task.model_digest}.safetensors"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    if not path.exists() or model_digest(path) != task.model_digest:
-        with written_whole(path) as temporary:
-            temporary.write_bytes(ray.get(weights[0]))
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if not path.exists() or model_digest(path) != task.model_digest:
+            with written_whole(path) as temporary:
+                temporary.write_bytes(ray.get(weights[0]))
+    except (ExpungeError, OSError) as error:  # the node's fault, not the cell's
+        return Outcome(unavailable=f"a node cannot keep the checkpoint: {error}")
     outcome = measure(replace(task, model=path))
     return replace(outcome, node=ray.get_runtime_context().get_node_id())
 

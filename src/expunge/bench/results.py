@@ -45,6 +45,7 @@ class Result:
         warnings: the trace's.
         forget_digest, retain_digest: SHA-256 of the ids drawn, in order; retain_digest is None where none was used.
         data_digest: SHA-256 of the training and test images and labels.
+        heldout, withheld: as of the `Cell`; False in lines from before they were written.
         device, versions, commit: where and with what it was measured.
     """
 
@@ -85,6 +86,8 @@ class Result:
     forget_digest: str | None = None
     retain_digest: str | None = None
     data_digest: str | None = None
+    heldout: bool = False
+    withheld: bool = False
     device: str = ""
     versions: Mapping[str, str]
     commit: str
@@ -114,6 +117,8 @@ def result_of(cell: Cell, *, model_digest: str, versions: Mapping[str, str], com
         forget_size=cell.forget_size,
         seed=cell.seed,
         retain_subset=cell.retain_subset,
+        heldout=cell.heldout,
+        withheld=cell.withheld,
         original=cell.original.training(),
         model_digest=model_digest,
         versions=dict(versions),
@@ -136,14 +141,14 @@ def read_results(directory: Path) -> list[Result]:
 def current(cells: Iterable[Cell], results: Iterable[Result]) -> dict[str, Result]:
     """{cell's id: its result} for the cells that have one.
 
-    Results of other settings are left out. Where an original was trained anew, the one with the most results counts
-    (of equals the latest); where a cell was run again, the last line.
+    Results of other settings are left out. Where an original was trained anew, the one with the most measurements
+    counts (of equals the latest); where a cell was run again, the last line.
     """
     wanted = {cell.id: cell.original.name for cell in cells}
     found = {(r.cell, r.model_digest): r for r in results if r.cell in wanted}
     counts: dict[str, Counter[str]] = {}
-    for cell, digest in reversed(found):
-        counts.setdefault(wanted[cell], Counter())[digest] += 1
+    for (cell, digest), result in reversed(found.items()):
+        counts.setdefault(wanted[cell], Counter())[digest] += result.failed is None
     best = {name: count.most_common(1)[0][0] for name, count in counts.items()}
     return {cell: result for (cell, digest), result in found.items() if best[wanted[cell]] == digest}
 

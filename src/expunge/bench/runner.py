@@ -167,6 +167,8 @@ class _Run:
         if not path.exists():
             if not train_missing:
                 return f"there is no {path}"
+            if path.parent.exists():
+                return f"{path.parent} holds no {FILE_NAME}: remove it, or choose another --models"
             self.announce(f"training {original.name} into {path.parent}")
             self._check_time()
             # Of all cells, since what is done of an earlier original will be missing of this one.

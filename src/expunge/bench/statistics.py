@@ -174,8 +174,15 @@ def _ranks(values: Sequence[float] | Floats) -> Floats:
     return np.asarray(stats.rankdata(values), float)
 
 
+def _constant(values: Floats) -> bool:
+    """Up to rounding: the mean of equal numbers, taken off them, leaves some 1e-17."""
+    return float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max(initial=0.0))
+
+
 def _correlation(a: Floats, b: Floats, effective: int, *, ranks: bool = False) -> Correlation | None:
     if effective < LEAST_POINTS:
+        return None
+    if _constant(a) or _constant(b):
         return None
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))

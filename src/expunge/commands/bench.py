@@ -53,6 +53,11 @@ def bench_run(
     engine: Callable[[], Engine]
     started: list[Engine] = []
     if ray is None:
+        if device_named(device).index is not None:
+            raise SettingError(
+                f"--device {device}: it is cpu, cuda or auto, and cells are spread over the GPUs; CUDA_VISIBLE_DEVICES "
+                "picks some"
+            )
         where = device_named(device).type
 
         def engine() -> Engine:
