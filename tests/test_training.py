@@ -163,6 +163,19 @@ def test_a_killed_training_is_gone_on_with_by_the_command(tmp_path: Path) -> Non
     assert (refused.returncode, "leave one of the two out" in " ".join(refused.stderr.split())) == (2, True)
 
 
+@pytest.mark.parametrize(("channels", "last"), [(4, False), (16, True)])
+def test_images_lie_channels_last_unless_that_would_write_past_a_buffer(channels: int, last: bool) -> None:
+    seen = []
+    narrow = nn.Conv2d(channels, 8, kernel_size=1, stride=2)
+    narrow.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    network = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), narrow, nn.Flatten(), nn.Linear(8 * 16, 2))
+    examples = Examples(torch.rand(8, 3, 8, 8), torch.arange(8) % 2)
+    train(network, examples, Recipe(epochs=2, batch_size=8), rng=torch.Generator())
+    assert seen == [last, last]
+
+
 def test_divergence_is_an_error_that_names_the_step() -> None:
     with pytest.raises(NonFiniteError, match="by step"):
         train(NETWORKS["dropout"](), examples(40), Recipe(epochs=30, lr=1e30), rng=torch.Generator())

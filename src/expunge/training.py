@@ -135,7 +135,7 @@ def train(
     if recipe.augment != "none" and not are_images(examples.inputs):
         raise SettingError(f"augment={recipe.augment!r} is for images; take augment='none'")
     device, dtype = device_and_dtype(model)
-    masks = mask_names(model)
+    masks, layout = mask_names(model), _layout(model)
     examples = examples.to(device, dtype)
     batch_size = min(recipe.batch_size, len(examples))
     num_batches = len(examples) // batch_size
@@ -174,7 +174,7 @@ def train(
             index = batch.to(device)
             inputs = augmented(examples.inputs[index], recipe.augment, rng)
             if inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+                inputs = inputs.contiguous(memory_format=layout)
             autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
             with refusing(inputs, label), autocast:
                 logits = as_float(model(inputs))
@@ -203,6 +203,20 @@ def train(
         raise NonFiniteError(f"after {step} steps the network holds NaN or infinity in {bad!r}; lower lr")
     model.eval()
     return history
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    """Channels last, the quickest, unless oneDNN's 1×1 convolutions would write past their buffer.
+
+    They do so in the backward pass of strided ones with few channels (github.com/uxlfoundation/oneDNN/issues/6035):
+    fewer than a block, which is of 8 or 16 by the processor.
+    """
+    narrow = any(
+        max(layer.kernel_size) == 1 < max(layer.stride) and layer.in_channels // layer.groups < 16
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
+    return torch.contiguous_format if narrow else torch.channels_last
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
