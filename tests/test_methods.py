@@ -1,6 +1,8 @@
 """The contract that every method keeps, checked over all of them at once."""
 
 import random
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,24 @@ ON_FORGET = [name for name in GRADIENT if Needs.FORGET in METHODS[name].needs]
 ON_RETAIN = [name for name in ON_FORGET if Needs.RETAIN in METHODS[name].needs]
 UNBOUNDED = {"neg_grad", "instance_wise", "mu_mis", "scrub"}
 """Methods whose loss has no lower bound, so that a threshold on it means nothing."""
+OUT_OF_MEMORY = """
+import resource, torch
+from torch import nn
+from torch.utils.data import TensorDataset
+import expunge
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(4, 50_000), nn.ReLU(), nn.Linear(50_000, 2))  # 0.2 MB an example and layer
+forget = TensorDataset(torch.rand(4_000, 4), torch.arange(4_000) % 2)
+expunge.unlearn(model, torch.utils.data.Subset(forget, range(4)), method=expunge.Targeted(epochs=1))  # loads code
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 600_000_000, resource.RLIM_INFINITY))
+try:
+    expunge.unlearn(model, forget, method=expunge.Targeted(epochs=1))
+except expunge.errors.NotEnoughMemoryError as error:
+    print(error)
+expunge.unlearn(model, forget, method=expunge.Targeted(epochs=1, batch_size=100, max_steps=3))
+print("fits")
+"""
 
 
 @pytest.fixture(params=ALL)
@@ -49,6 +69,27 @@ def test_it_runs_on_every_kind_of_network(method: str, network: str, tmp_path: P
     logits = result.model(arrangement.forget.inputs.to(next(result.model.parameters()).dtype))
     assert logits.shape == (len(arrangement.forget), NUM_CLASSES)
     assert torch.isfinite(logits).all()
+
+
+def test_no_more_than_a_batch_is_differentiated_at_once(method: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "layer_norm", tmp_path)
+    sizes = {field.name: 2 for field in fields(METHODS[method]) if field.name.endswith("batch_size")}
+    if not sizes:
+        pytest.skip("it goes through its examples one by one, or through none")
+    seen = [0]
+    arrangement.model.register_forward_pre_hook(
+        lambda _, given: seen.append(len(given[0])) if torch.is_grad_enabled() else None
+    )
+    arrangement.run(**sizes)
+    assert max(seen) <= 2
+
+
+def test_what_does_not_fit_into_memory_is_one_line_that_says_what_to_lower() -> None:
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=240)
+    assert done.stdout.splitlines() == [
+        "there is not enough memory for what is computed at once: lower batch_size (now all) with --set",
+        "fits",
+    ], done.stderr
 
 
 def test_tied_weights_stay_tied(method: str, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_whole_network_may_move(tmp_path: Path) -> None:
 def test_the_mask_does_not_depend_on_how_the_forget_set_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrangement = arrange("salun", "layer_norm", tmp_path)
     whole = moved(arrangement, epochs=1)
-    monkeypatch.setattr(salun, "CHUNK", 4)  # 4 and 2
+    monkeypatch.setattr("expunge.methods._inputs.MOST_AT_ONCE", 4)  # 4 and 2
     assert torch.equal(moved(arrangement, epochs=1), whole)
 
 

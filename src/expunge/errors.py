@@ -25,6 +25,10 @@ class NonFiniteError(ExpungeError, ArithmeticError):
     """A weight or a loss became NaN or infinite. The caller's model is untouched."""
 
 
+class NotEnoughMemoryError(ExpungeError, MemoryError):
+    """What was to be computed at once does not fit into the memory of the device. The caller's model is untouched."""
+
+
 class MissingExtraError(ExpungeError, ImportError):
     """A feature needs a package that is not installed."""
 

@@ -28,6 +28,7 @@ from expunge.models import (
     calibration_seeds,
     device_and_dtype,
     device_name,
+    enough_memory,
     logits_of,
     mark_calibrated,
     mask_names,
@@ -127,7 +128,8 @@ def unlearn(
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
             heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
         )
-        result = chosen.run(own, task, rng=rng, record=record)
+        with enough_memory(_memory_advice(chosen)):
+            result = chosen.run(own, task, rng=rng, record=record)
         _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         _check_same_network(result, model)
         after = _back_to_its_dtypes(result, model, masks, examples, record)
@@ -179,6 +181,14 @@ def _resolve(method: Method | str | None, heldout: bool) -> Method:
     if isinstance(method, type) or not hasattr(method, "run"):
         raise SettingError(f"method must be a method such as expunge.Targeted() or its name, not {method!r}")
     return method
+
+
+def _memory_advice(method: Method) -> str:
+    sizes = {name: size for name, size in settings_of(method).items() if name.endswith("batch_size")}
+    if not sizes:
+        return "take a machine with more, or another method"
+    now = " and ".join(f"{name} (now {'all' if size is None else size})" for name, size in sizes.items())
+    return f"lower {now} with --set"
 
 
 def _own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:

@@ -17,7 +17,7 @@ from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import make_method
-from expunge.models import Header, ModelSpec, build, computes_in_bf16, save_checkpoint
+from expunge.models import Header, ModelSpec, build, computes_in_bf16, enough_memory, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
 from expunge.randomness import as_seed, seeded
 from expunge.training import Recipe, recipe_for
@@ -110,7 +110,8 @@ def train(
             recorder.check_room(cost)
         started = time.perf_counter()
         rng = torch.Generator().manual_seed(seed)
-        history = train_network(network, images.examples, recipe, rng=rng, updates=recorder, state=state)
+        with enough_memory(f"lower batch_size (now {recipe.batch_size}) with --set"):
+            history = train_network(network, images.examples, recipe, rng=rng, updates=recorder, state=state)
         seconds = time.perf_counter() - started
         test = _test_split(data)
         done = Training(

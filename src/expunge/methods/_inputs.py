@@ -13,6 +13,9 @@ from expunge.models import forward, logits_of, refusing
 PROBED = 32
 """Examples that are asked for gradients."""
 
+MOST_AT_ONCE = 500
+"""Examples, at most, whose gradients are taken at once."""
+
 
 @dataclass(frozen=True)
 class Continuous:
@@ -75,7 +78,7 @@ def targeted_pgd(
     step: float,
     steps: int,
     rng: torch.Generator,
-    batch_size: int = 500,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Moves each input toward being classified as its target: projected gradient descent in L2 (Madry et al. 2018).
 
@@ -92,16 +95,17 @@ def targeted_pgd(
         step: length of a step, > 0, in the same units.
         steps: ≥ 0.
         rng: a CPU generator.
-        batch_size: how many are computed at once.
+        batch_size: how many are computed at once; None: `MOST_AT_ONCE`, which it never exceeds.
 
     Returns:
         Shape and dtype of `inputs`; whether an input reached its target is not checked.
     """
     low, high = inputs.min(), inputs.max()
+    size = at_once(batch_size)
     span = high - low
     model.eval()
     moved = []
-    for batch, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+    for batch, target in zip(inputs.split(size), targets.split(size), strict=True):
         start = low + span * torch.rand(batch.shape, generator=rng).to(batch)
         delta = _into_ball(start - batch, radius * span)
         for _ in range(steps):
@@ -112,6 +116,11 @@ def targeted_pgd(
             delta = _into_ball((batch + shifted).clamp(low, high) - batch, radius * span)
         moved.append(batch + delta)
     return torch.cat(moved)
+
+
+def at_once(batch_size: int | None) -> int:
+    """How many examples' gradients are taken at once by a method whose setting `batch_size` is."""
+    return min(batch_size or MOST_AT_ONCE, MOST_AT_ONCE)
 
 
 def _norms(vectors: Tensor) -> Tensor:

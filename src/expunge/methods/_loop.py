@@ -172,18 +172,23 @@ def step_size(
 
     Args:
         model: its parameters are left as they were. The gradient is that with normalisation statistics kept.
-        inputs: shape (N, ...); the first `PROBED` serve.
+        inputs: shape (N, ...); the first `PROBED` serve, `batch_size` at a time.
         loss, settings: as in `descend`.
         pace: > 0.
     """
     _set_mode(model, "eval")
-    index = torch.arange(min(PROBED, len(inputs)), device=inputs.device)
-    value = loss(forward(model, inputs[index]), index).mean()
-    found = torch.autograd.grad(value, trainable(model), allow_unused=True)
-    gradients = [g.detach() for g in found if g is not None]
+    num = min(PROBED, len(inputs))
+    parameters, total = trainable(model), 0.0
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
+    for index in torch.arange(num, device=inputs.device).split(settings.batch_size or num):
+        value = loss(forward(model, inputs[index]), index).sum() / num
+        total += float(value.detach())
+        for gradient, part in zip(gradients, torch.autograd.grad(value, parameters, allow_unused=True), strict=True):
+            if part is not None:
+                gradient += part
     power = 2 if settings.optimizer == "sgd" else 1
     size = sum(float(gradient.abs().pow(power).sum(dtype=torch.float64)) for gradient in gradients)
-    fallen = pace * float(value.detach())
+    fallen = pace * total
     return min(settings.lr, fallen / size) if size > 0 and fallen > 0 else settings.lr
 
 

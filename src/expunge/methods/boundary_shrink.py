@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._inputs import Continuous, continuous
+from expunge.methods._inputs import Continuous, at_once, continuous
 from expunge.methods._loop import Descent, descend
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import forward
@@ -56,7 +56,9 @@ class BoundaryShrink(Descent):
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the labels on the original model and minimises the cross-entropy toward them."""
-        labels, record.pseudo_labels = nearest_wrong(model, continuous(model, task), task.forget.labels, self.bound)
+        labels, record.pseudo_labels = nearest_wrong(
+            model, continuous(model, task), task.forget.labels, self.bound, self.batch_size
+        )
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             return F.cross_entropy(logits, labels[index], reduction="none")
@@ -74,7 +76,7 @@ class BoundaryShrink(Descent):
 
 
 def nearest_wrong(
-    model: nn.Module, forget: Continuous, labels: Tensor, bound: float, batch_size: int = 500
+    model: nn.Module, forget: Continuous, labels: Tensor, bound: float, batch_size: int | None = None
 ) -> tuple[Tensor, PseudoLabels]:
     """The likeliest wrong class after one FGSM step of `bound` times the range of values.
 
@@ -83,17 +85,18 @@ def nearest_wrong(
         forget: inputs (N, ...) and their range.
         labels: true labels, int64, shape (N,).
         bound: > 0, a fraction of the range.
-        batch_size: examples a pass.
+        batch_size: examples a pass; None: as many as are taken at once.
 
     Returns:
         Labels, int64, shape (N,), none of them the true one; and how many were reached (`adversarial`) and how many
         are runners-up (`second_best`).
     """
     model.eval()
+    size = at_once(batch_size)
     step = bound * (forget.high - forget.low)
     found = []
     reached = 0
-    for inputs, true in zip(forget.inputs.split(batch_size), labels.split(batch_size), strict=True):
+    for inputs, true in zip(forget.inputs.split(size), labels.split(size), strict=True):
         start = inputs.detach().clone().requires_grad_(True)
         # The sum keeps every example's gradient its own; its sign is that of the mean's.
         cross_entropy = F.cross_entropy(forward(model, start), true, reduction="sum")

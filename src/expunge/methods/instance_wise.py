@@ -89,7 +89,14 @@ class InstanceWise(Descent):
             repeated = forget.repeat(self.adversarial, *[1] * (forget.ndim - 1))
             targets = wrong_labels(true.repeat(self.adversarial), task.num_classes, rng)
             attacked = targeted_pgd(
-                model, repeated, targets, radius=self.radius, step=self.attack_step, steps=self.attack_steps, rng=rng
+                model,
+                repeated,
+                targets,
+                radius=self.radius,
+                step=self.attack_step,
+                steps=self.attack_steps,
+                rng=rng,
+                batch_size=self.batch_size,
             )
             inputs, labels = torch.cat([forget, attacked]), torch.cat([labels, targets])
             sign = torch.cat([sign, torch.ones_like(targets)])

@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.methods._inputs import at_once
 from expunge.methods._loop import Descent, descend, trainable
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
 from expunge.settings import require
-
-CHUNK = 500
-"""Examples a backward pass while the mask is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ class SalUn(Descent):
         everything = torch.arange(len(labels), device=labels.device)
         record.pseudo_labels = PseudoLabels(random=len(true))
         weights = trainable(model)
-        masks = salient(model, weights, task, self.share)
+        masks = salient(model, weights, task, self.share, self.batch_size)
         original = [weight.detach().clone() for weight in weights]
 
         def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
@@ -103,7 +101,9 @@ class SalUn(Descent):
         )
 
 
-def salient(model: nn.Module, weights: Sequence[Tensor], task: Task, share: float) -> list[Tensor]:
+def salient(
+    model: nn.Module, weights: Sequence[Tensor], task: Task, share: float, batch_size: int | None = None
+) -> list[Tensor]:
     """Which weights may move: the int(share·n) of all n with the largest |gradient| of the forget set's loss.
 
     Args:
@@ -111,13 +111,15 @@ def salient(model: nn.Module, weights: Sequence[Tensor], task: Task, share: floa
         weights: its trainable parameters.
         task: gives the forget set.
         share: in (0, 1].
+        batch_size: examples a backward pass; None: as many as are taken at once.
 
     Returns:
         One bool tensor a parameter, of its shape. Of equal gradients the first in the model's order are taken.
     """
     model.eval()
     gradients = [torch.zeros_like(weight) for weight in weights]
-    for inputs, labels in zip(task.forget.inputs.split(CHUNK), task.forget.labels.split(CHUNK), strict=True):
+    size = at_once(batch_size)
+    for inputs, labels in zip(task.forget.inputs.split(size), task.forget.labels.split(size), strict=True):
         value = F.cross_entropy(forward(model, inputs), labels, reduction="sum")
         parts = torch.autograd.grad(value, list(weights), allow_unused=True)
         for total, part in zip(gradients, parts, strict=True):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import ExpungeError, InputError, one_line
+from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
 
 
 def as_float(logits: object) -> Tensor:
@@ -40,11 +40,35 @@ def refusing(inputs: Tensor, where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ExpungeError, torch.OutOfMemoryError, MemoryError):
+    except ExpungeError:
         raise
     except Exception as error:  # the model's own code runs here, and may raise anything
+        if _is_of_memory(error):
+            raise
         shape = tuple(inputs.shape[1:])
         raise InputError(f"{where}: the model cannot take inputs of shape {shape}: {one_line(error)}") from error
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Turns what says inside the block that memory ran out into a `NotEnoughMemoryError` of one line.
+
+    Args:
+        advice: what to do, such as which setting to lower.
+    """
+    try:
+        yield
+    except NotEnoughMemoryError:
+        raise
+    except Exception as error:
+        if not _is_of_memory(error):
+            raise
+        raise NotEnoughMemoryError(f"there is not enough memory for what is computed at once: {advice}") from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    # On CPUs, torch raises a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
