@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import forked
+
 COMMAND = Path(sys.executable).with_name("expunge")
 LAUNCHER = """
 import os, signal, sys
@@ -46,14 +48,18 @@ def expunge(
     launcher: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Runs the installed command to its end. One thread: the suite runs a process a core."""
+    command = [str(COMMAND), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    if not launcher:
+        return forked.run(command, cwd or Path.cwd(), environment)
     return subprocess.run(
-        [*launcher, str(COMMAND), *map(str, arguments)],
+        [*launcher, *command],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env=environment,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=240,
+        timeout=forked.PATIENCE,
     )
 
 

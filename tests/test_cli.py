@@ -300,6 +300,7 @@ def test_a_note_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise MissingExtraError("it needs Jinja2")
 
     monkeypatch.setattr("expunge.report.page.render", missing)
+    monkeypatch.setattr(sys.modules["expunge.commands.demo"], "DEMO_EPOCHS", 1)
     report = commands.demo(tmp_path / "out", method="neg_grad")
     assert sum("no report.html" in note for note in report.notes) == 1
     assert not (tmp_path / "out/forgot/report.html").exists()

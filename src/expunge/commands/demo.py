@@ -13,6 +13,9 @@ from expunge.files import check_unused, new_directory
 DEMO_SIZE = 32
 """How many images the demo forgets."""
 
+DEMO_EPOCHS = 15
+"""Half of what the recipe trains: enough to learn every image by heart."""
+
 
 def demo(out: Path, *, method: str | None = None, seed: int = 0) -> Report:
     """Trains the small residual network on the embedded sample and makes it forget 32 of its images.
@@ -21,7 +24,8 @@ def demo(out: Path, *, method: str | None = None, seed: int = 0) -> Report:
     """
     check_unused(out)
     with new_directory(out) as temporary:
-        train("sample:train", "small_resnet", temporary / "original", seed=seed, device="cpu")
+        settings = {"epochs": DEMO_EPOCHS}
+        train("sample:train", "small_resnet", temporary / "original", settings=settings, seed=seed, device="cpu")
         drawn = draw_ids(load_data("sample:train"), DEMO_SIZE, seed)
         (temporary / "ids.txt").write_text("\n".join(drawn) + "\n", encoding="utf-8")
         sources = Sources(
