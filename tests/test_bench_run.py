@@ -631,6 +631,16 @@ def test_a_model_directory_without_a_model_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_wrong_options_of_a_network_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    path = grid_with(tmp_path / "grid.toml", [QUICK])
+    text = path.read_text().replace("options = { width = 4 }", "options = OF")
+    for options, error in (('{ stem = "small" }', "unexpected keyword argument 'stem'"), ("{ width = -1 }", "width")):
+        path.write_text(text.replace("OF", options))
+        with pytest.raises(SettingError, match=f"originals.sample.small_resnet: .*{error}"):
+            do(load_grid(path).cells("cpu"), tmp_path / "out", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
 def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
     cells = load_grid(grid_with(tmp_path / "grid.toml", [QUICK, FOREVER])).cells("cpu")
 

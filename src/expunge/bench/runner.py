@@ -4,19 +4,21 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
+
+import torch
 
 from expunge.bench.cells import BEFORE, Cell, Original
 from expunge.bench.measuring import Outcome, Task, model_digest
 from expunge.bench.results import ResultFiles, current, opened
 from expunge.bench.summary import BenchSummary, OriginalSummary, reached
 from expunge.data import ImageSet, digests, draw_ids, load_data
-from expunge.errors import ExpungeError, InputError
-from expunge.models import read_header
+from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
+from expunge.models import ModelSpec, build, read_header
 from expunge.models.checkpoint import FILE_NAME
 from expunge.progress import advance
 from expunge.training import Recipe
@@ -78,12 +80,16 @@ def run_cells(
 
     Raises:
         InputError: `out` cannot be written, another run writes there, or a checkpoint was trained in another way.
+        SettingError: the network of an original that is to be trained cannot be built with its options.
         ExpungeError: the disk is full, or worker processes die one after the other.
     """
     with opened(out) as files:
         for name in files.dropped:
             announce(f"{name}: dropped an unfinished last line, which a killed run left")
         run = _Run(cells, files, models, limit=limit, retry_failed=retry_failed, announce=announce, beat=beat)
+        if train_missing:
+            for original in run.untrained():
+                check_options(original)
         if any(run.missing.values()):
             with closing(engine()) as where:
                 try:
@@ -115,6 +121,24 @@ def check_original(path: Path, original: Original) -> None:
             )
     if len(header.history) > 1:
         raise InputError(f"{path} is no original: it was made to forget already; choose another --models")
+
+
+def check_options(original: Original) -> None:
+    """Raises `SettingError` unless the network can be built, without weights: training may begin hours from now."""
+    spec = ModelSpec(
+        architecture=original.architecture,
+        num_classes=2,
+        in_channels=3,
+        image_size=32,
+        mean=(0.5,) * 3,
+        std=(1.0,) * 3,
+        options=original.options,
+    )
+    try:
+        with torch.device("meta"), suppress(MissingExtraError):  # where it is trained the package may be there
+            build(spec)
+    except SettingError as error:
+        raise SettingError(f"originals.{original.dataset}.{original.architecture}: {error}") from error
 
 
 def commit() -> str:
@@ -160,6 +184,10 @@ class _Run:
         self.limit_reached = False
         self.measuring = 0.0
         """Seconds spent on cells, without those spent on training."""
+
+    def untrained(self) -> list[Original]:
+        """The originals that missing cells need and that are not there."""
+        return [o for o in self.originals if self.missing[o.name] and not self._checkpoint(o).exists()]
 
     def work(self, engine: Engine, original: Original, train_missing: bool) -> str:
         """Does the missing cells of one original; returns why some are left."""
