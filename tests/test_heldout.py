@@ -235,6 +235,21 @@ def test_examples_that_are_wrong_already_are_not_taught_their_labels(num: int) -
     assert (after < before + 1).all()
 
 
+def test_a_class_without_held_out_examples_is_noted() -> None:
+    forget, heldout = pairs(12, seed=1), pairs(80, seed=2)
+    known = Pairs(heldout.inputs[heldout.labels != 2], heldout.labels[heldout.labels != 2])
+    assert 2 in forget.labels
+    notes = [
+        [
+            note
+            for note in unlearn(network(), forget, method=Calibrated(epochs=1), heldout=held).trace.warnings
+            if "no held-out example" in note
+        ]
+        for held in (heldout, known)
+    ]
+    assert notes == [[], ["no held-out example is of 1 forgotten classes, whose targets are of all classes"]]
+
+
 def test_it_goes_where_unseen_margins_are_by_then() -> None:
     """Nothing is held here, so that they sink."""
     forget, heldout = pairs(24, seed=2), pairs(400, seed=8)

@@ -31,11 +31,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 import expunge
 torch.set_num_threads(1)
-model = nn.Sequential(nn.Linear(4, 50_000), nn.ReLU(), nn.Linear(50_000, 2))  # 0.2 MB an example and layer
+model = nn.Sequential(nn.Linear(4, 20_000), nn.ReLU(), nn.Linear(20_000, 2))  # 80 kB an example and layer
 forget = TensorDataset(torch.rand(4_000, 4), torch.arange(4_000) % 2)
 expunge.unlearn(model, torch.utils.data.Subset(forget, range(4)), method=expunge.Targeted(epochs=1))  # loads code
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + 600_000_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, resource.RLIM_INFINITY))
 try:
     expunge.unlearn(model, forget, method=expunge.Targeted(epochs=1))
 except expunge.errors.NotEnoughMemoryError as error:

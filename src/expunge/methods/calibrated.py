@@ -88,8 +88,7 @@ class Calibrated(Distilling):
         """Finds the targets, chooses the step size and minimises the distance to them."""
         inputs, labels = task.forget.inputs, task.forget.labels
         own = margins(task.forget_logits, labels)
-        order = ranks(own)
-        images = are_images(inputs)
+        order, images, shifted = ranks(own), are_images(inputs), own
         if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:
             raise InputError(
                 f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "
@@ -103,7 +102,6 @@ class Calibrated(Distilling):
             )
         if task.heldout is None and not images:
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
-        shifted = own
         if images and (self.rank != "margin" or task.heldout is None):
             views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
             shifted = torch.stack(views).mean(0)
@@ -119,12 +117,15 @@ class Calibrated(Distilling):
         else:
             unseen_labels = task.heldout.labels
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
+            if absent := set(labels.tolist()) - set(unseen_labels.tolist()):
+                record.warn(
+                    f"no held-out example is of {len(absent)} forgotten classes, whose targets are of all classes"
+                )
         planned = transported(order, labels, unseen, unseen_labels)
         wrong = task.forget_logits.argmax(1) != labels  # they are not taught what they do not know
         planned = torch.where(wrong, torch.minimum(planned, own), planned)
         unit = unseen.std(correction=0).clamp(min=1e-6)
-        targets = planned
-        watched, size = None, min(MOST_WATCHED, len(unseen) // 4)
+        targets, watched, size = planned, None, min(MOST_WATCHED, len(unseen) // 4)
         if self.follow and task.heldout is not None and size >= LEAST_WATCHED:
             shuffled = torch.randperm(len(task.heldout), generator=rng).to(inputs.device)
             watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
