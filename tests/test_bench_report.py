@@ -413,6 +413,17 @@ def test_the_claims_in_the_papers_own_numbers(tmp_path: Path) -> None:
     assert claims["negative_l1_test"].measured == "nothing to judge by"
 
 
+def test_a_baseline_that_moved_nothing_changes_least(tmp_path: Path) -> None:
+    pair = TABLES[5]
+    results = [
+        result(row, size, seed, pair=pair, delta_l1=0.0 if row == "neg_grad" and seed < 2 else 100.0 * (1 + n) + seed)
+        for size in SIZES for seed in range(5) for n, row in enumerate((*OURS, *BASELINES))
+    ]  # fmt: skip
+    claim = next(c for c in compare(loaded(tmp_path, results)).claims if c.name == "smallest_change_targeted1")
+    assert len(claim.settings) == len(SIZES)
+    assert not any(setting.outcome == "holds" for setting in claim.settings)
+
+
 def test_the_claims_in_made_up_numbers(tmp_path: Path) -> None:
     pairs = [TABLES[table] for table in (5, 8, 11)]
     change = {

@@ -78,6 +78,14 @@ def test_correlations() -> None:
         assert statistics.pearson(*few) is None
 
 
+@pytest.mark.parametrize("levels", [(0.1, 0.2, 0.3), (0.9123, 0.8731, 0.1), (0.9967, 0.8013, 0.7)])
+def test_what_does_not_vary_within_groups_has_no_correlation_there(levels: tuple[float, ...]) -> None:
+    groups = np.repeat(np.arange(3), 10)
+    x, y = np.random.default_rng(5).random(30), np.array(levels)[groups]
+    assert statistics.pearson_within(x.tolist(), y.tolist(), groups.tolist()) is None
+    assert statistics.spearman_within(x.tolist(), y.tolist(), groups.tolist()) is None
+
+
 def test_the_correlation_within_groups_is_that_of_what_is_left() -> None:
     """Groups drive both up, and within a group one falls as the other rises."""
     rng = np.random.default_rng(4)

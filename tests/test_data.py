@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -362,6 +363,43 @@ def test_what_is_hidden_in_a_folder_is_left_out(tmp_path: Path) -> None:
     assert torch.equal(again.images, plain.images)
 
 
+def test_an_image_that_would_be_left_out_of_a_folder_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "one", pixels(2), ["a", "b"])
+    (tmp_path / "one/a/notes.txt").write_text("no image")
+    assert len(load_data(f"folder:{tmp_path}/one")) == 2
+    for name, said in (("0.png", "the folder of its class"), ("a/1.GIF", "convert it"), ("b/x/1.tiff", "convert it")):
+        path = tmp_path / "one" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        with pytest.raises(InputError, match=f"{name} would be left out; .*{said}"):
+            load_data(f"folder:{tmp_path}/one")
+        path.unlink()
+    write_folder(tmp_path, pixels(1), ["more"])
+    (tmp_path / "one/a/linked").symlink_to(tmp_path / "more", target_is_directory=True)
+    with pytest.raises(InputError, match="a/linked would be left out; links to directories are not followed"):
+        load_data(f"folder:{tmp_path}/one")
+
+
+def test_named_data_is_matched_by_name_to_the_models_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load_data("sample:test")
+    names = tuple(sorted(plain.class_names))
+    assert names != plain.class_names
+    loaded = load_data("sample:test", class_names=names)
+    assert [names[n] for n in loaded.labels.tolist()] == [plain.class_names[n] for n in plain.labels.tolist()]
+    numbers = tuple(map(str, range(10)))
+    assert torch.equal(load_data("sample:test", class_names=numbers).labels, plain.labels)
+    with pytest.raises(InputError, match="that the model does not know"):
+        load_data("sample:test", class_names=names[:9])
+
+
+def test_a_tree_of_numbered_classes_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path))
+    write_folder(tmp_path / "cifar100/train", pixels(100, channels=3, side=4), [str(n) for n in range(100)])
+    loaded = load_data("cifar100")
+    assert loaded.class_names == tuple(map(str, range(100)))
+    assert [int(name.partition("/")[0]) for name in loaded.ids] == loaded.labels.tolist()
+
+
 def test_a_folders_classes_are_matched_by_name_to_the_models(tmp_path: Path) -> None:
     write_folder(tmp_path, pixels(3), ["T-shirt_top", "Bag", "Bag"])
     loaded = load_data(f"folder:{tmp_path}", class_names=FASHION_MNIST_CLASSES)
@@ -434,6 +472,19 @@ def test_other_formats_are_refused_whatever_their_suffix(tmp_path: Path, form: s
         load_data(f"folder:{tmp_path}")
 
 
+@pytest.mark.parametrize("kind", [2, 4, 6])
+def test_colours_of_16_bits_are_refused_rather_than_cut(tmp_path: Path, kind: int) -> None:
+    """PNGs of colour, of grey with transparency, and of both, which Pillow opens as if they had 8 bits."""
+    size = {2: 3, 4: 2, 6: 4}[kind] * 2
+    head = struct.pack(">IIBBBBB", 2, 2, 16, kind, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress((b"\0" + b"\0\xff" * size) * 2)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(InputError, match="more than 8 bits"):
+        load_data(f"folder:{tmp_path}")
+
+
 def test_images_of_16_bits_are_refused_rather_than_clipped(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -492,6 +543,16 @@ def test_a_changed_added_or_removed_image_is_noticed(many: Path) -> None:
     assert load_data(f"folder:{many}").ids[0] == "a/0002.png"
 
 
+def test_what_cannot_be_looked_at_is_refused_as_in_a_small_folder(many: Path) -> None:
+    (many / "a/gone.png").symlink_to(many / "nowhere.png")
+    with pytest.raises(InputError, match="is not a readable"):
+        load_data(f"folder:{many}")
+    (many / "a/gone.png").unlink()
+    (many / os.fsdecode(b"a/\xff.png")).write_bytes((many / "a/0000.png").read_bytes())
+    with pytest.raises(InputError, match="is not UTF-8; rename it"):
+        load_data(f"folder:{many}")
+
+
 def test_small_folders_are_not_cached(tmp_path: Path) -> None:
     load_data(f"folder:{write_folder(tmp_path, pixels(5), ['a'] * 5)}")
     assert cached() == []
@@ -535,8 +596,31 @@ def test_the_split_of_a_saved_dataset_dict(tmp_path: Path) -> None:
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     assert torch.equal(load_data(f"hf:{tmp_path}/saved:test").images, images[2:])
     assert torch.equal(load_data(f"hf:{tmp_path}/saved").images, images[:2])
-    with pytest.raises(InputError, match=r"cannot load hf:.*valid"):
+    with pytest.raises(InputError, match=r"has no split 'valid'; it has train, test"):
         load_data(f"hf:{tmp_path}/saved:valid")
+    with pytest.raises(InputError, match=r"has no split 'test'; it has train"):  # one that was saved alone
+        load_data(f"hf:{tmp_path}/saved/train:test")
+
+
+def test_a_hugging_face_image_is_upright_and_has_a_label(tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    from PIL import Image
+
+    image = Image.fromarray(pixels(1, side=8)[0, 0].numpy()[:, :6])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x"])})
+    content = BytesIO()
+    image.save(content, "PNG", exif=turned)
+    rows = {"image": [{"bytes": content.getvalue(), "path": None}], "label": [0]}
+    saved = datasets.Dataset.from_dict(rows, features=kinds)
+    saved.save_to_disk(tmp_path / "turned")
+    loaded = load_data(f"hf:{tmp_path}/turned").images[0, 0]
+    assert loaded.shape == (6, 8)
+    assert np.array_equal(loaded.numpy(), np.asarray(saved[0]["image"]))
+    datasets.Dataset.from_dict(rows | {"label": [None]}, features=kinds).save_to_disk(tmp_path / "bare")
+    with pytest.raises(InputError, match="example 0 has no label"):
+        load_data(f"hf:{tmp_path}/bare")
 
 
 def test_hugging_face_images_have_the_same_limits_as_files(tmp_path: Path) -> None:

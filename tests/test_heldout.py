@@ -247,7 +247,7 @@ def test_a_class_without_held_out_examples_is_noted() -> None:
         ]
         for held in (heldout, known)
     ]
-    assert notes == [[], ["no held-out example is of 1 forgotten classes, whose targets are of all classes"]]
+    assert notes == [[], ["no held-out example is of 1 forgotten classes: their targets are of all"]]
 
 
 def test_it_goes_where_unseen_margins_are_by_then() -> None:

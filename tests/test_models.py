@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from expunge.models import (
     ModelSpec,
     build,
     load_model,
+    load_weights,
     logits_of,
     read_header,
     save_checkpoint,
 )
 from expunge.unlearning import unlearn
-from tests.arrangements import state_bits
+from tests.arrangements import NETWORKS, state_bits
 from tests.conftest import pixels, succeed, write_folder
 
 NAMES = ("zero", "one", "two", "three", "four")
@@ -382,6 +383,62 @@ def hugging_face(directory: Path, kind: str = "vit") -> Any:
     processor = {"image_mean": [0.25], "image_std": [0.5], "size": {"height": 28, "width": 28}}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
     return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        ({"do_normalize": False}, lambda images: images / 255),
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1.0], "image_std": 2}, lambda images: (images / 127.5 - 1) / 2),
+        ({"do_rescale": False, "image_mean": [9.0], "image_std": [50.0]}, lambda images: (images - 9) / 50),
+        ({}, lambda images: (images / 255 - 0.5) / 0.5),
+    ],
+)
+def test_inputs_of_a_hugging_face_model_are_scaled_as_its_processor_says(
+    tmp_path: Path, processor: dict[str, Any], expected: Callable[[Tensor], Tensor]
+) -> None:
+    original = hugging_face(tmp_path / "hf")
+    (tmp_path / "hf/preprocessor_config.json").write_text(json.dumps(processor))
+    images = pixels(3)
+    with torch.no_grad():
+        logits = original(expected(images.float())).logits
+    torch.testing.assert_close(logits_of(load_model(f"hf:{tmp_path}/hf")[0], images), logits)
+
+
+def test_hugging_face_models_whose_inputs_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "hf")
+    told, config = tmp_path / "hf/preprocessor_config.json", tmp_path / "hf/config.json"
+    for processor, said in (
+        ({"do_flip_channel_order": True}, "sets do_flip_channel_order"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean is of 3 channels, the model takes 1"),
+    ):
+        told.write_text(json.dumps(processor))
+        with pytest.raises(InputError, match=said):
+            load_model(f"hf:{tmp_path}/hf")
+    told.write_text("{}")
+    plain = json.loads(config.read_text())
+    config.write_text(json.dumps(plain | {"image_size": [28, 28]}))
+    assert load_model(f"hf:{tmp_path}/hf")[1].spec.image_size == 28
+    config.write_text(json.dumps(plain | {"image_size": [28, 14], "patch_size": [7, 14]}))
+    with pytest.raises(InputError):
+        load_model(f"hf:{tmp_path}/hf")
+    config.write_text(json.dumps(plain))
+    told.unlink()
+    with pytest.raises(InputError, match="no preprocessor_config"):
+        load_model(f"hf:{tmp_path}/hf")
+
+
+def test_weights_of_several_precisions_are_taken_as_the_widest(tmp_path: Path) -> None:
+    network = NETWORKS["layer_norm"]()
+    state = network.state_dict()
+    mixed = {name: value.half() if "1." in name else value for name, value in state.items()}
+    save_file(mixed, tmp_path / "mixed.safetensors")
+    load_weights(network, tmp_path / "mixed.safetensors")
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        save_file({name: value.to(dtype) for name, value in state.items()}, tmp_path / "odd.safetensors")
+        with pytest.raises(InputError, match="give weights in floats of 16 bits or more"):
+            load_weights(network, tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])

@@ -224,6 +224,17 @@ def test_a_log_that_would_not_fit_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
+def test_a_log_is_of_one_training(tmp_path: Path) -> None:
+    data = examples(8)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+    network(data.inputs)
+    network = network.to(memory_format=torch.channels_last)  # its updates are laid out anew
+    train(network, data, Recipe(epochs=2, batch_size=4), rng=torch.Generator(), updates=UpdateRecorder(tmp_path))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    with pytest.raises(InputError, match="is not empty; record updates into a new directory"):
+        train(network, data, Recipe(epochs=1, batch_size=4), rng=torch.Generator(), updates=UpdateRecorder(tmp_path))
+
+
 def test_a_log_of_other_examples_is_refused(tmp_path: Path) -> None:
     """Each of their batches may be there or not: undoing those that are would be half of the work, unsaid."""
     data = examples(12)

@@ -44,6 +44,8 @@ class UpdateRecorder:
 
     def begin(self, examples: Sequence[bytes]) -> None:
         """Writes which of the examples that are trained on are watched, before the first step."""
+        if self.directory.is_dir() and any(self.directory.iterdir()):  # steps of another training would be undone too
+            raise InputError(f"{self.directory} is not empty; record updates into a new directory")
         watched = sorted(digest.hex() for digest in set(examples) if self.wants([digest]))
         self.directory.mkdir(parents=True, exist_ok=True)
         with written_whole(self.directory / WATCHED) as temporary:
@@ -59,7 +61,7 @@ class UpdateRecorder:
 
     def after(self, model: nn.Module, step: int, batch: Sequence[bytes]) -> None:
         """Writes what the step added to each parameter."""
-        updates = {name: (p.detach() - self._before[name]).cpu() for name, p in model.named_parameters()}
+        updates = {name: (p.detach() - self._before[name]).cpu().contiguous() for name, p in model.named_parameters()}
         self._before = {}
         metadata = {"format": FORMAT, "step": str(step), "examples": json.dumps([d.hex() for d in batch])}
         with written_whole(self.directory / f"{step:08d}.safetensors") as temporary:

@@ -39,6 +39,7 @@ from expunge.bench.statistics import (
 )
 
 FORMAT = "expunge-bench-compare/1"
+LEAST_CHANGE = 1e-12  # in place of a change of 0, which has no logarithm
 NEAR_ZERO = 0.05
 """Accuracy on the forget set that still counts as near zero."""
 SMALL, LARGE = (16, 32), (256, 512)
@@ -157,7 +158,8 @@ def smallest_change(measured: Measured, row: str) -> Claim:
     """‖Δθ‖₁ of a row is below that of every baseline."""
 
     def logarithms(values: BySeed) -> dict[int, float]:
-        return {seed: log(value) for seed, value in values.items() if value > 0}
+        # A run that moved nothing has the smallest change there is, and must not be left out.
+        return {seed: log(max(value, LEAST_CHANGE)) for seed, value in values.items()}
 
     settings = _against(measured, row, BASELINES, "l1", SIZES, lambda values: _negative(logarithms(values)))
     ratios = [

@@ -146,7 +146,8 @@ def pearson_within(x: Sequence[float], y: Sequence[float], groups: Sequence[obje
         return None
     a = np.concatenate([one - one.mean() for one, _ in parts])
     b = np.concatenate([other - other.mean() for _, other in parts])
-    return _correlation(a, b, len(a) - len(parts) + 1)
+    scales = [max(float(np.abs(part[n]).max()) for part in parts) for n in (0, 1)]
+    return _correlation(a, b, len(a) - len(parts) + 1, scales=(scales[0], scales[1]))
 
 
 def spearman_within(x: Sequence[float], y: Sequence[float], groups: Sequence[object]) -> Correlation | None:
@@ -174,15 +175,17 @@ def _ranks(values: Sequence[float] | Floats) -> Floats:
     return np.asarray(stats.rankdata(values), float)
 
 
-def _constant(values: Floats) -> bool:
-    """Up to rounding: the mean of equal numbers, taken off them, leaves some 1e-17."""
-    return float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max(initial=0.0))
+def _constant(values: Floats, scale: float) -> bool:
+    """Up to rounding: the mean of equal numbers of size `scale`, taken off them, leaves some 1e-17 of it."""
+    return float(np.ptp(values)) <= 1e-12 * max(scale, float(np.abs(values).max(initial=0.0)))
 
 
-def _correlation(a: Floats, b: Floats, effective: int, *, ranks: bool = False) -> Correlation | None:
+def _correlation(
+    a: Floats, b: Floats, effective: int, *, ranks: bool = False, scales: tuple[float, float] = (0.0, 0.0)
+) -> Correlation | None:
     if effective < LEAST_POINTS:
         return None
-    if _constant(a) or _constant(b):
+    if _constant(a, scales[0]) or _constant(b, scales[1]):
         return None
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -104,4 +104,8 @@ def _load_tree(folder: Path, num_classes: int, spec: str) -> ImageSet:
     found = len(images.class_names)
     if found != num_classes:  # EXPUNGE_DATA may hold another dataset's `train`
         raise InputError(f"{folder} holds {found} classes, not the {num_classes} of {spec}; check EXPUNGE_DATA")
-    return ImageSet(images.images, images.labels, images.class_names, images.ids, spec)
+    names, labels = images.class_names, images.labels
+    if all(name.isascii() and name.isdigit() for name in names):  # sorted as text, 10 comes before 2
+        names = tuple(sorted(names, key=int))
+        labels = torch.tensor([names.index(name) for name in images.class_names])[labels]
+    return ImageSet(images.images, labels, names, images.ids, spec)

@@ -1,5 +1,6 @@
 """Image files on disk, decoded once: a folder a class, and the cache of what was decoded."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+OTHERS = {".gif", ".tif", ".tiff", ".jpe", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm"}
+"""Suffixes of images that are not read. Such a file is refused: left out, it would not be forgotten."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
 
@@ -34,7 +37,7 @@ _CACHE_FROM = 1_000  # images; below that, decoding is quicker than a reader wou
 def load_folder(folder: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
     """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
 
-    Hidden files and directories, whose names begin with a dot, are left out.
+    Hidden files and directories, whose names begin with a dot, and files that are no images are left out.
 
     Args:
         folder: the directory.
@@ -43,7 +46,8 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
         channels: 1 (grey) or 3 (RGB); None takes what the first image has.
 
     Raises:
-        InputError: no such directory, no images, a corrupt or oversized image, or images of different sizes.
+        InputError: no such directory, no images, a corrupt or oversized image, images of different sizes, or one that
+            would be left out: outside of any class, of a format that is not read, or below a linked directory.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -53,20 +57,31 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
         raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
     paths: list[Path] = []
     labels: list[int] = []
+    loose = [path for path in sorted(root.iterdir()) if path.suffix.lower() in SUFFIXES | OTHERS and path.is_file()]
+    _refuse(folder, [path for path in loose if not _hidden(path, root)], "put it into the folder of its class")
     for label, name in enumerate(class_names):
-        found = sorted(
-            path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES and not _hidden(path, root)
-        )
+        there = sorted(path for path in (root / name).rglob("*") if not _hidden(path, root))
+        found = [path for path in there if path.suffix.lower() in SUFFIXES]
+        _refuse(folder, [path for path in there if path.suffix.lower() in OTHERS], "convert it to PNG or remove it")
+        linked = [path for path in there if path.is_symlink() and path.is_dir()]
+        _refuse(folder, linked, "links to directories are not followed: put the images there")
         paths += found
         labels += [label] * len(found)
     if not paths:
         raise InputError(f"{folder} holds no images; it reads {', '.join(sorted(SUFFIXES))}")
-    images = decode_all(paths, size=size, channels=channels)
     ids = tuple(path.relative_to(root).as_posix() for path in paths)
     odd = next((name for name in (*class_names, *ids) if not is_utf8(name)), None)
     if odd is not None:  # they go into reports and digests
         raise InputError(f"{folder}: the name {odd!r} is not UTF-8; rename it")
+    images = decode_all(paths, size=size, channels=channels)
     return ImageSet(images, torch.tensor(labels), class_names, ids, f"folder:{folder}")
+
+
+def _refuse(folder: str, paths: Sequence[Path], advice: str) -> None:
+    """Refuses what would be left out of a folder without a word."""
+    if paths:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        raise InputError(f"{folder}: {paths[0].relative_to(folder)}{more} would be left out; {advice}")
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -100,16 +115,21 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
     return images
 
 
-def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -> Path:
-    """The cache's name for these files: it changes with any path, length or time of writing."""
+def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -> Path | None:
+    """The cache's name for these files: it changes with any path, length or time of writing. None: one is not there."""
     key = blake2b(repr((size, channels)).encode(), digest_size=16)
     for path in paths:
-        status = path.stat()
-        key.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        key.update(os.fsencode(path.resolve()) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return cache_dir() / "decoded" / f"{key.hexdigest()}.safetensors"
 
 
-def decode(source: Path | BytesIO, name: str, size: int | None, channels: int | None) -> Tensor:
+def decode(
+    source: Path | BytesIO, name: str, size: int | None, channels: int | None, *, upright: bool = False
+) -> Tensor:
     """One image file as uint8 (channels, height, width).
 
     Args:
@@ -117,12 +137,13 @@ def decode(source: Path | BytesIO, name: str, size: int | None, channels: int | 
         name: what to call it in errors.
         size: resize to size × size; None takes it as it is.
         channels: 1 or 3; None takes what it has.
+        upright: turn it as its EXIF orientation says.
 
     Raises:
         InputError: it is corrupt, of a format that is not in `FORMATS`, over `MAX_PIXELS` or not of 8 bits.
     """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise MissingExtraError("reading image files needs Pillow: pip install 'expunge[vision]'") from error
     too_large = f"over the limit of {MAX_PIXELS:,}; remove it, or make it smaller"
@@ -131,9 +152,10 @@ def decode(source: Path | BytesIO, name: str, size: int | None, channels: int | 
         with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{name} claims {image.width} × {image.height} pixels, {too_large}")
-            if image.mode.startswith(("I", "F")):
+            # Of 16-bit channels of colour, Pillow would give the upper eight bits.
+            if image.mode.startswith(("I", "F")) or any(str(tile[-1]).endswith(";16B") for tile in image.tile):
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
-            return _to_tensor(image, size, channels)
+            return _to_tensor(ImageOps.exif_transpose(image) if upright else image, size, channels)
     except ExpungeError:
         raise
     except Image.DecompressionBombError as error:

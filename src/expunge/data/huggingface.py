@@ -18,7 +18,7 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
 
     Args:
         source: `NAME_OR_DIR:SPLIT`. A directory is read with `datasets.load_from_disk`, a name with
-            `datasets.load_dataset`. The split is `train` where it is left out.
+            `datasets.load_dataset`. The split is `train` where it is left out, or that which was saved alone.
         size: resize every image to size × size.
         channels: 1 (grey) or 3 (RGB); None takes what the first image has.
     """
@@ -31,9 +31,15 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
         rows: Any
         if Path(name).is_dir():
             rows = datasets.load_from_disk(name)
-            rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
+            alone = not isinstance(rows, datasets.DatasetDict)
+            splits = [str(rows.split or "train")] if alone else list(rows)
+            if split not in splits and not (alone and ":" not in source):
+                raise InputError(f"hf:{name} has no split {split!r}; it has {', '.join(splits)}")
+            rows = rows if alone else rows[split]
         else:
             rows = datasets.load_dataset(name, split=split)
+    except InputError:
+        raise
     except Exception as error:  # the library raises its own, the hub's and the network's types
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot load hf:{source}: {first_line}") from error
@@ -54,10 +60,14 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
         if file is None:
             raise InputError(f"hf:{source} example {n} has no image; remove it")
         content = BytesIO(file["bytes"]) if file["bytes"] is not None else Path(file["path"])
-        image = decode(content, f"hf:{source} example {n}", size, channels or (len(images[0]) if images else None))
+        given = channels or (len(images[0]) if images else None)
+        image = decode(content, f"hf:{source} example {n}", size, given, upright=True)  # as the library decodes it
         if images and image.shape != images[0].shape:
             raise InputError(f"hf:{source}: images differ in size; make them alike, or add --resize")
         images.append(image)
-    labels = torch.tensor([int(label) for label in rows[label_columns[0]]])
+    given_labels = list(rows[label_columns[0]])
+    if None in given_labels:
+        raise InputError(f"hf:{source} example {given_labels.index(None)} has no label; remove it")
+    labels = torch.tensor([int(label) for label in given_labels])
     class_names = tuple(rows.features[label_columns[0]].names)
     return ImageSet(torch.stack(images), labels, class_names, name=f"hf:{source}")

@@ -49,8 +49,9 @@ def load_data(
             (called without arguments; returns an `ImageSet`).
         size: resize the images of `folder:` and `hf:` to size × size. None takes them as they are.
         channels: 1 or 3, for `folder:` and `hf:`.
-        class_names: the model's. A folder's or dataset's own classes are matched to them by name. Empty: the model
-            has none, and a folder's sub-directories must be named by class number. None: there is no model.
+        class_names: the model's. The data's own classes are matched to them by name; those of a named dataset or a
+            factory, where no name is shared, by number. Empty: the model has none, and a folder's sub-directories
+            must be named by class number. None: there is no model.
 
     Raises:
         SettingError: the spec has no such form or name.
@@ -63,7 +64,7 @@ def load_data(
     if kind in NAMED:
         if rest not in {"", "train", "test"}:
             raise SettingError(f"{kind} has the splits train and test, not {rest!r}")
-        return NAMED[kind](rest or "train")
+        return _shared(NAMED[kind](rest or "train"), class_names)
     if kind == "folder" and rest:
         images = load_folder(rest, size=size, channels=channels)
         return _numbered(images) if class_names == () else _to_classes(images, class_names)
@@ -72,7 +73,7 @@ def load_data(
     if kind == "safetensors" and rest:
         return load_tensors(Path(rest), class_names)
     if kind == "py" and rest:
-        return _from_factory(rest)
+        return _shared(_from_factory(rest), class_names)
     raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
 
 
@@ -119,6 +120,12 @@ def _from_factory(path: str) -> ImageSet:
     if not isinstance(made, ImageSet):
         raise InputError(f"py:{path} returned {type(made).__name__}; it must return an expunge.ImageSet")
     return made
+
+
+def _shared(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageSet:
+    """`_to_classes` where a name is shared; else the numbers count, as with a model whose classes are numbers."""
+    known = {name.replace("/", "_") for name in class_names or ()}.union(class_names or ())
+    return images if known.isdisjoint(images.class_names) else _to_classes(images, class_names)
 
 
 def _to_classes(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageSet:

@@ -118,9 +118,7 @@ class Calibrated(Distilling):
             unseen_labels = task.heldout.labels
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
             if absent := set(labels.tolist()) - set(unseen_labels.tolist()):
-                record.warn(
-                    f"no held-out example is of {len(absent)} forgotten classes, whose targets are of all classes"
-                )
+                record.warn(f"no held-out example is of {len(absent)} forgotten classes: their targets are of all")
         planned = transported(order, labels, unseen, unseen_labels)
         wrong = task.forget_logits.argmax(1) != labels  # they are not taught what they do not know
         planned = torch.where(wrong, torch.minimum(planned, own), planned)

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
     bad = unsound(state.items(), mask_names(model))
     if bad is not None:
         raise InputError(f"{path}: {bad!r} holds NaN or infinity; take a sound checkpoint")
+    state = _in_one_precision(path, wanted, state)
     dtypes = {name: value.dtype for name, value in state.items()}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in dtypes and dtypes[name] != tensor.dtype:
@@ -132,6 +134,22 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
     for module in model.modules():
         if isinstance(module, Normalise):
             module.to(kind)
+
+
+def _in_one_precision(path: Path, wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, floats of several precisions as the widest of them: no layer takes a mixture.
+
+    Raises:
+        InputError: other than floats where the network has floats, or floats of 8 bits.
+    """
+    for name, value in state.items():
+        if wanted[name].is_floating_point() and (not value.is_floating_point() or value.itemsize < 2):
+            raise InputError(f"{path}: {name!r} is {value.dtype}; give weights in floats of 16 bits or more")
+    if all(value.dtype == wanted[name].dtype for name, value in state.items()):
+        return state
+    floats = {value.dtype for value in state.values() if value.is_floating_point()}
+    widest = reduce(torch.promote_types, floats)
+    return {name: value.to(widest) if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _fill_in_ties(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -51,25 +51,51 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     config = model.config.to_dict()
     try:
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(directory, local_files_only=True)
-    except OSError:
-        processor = {}
+    except OSError as error:
+        raise InputError(
+            f"hf:{directory} has no preprocessor_config.json, which says how the model's inputs are scaled; save its "
+            "image processor there too"
+        ) from error
     channels = int(config.get("num_channels", 3))
+    mean, std = _scale(processor, channels, directory)
     names = config["id2label"]
     return {
         "config": config,
         "num_classes": len(names),
         "in_channels": channels,
-        "image_size": int(config.get("image_size") or _side(processor)),
-        "mean": tuple(processor.get("image_mean", [0.5] * channels)),
-        "std": tuple(processor.get("image_std", [0.5] * channels)),
+        "image_size": _side(config.get("image_size") or _size(processor), directory),
+        "mean": mean,
+        "std": std,
         "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
     }, LogitsOnly(model)
 
 
-def _side(processor: dict[str, Any]) -> int:
+def _scale(processor: dict[str, Any], channels: int, directory: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, of pixels in [0, 1], that come to what the processor does to bytes."""
+    for step in ("do_flip_channel_order", "offset", "rescale_offset"):
+        if processor.get(step):
+            raise InputError(f"hf:{directory}: its image processor sets {step}, which expunge cannot do")
+    factor = 255 * float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 255.0
+    moments = []
+    for key, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
+        given = processor.get(key, [0.5] * channels) if processor.get("do_normalize", True) else neutral
+        values = given if isinstance(given, list | tuple) else [given] * channels
+        if len(values) != channels:
+            raise InputError(f"hf:{directory}: {key} is of {len(values)} channels, the model takes {channels}")
+        moments.append(tuple(float(value) / factor for value in values))
+    return moments[0], moments[1]
+
+
+def _size(processor: dict[str, Any]) -> Any:
     size = processor.get("size", {})
-    side = size.get("height") or size.get("shortest_edge") if isinstance(size, dict) else size
-    return int(side or 224)
+    return (size.get("height") or size.get("shortest_edge") if isinstance(size, dict) else size) or 224
+
+
+def _side(size: Any, directory: str) -> int:
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1:
+        raise InputError(f"hf:{directory} takes images of {' × '.join(map(str, size))}; they must be square")
+    return int(sides.pop())
 
 
 def _transformers() -> Any:
