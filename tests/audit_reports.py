@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
-from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
 from expunge.audit.membership import roc
 from expunge.audit.verdict import score_test
 from expunge.data import ImageSet
@@ -105,6 +106,10 @@ def sample(
         )
         if corrected
         else None,
+        unseen=Unseen(
+            accuracy=float((heldout["after"] > 0).mean()),
+            p_value=float(stats.binom.sf((forget["after"] <= 0).sum() - 1, num_forget, (heldout["after"] <= 0).mean())),
+        ),
     )
 
 

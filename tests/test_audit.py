@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from expunge.audit import audit, logit_margin, score_test
+from expunge.audit import AuditReport, audit, logit_margin, score_test
 from expunge.audit.default_audit import BINS, ROC_POINTS, histograms
 from expunge.audit.forward import outputs_of
 from expunge.data import Examples, load_data
@@ -50,7 +51,7 @@ def sets() -> tuple[Examples, Examples]:
 @pytest.fixture(scope="module")
 def unlearned(original: nn.Module, sets: tuple[Examples, Examples]) -> nn.Module:
     forget = TensorDataset(sets[0].inputs, sets[0].labels)
-    return unlearn(original, forget, method=Targeted(lr=3e-4)).model
+    return unlearn(original, forget, method=Targeted(lr=3e-4, stop="budget", epochs=40)).model
 
 
 def test_memorised_examples_fail(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
@@ -231,3 +232,59 @@ def test_histograms_hold_what_lies_beyond_their_edges() -> None:
     assert sum(found.counts["forget"]["before"]) == 1002
     assert sum(found.counts["forget"]["after"]) == 5
     assert -2 < found.edges[0] < found.edges[-1] < 2
+
+
+def told_by(report: AuditReport) -> str:
+    return " ".join(report.caveats)
+
+
+def test_held_out_examples_that_are_retained_ones_too_are_left_out_or_refused(original: nn.Module) -> None:
+    train, test = load_data("sample:train").examples, load_data("sample:test").examples
+    forget, retain = train.take(torch.arange(16)), train.take(torch.arange(16, 200))
+    twins = torch.cat([test.inputs[:90], retain.inputs[:6]]), torch.cat([test.labels[:90], retain.labels[:6]])
+    report = audit(original, original, forget, Examples(*twins), retain=retain)
+    assert report.num_heldout == 90
+    assert "Left out 6 of the 96 test examples: the retain set holds them too." in told_by(report)
+    with pytest.raises(InputError, match="184 of the 184 test examples are in the retain set too"):
+        audit(original, original, forget, retain, retain=retain)
+
+
+def test_what_is_expected_of_the_forgotten_examples_is_that_of_their_classes(original: nn.Module) -> None:
+    """Nothing is odd about being wrong on a class as often as on unseen examples of it, however good the rest."""
+    test = load_data("sample:test").examples
+    predicted = original(test.inputs).argmax(1)
+    shares = torch.stack([(predicted == label)[test.labels == label].double().mean() for label in range(10)])
+    hardest = int(shares.argmin())
+    of_it = (test.labels == hardest).nonzero()[:, 0]
+    rest = torch.cat([of_it[40:], (test.labels != hardest).nonzero()[:, 0]])
+    report = audit(original, original, test.take(of_it[:40]), test.take(rest))
+    assert report.unseen is not None
+    expected = float((predicted[of_it[40:]] == hardest).double().mean())
+    assert report.unseen.accuracy == pytest.approx(expected, abs=1e-12)
+    wrong = int((predicted[of_it[:40]] != hardest).sum())
+    all_wrong, size = int((predicted[of_it] != hardest).sum()), len(of_it)
+    assert report.unseen.p_value == pytest.approx(stats.hypergeom.sf(wrong - 1, size, all_wrong, 40), rel=1e-9)
+    assert report.after.test_accuracy is not None
+    assert report.after.test_accuracy > report.after.forget_accuracy + 0.1
+    assert mark_of_accuracy(report) is None
+
+
+def test_classes_without_held_out_examples_are_told(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
+    forget, test = sets
+    label = int(forget.labels[0])
+    num = int((forget.labels == label).sum())
+    report = audit(original, original, forget, test.take((test.labels != label).nonzero()[:, 0]))
+    assert f"{num:,} of the 16 forgotten examples are of classes without any held-out example" in told_by(report)
+    assert "without any held-out" not in told_by(audit(original, original, *sets))
+
+
+def test_examples_that_are_tied_with_unseen_ones_are_not_listed_as_recognisable() -> None:
+    """15 of 1,000 unseen scores are as high as can be: to score as high is nothing odd."""
+    net = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))  # the second input tells twins apart, no more
+    scores = torch.cat([torch.linspace(-1, 1, 985).double(), torch.full((15,), 5.0).double()])
+    held = Examples(torch.stack([scores, torch.arange(1000.0).double()], 1), torch.zeros(1000, dtype=torch.int64))
+    tied = Examples(torch.tensor([[5.0, -1.0], [6.0, -2.0]]).double(), torch.zeros(2, dtype=torch.int64))
+    found = audit(net, net, tied, held).recognisable
+    assert [(each.id, each.side) for each in found] == [("1", "memorised")]

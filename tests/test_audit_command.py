@@ -251,6 +251,9 @@ def test_a_full_audit_goes_on_where_it_was_and_compares_methods(tmp_path: Path, 
     assert found["num_forget"] == 6
     assert found == json.loads((tmp_path / "first/full_audit.json").read_text())
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["full_audit.json", "full_audit.md"]
+    written = (tmp_path / "second" / "full_audit.md").read_text()
+    for caveat in json.loads((tmp_path / "second" / "full_audit.json").read_text())["caveats"]:
+        assert f"- {caveat}" in written
 
 
 def test_a_full_audit_without_training_data_is_one_of_the_recipe(tmp_path: Path, folders: Path) -> None:

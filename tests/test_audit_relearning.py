@@ -123,6 +123,7 @@ def test_relearning_is_not_constant_and_tells_known_examples_from_unknown_ones()
     known, unknown = Arrangement(3.0).relearn(), Arrangement(0.0).relearn()
     assert known.p_value == 1 / 40
     assert known.ratio < 0.8
+    assert unknown.p_value is not None
     assert unknown.p_value > 0.05
     assert len(set(unknown.control_steps)) == 39
     assert known.steps != unknown.steps
@@ -188,7 +189,7 @@ def test_a_model_that_never_forgot_needs_no_step() -> None:
 
 def test_p_values_are_uniform_where_forgotten_examples_are_like_unseen_ones() -> None:
     p_values = [
-        Arrangement(0.0, 6, 120, seed).relearn(num_controls=9, seed=seed, original_loss=0.1).p_value
+        Arrangement(0.0, 6, 120, seed).relearn(num_controls=9, seed=seed, original_loss=0.1).p_value or 0.0
         for seed in range(60)
     ]
     assert np.mean(p_values) == pytest.approx(0.55, abs=4 * 0.29 / 60**0.5)
@@ -207,6 +208,9 @@ def test_what_limits_the_result_is_said() -> None:
     assert (
         "control sets share held-out examples (each takes up to 1" in Arrangement(0.0, num_heldout=100).relearn().note
     )
+    crowded = Arrangement(0.0, num_heldout=40).relearn()
+    assert crowded.p_value is None
+    assert "their ranks say nothing" in crowded.note
     assert "5 of 12 forgotten examples" in Arrangement(0.0).relearn(max_examples=5).note
     cut = Arrangement(0.0).relearn(max_steps=2)
     assert set(cut.control_steps) == {2.0}

@@ -15,8 +15,11 @@ from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from expunge.audit.membership import DELONG_FROM, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
-from expunge.audit.placement import Placements, null_moments, p_values, placements, standard_errors, tail_rank
+from expunge.audit.placement import Placements, null_moments, placements, standard_errors
+from expunge.audit.placement import p_values as placed_p_values
 from expunge.audit.scores import cross_entropy, logit_margin, modified_entropy
+from expunge.audit.tails import Tails, chance_of_as_many, tail_rank, tails
+from expunge.audit.verdict import tails_of
 from expunge.errors import InputError, SettingError
 
 Floats = NDArray[np.float64]
@@ -142,43 +145,71 @@ def test_placements_survive_increasing_functions_and_turn_round_with_the_sign(se
     assert np.array_equal(placements(np.exp(s) + s**3, np.exp(t) + t**3).u, placed.u)
     assert np.allclose(turned.u, 1 - placed.u, atol=1e-15)
     assert turned.a2 == pytest.approx(placed.a2, abs=1e-12)
-    assert (turned.k_plus, turned.k_minus) == (placed.k_minus, placed.k_plus)
+    found, mirrored = tails_of(s, t), tails_of(-s, -t)
+    assert (mirrored.k_plus, mirrored.k_minus) == (found.k_minus, found.k_plus)
+    assert (mirrored.p_above, mirrored.p_below) == (found.p_below, found.p_above)
     assert standard_errors(turned) == pytest.approx(standard_errors(placed), rel=1e-9)
 
 
-def test_placements_by_class_are_those_of_each_class_and_of_all_where_a_class_is_small() -> None:
+def test_placements_by_class_are_those_of_each_class_and_of_all_where_a_class_has_no_held_out_examples() -> None:
     rng = np.random.default_rng(0)
     s, own = rng.standard_normal(60), rng.integers(4, size=60)
-    t, others = rng.standard_normal(410), np.repeat([0, 1, 2], [200, 110, 100])
-    others[-1] = 3  # leaves class 2 with 99, class 3 with one
+    t, others = rng.standard_normal(301), np.repeat([0, 1, 2], [200, 100, 1])
     placed = placements(s, t, forget_labels=own, heldout_labels=others)
     for label in range(4):
-        among = t[others == label] if label < 2 else t
+        among = t[others == label] if label < 3 else t
         assert np.array_equal(placed.u[own == label], placements(s[own == label], among).u)
     assert placed.mixed
-    assert placed.sizes == (((own == 0).sum(), 200), ((own == 1).sum(), 110), ((own >= 2).sum(), 410))
-    by_99 = placements(s, t, forget_labels=own, heldout_labels=others, min_per_class=99)
-    assert by_99.sizes[2] == ((own == 2).sum(), 99)
-    order, heldout_order = rng.permutation(60), rng.permutation(410)
+    assert placed.sizes == tuple(((own == label).sum(), size) for label, size in enumerate((200, 100, 1, 301)))
+    assert placed.unmatched == (own == 3).sum() > 0
+    order, heldout_order = rng.permutation(60), rng.permutation(301)
     shuffled = placements(s[order], t[heldout_order], forget_labels=own[order], heldout_labels=others[heldout_order])
     assert np.array_equal(shuffled.u, placed.u[order])
-    assert p_values(shuffled) == pytest.approx(p_values(placed), rel=1e-9)
+    assert placed_p_values(shuffled) == pytest.approx(placed_p_values(placed), rel=1e-9)
+    strangers = placements(s, t, forget_labels=own + 9, heldout_labels=others)
+    assert np.array_equal(strangers.u, placements(s, t).u)
+    assert (strangers.mixed, strangers.unmatched, placements(s, t).unmatched) == (False, 60, 0)
+
+
+@PROPERTY
+@given(st.integers(1, 30), st.integers(0, 2**32))
+def test_a2_is_not_taken_for_small_because_few_held_out_examples_are_coarse(m: int, seed: int) -> None:
+    """With two held-out examples |2u − 1| is 2/3 at most, and 1/2 on average, whatever the forgotten ones do."""
+    s = np.random.default_rng(seed).choice([-9.0, 9.0], size=400)
+    placed = placements(s, np.random.default_rng(seed + 1).standard_normal(m))
+    assert placed.a2 == pytest.approx(m / (m + 1), rel=1e-9)
+    assert placed.most_a2 == pytest.approx(1.0, rel=1e-9)
 
 
 @pytest.mark.parametrize("m", [1, 49, 50, 99, 100, 149, 150, 999, 1000, 1049, 1050, 10000])
 def test_the_tail_counts_are_placements_beyond_99_and_1_percent(m: int) -> None:
     t = np.arange(float(m))
     s = np.arange(m + 1.0) - 0.5
-    placed = placements(s, t)
-    assert placed.k_plus == tail_rank(m) == sum(100 * (2 * i + 1) > 198 * (m + 1) for i in range(m + 1))
-    assert placed.k_minus == placed.k_plus
+    found = tails_of(s, t)
+    assert found.k_plus == tail_rank(m) == sum(100 * (2 * i + 1) > 198 * (m + 1) for i in range(m + 1))
+    assert np.array_equal(found.above, placements(s, t).u > 0.99)
+    assert np.array_equal(found.below, placements(s, t).u < 0.01)
 
 
 def test_ties_never_count_as_tails() -> None:
     t = np.concatenate([np.zeros(985), np.ones(15)])  # u of a tie at the top: 0.992
     assert placements([1.0] * 16, t).u[0] > 0.99
-    assert placements([1.0] * 16, t).k_plus == 0
-    assert placements([1.5] * 16, t).k_plus == 16
+    assert tails_of([1.0] * 16, t).k_plus == 0
+    assert tails_of([1.5] * 16, t).k_plus == 16
+
+
+def test_tails_of_large_classes_are_their_own_and_those_of_the_rest_are_of_all_other_held_out_examples() -> None:
+    rng = np.random.default_rng(0)
+    s, own = rng.standard_normal(400) + 1, rng.integers(4, size=400)
+    t, others = rng.standard_normal(420), np.repeat([0, 1, 2, 3], [200, 100, 99, 21])
+    found = tails(s, t, own, others)
+    for classes in ([0], [1], [2, 3]):
+        members, pool = np.isin(own, classes), t[np.isin(others, classes)]
+        threshold = np.sort(pool)[-tail_rank(len(pool))]
+        assert np.array_equal(found.above[members], s[members] > threshold)
+    assert 0 < found.k_plus < 400
+    nothing_small = tails(s, t, own, np.repeat([0, 1, 2, 5], [100, 100, 100, 120]))  # class 3 has no held-out ones
+    assert np.array_equal(nothing_small.above[own == 3], s[own == 3] > np.sort(t)[-tail_rank(420)])
 
 
 def arrangement(ranks: tuple[int, ...], m: int) -> Placements:
@@ -208,7 +239,7 @@ def test_null_moments_of_classes_add_up_and_tend_to_the_simple_formula() -> None
 
 def test_null_variance_of_mixed_groups_includes_what_they_share() -> None:
     rng = np.random.default_rng(0)
-    own, others = np.repeat([0, 1], [30, 30]), np.repeat([0, 1], [150, 50])
+    own, others = np.repeat([0, 1], [30, 30]), np.repeat([0, 2], [150, 50])
     drawn = []
     for _ in range(2000):
         placed = placements(rng.standard_normal(60), rng.standard_normal(200), forget_labels=own, heldout_labels=others)
@@ -225,13 +256,16 @@ def test_the_p_value_of_a1_is_that_of_the_exact_rank_sum_test(n: int, m: int) ->
         s, t = rng.standard_normal(n) + mean, rng.standard_normal(m)
         exact = stats.mannwhitneyu(s, t, alternative="two-sided", method="exact").pvalue
         if exact > 1e-3:
-            assert p_values(placements(s, t))["a1"] == pytest.approx(exact, rel=0.03)
+            assert placed_p_values(placements(s, t))["a1"] == pytest.approx(exact, rel=0.03)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 20), (1, 101), (2, 30), (3, 16), (4, 9)])
 def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m: int) -> None:
-    every = [p_values(arrangement(r, m)) for r in itertools.combinations_with_replacement(range(m + 1), n)]
-    for name in ("a1", "a2", "k_plus"):
+    every = []
+    for ranks in itertools.combinations_with_replacement(range(m + 1), n):
+        found = tails_of(np.array(ranks) - 0.5, np.arange(float(m)))
+        every.append({**placed_p_values(arrangement(ranks, m)), "k_plus": found.p_above, "k_minus": found.p_below})
+    for name in ("a1", "a2", "a2_low", "k_plus", "k_minus"):
         for level in (0.05 / 3, 0.05, 0.2):
             assert np.mean([p[name] <= level for p in every]) <= 1.1 * level
 
@@ -239,18 +273,54 @@ def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m:
 def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:
     t = np.arange(1000.0)
     for hits in range(1, 9):
-        p = p_values(placements([2000.0] * hits + [0.5] * (64 - hits), t))["k_plus"]
-        assert p == pytest.approx(stats.betabinom.sf(hits - 1, 64, 10, 991), rel=1e-9)
+        s = [2000.0] * hits + [0.5] * (64 - hits)
+        expected = stats.betabinom.sf(hits - 1, 64, 10, 991)
+        assert tails_of(s, t).p_above == pytest.approx(expected, rel=1e-9)
+        halves = np.arange(1000) % 20  # classes of 50, all forgotten ones of them: a permutation test within classes
+        within = tails_of(s, t, np.arange(64) % 20, halves).p_above
+        assert hits > 4 or within == pytest.approx(expected, rel=0.3)
     own, others = np.repeat([0, 1], [30, 34]), np.repeat([0, 1], [400, 600])
     s = np.r_[[9e9, 9e9], np.full(28, 5.5), [9e9], np.full(33, 500.5)]
-    p = p_values(placements(s, t, forget_labels=own, heldout_labels=others))["k_plus"]
     first, second = stats.betabinom(30, 4, 397), stats.betabinom(34, 6, 595)
-    assert p == pytest.approx(sum(first.pmf(i) * second.sf(2 - i) for i in range(31)), rel=1e-9)
-    small = np.r_[np.zeros(950, dtype=np.int64), np.ones(50, dtype=np.int64)]  # class 1 is compared with all
-    p = p_values(placements(s, t, forget_labels=own, heldout_labels=small))["k_plus"]
-    assert p == pytest.approx(2 * stats.betabinom.sf(1, 30, 10, 941), rel=1e-9)
+    exact = sum(first.pmf(i) * second.sf(2 - i) for i in range(31))
+    assert tails(np.asarray(s), t, own, others).p_above == pytest.approx(exact, rel=1e-9)
+    # Of a class without held-out examples whoever is on top was forgotten: that is no evidence.
+    absent = tails(np.asarray(s), t, own, np.zeros(1000, dtype=np.int64)).p_above
+    assert absent == pytest.approx(2 * stats.betabinom.sf(1, 30, 10, 991), rel=1e-9)
     fixed = stats.binom.sf(2, 64, 0.01)
     assert stats.betabinom.sf(2, 64, 10, 991) > 1.1 * fixed  # the binomial null forgets that the threshold was measured
+
+
+def test_the_p_value_of_small_classes_is_that_of_permutations_within_them() -> None:
+    """Two classes of 12 + 30 and 3 + 30 examples, of which the first is easier."""
+    rng = np.random.default_rng(1)
+    scores = [rng.standard_normal(42) + 1.5, rng.standard_normal(33)]
+    drawn = [
+        _tails_of_draw(scores, tuple(tuple(rng.permutation(len(x))[:k]) for x, k in zip(scores, (12, 3), strict=True)))
+        for _ in range(3000)
+    ]
+    counts = np.array([found.k_plus for found in drawn])
+    by_count = {found.k_plus: found.p_above for found in drawn}
+    assert len(by_count) > 3
+    for count, p in by_count.items():
+        assert p == pytest.approx(np.mean(counts >= count), abs=0.04)  # four standard errors
+    assert by_count[1] > 1.2 * stats.betabinom.sf(0, 15, 1, 60)  # classes alike would have fewer
+
+
+def _tails_of_draw(scores: list[Floats], chosen: tuple[tuple[int, ...], ...]) -> Tails:
+    forgotten = [x[list(index)] for x, index in zip(scores, chosen, strict=True)]
+    heldout = [np.delete(x, list(index)) for x, index in zip(scores, chosen, strict=True)]
+    labels = [np.repeat([0, 1], [len(part) for part in parts]) for parts in (forgotten, heldout)]
+    return tails(np.concatenate(forgotten), np.concatenate(heldout), labels[0], labels[1])
+
+
+def test_the_chance_of_as_many_is_hypergeometric_in_each_class() -> None:
+    everything, forgotten = np.repeat([0, 1], [20, 30]), np.repeat([0, 1], [5, 3])
+    hits = np.repeat([0, 1], [4, 6])
+    first, second = stats.hypergeom(20, 5, 4), stats.hypergeom(30, 3, 6)
+    expected = sum(first.pmf(i) * second.sf(2 - i) for i in range(5))
+    assert chance_of_as_many(hits, forgotten, everything, 3) == pytest.approx(expected, rel=1e-12)
+    assert chance_of_as_many(hits, forgotten, everything, 0) == pytest.approx(1.0)
 
 
 def test_standard_errors_are_delongs_where_larger_than_under_the_null() -> None:
@@ -405,8 +475,6 @@ def test_settings_out_of_range_are_refused() -> None:
             auc_interval([1.0], [1.0], confidence=confidence)
     with pytest.raises(SettingError, match="hits"):
         clopper_pearson(3, 2)
-    with pytest.raises(SettingError, match="min_per_class"):
-        placements([1.0], [1.0], min_per_class=0)
     with pytest.raises(InputError, match="labels of the forgotten and of the held-out"):
         placements([1.0], [1.0], forget_labels=[0])
     with pytest.raises(InputError, match="heldout_labels must have shape"):

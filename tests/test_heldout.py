@@ -18,10 +18,9 @@ from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
 from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method
-from expunge.methods._difficulty import reference_margins
+from expunge.methods._difficulty import reference_margins, untrained
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
-    MIN_PER_CLASS,
     divergence,
     followed,
     held_loss,
@@ -32,7 +31,7 @@ from expunge.methods._margins import (
     with_margins,
 )
 from expunge.methods._task import Task
-from expunge.models import calibration_seeds, load_model
+from expunge.models import ModelSpec, build, calibration_seeds, load_model
 from expunge.unlearning import unlearn
 from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
 from tests.conftest import expunge
@@ -214,7 +213,6 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
         unseen.numpy(),
         forget_labels=forget.labels.numpy(),
         heldout_labels=heldout.labels[calibration_side(heldout.inputs, 0)].numpy(),
-        min_per_class=MIN_PER_CLASS,
     )
     assert abs(placed.a1 - 0.5) < close
     assert abs(placed.a2 - 0.5) < close
@@ -444,3 +442,39 @@ def test_where_no_method_is_named_held_out_examples_decide(tmp_path: Path, train
     for more, name in (((), "targeted"), (("--test", "sample:test"), "calibrated")):
         done = expunge(*shared, *more, "--set", "epochs=1", "--out", tmp_path / name)
         assert json.loads(done.stdout)["trace"]["method"] == name, done.stderr
+
+
+def test_wrong_examples_are_never_raised_by_targets_that_follow() -> None:
+    """Targets go along a line through watched margins, which may lie above an example's own."""
+    torch.manual_seed(0)
+    rng = torch.Generator().manual_seed(3)
+    inputs = torch.randn(900, 12, generator=rng)
+    labels = (inputs @ torch.randn(12, 4, generator=rng)).argmax(1)
+    model = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(150):
+        loss = nn.functional.cross_entropy(model(inputs[:300]), labels[:300])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    forget = Pairs(inputs[:100], labels[:100].clone())
+    forget.labels[:30] = model(forget.inputs[:30]).detach().argmin(1)
+    wrong = model(forget.inputs).argmax(1) != forget.labels
+    before = margins(model(forget.inputs).detach(), forget.labels)
+    heldout = Pairs(inputs[300:], labels[300:])
+    after = unlearn(model, forget, method=Calibrated(), heldout=heldout).model
+    raised = margins(after(forget.inputs).detach(), forget.labels) - before
+    assert wrong.sum() >= 30
+    assert raised[wrong].mean() < 0.05
+
+
+def test_references_are_of_a_transformer_too(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is optional: pip install 'expunge[vision]'")
+    spec = ModelSpec(
+        architecture="vit", num_classes=3, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,),
+        options={"embed_dim": 12, "depth": 1},
+    )  # fmt: skip
+    model = build(spec)
+    fresh = untrained(model)
+    assert {name: p.shape for name, p in fresh.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    assert not torch.equal(fresh.state_dict()["network.head.weight"], model.state_dict()["network.head.weight"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, Needs, make_method, settings_of
@@ -272,6 +273,42 @@ def test_stop_forgotten_ends_when_every_example_is_forgotten(name: str, tmp_path
     assert 0 < result.trace.steps < 400
     assert result.trace.first_step_all_reached is not None
     assert result.trace.first_step_all_reached <= result.trace.steps
+
+
+def test_a_run_that_max_steps_ends_is_not_told_to_raise_epochs(tmp_path: Path) -> None:
+    trace = arrange("targeted", "layer_norm", tmp_path).run(max_steps=1, stop="forgotten").trace
+    assert trace.warnings == ("max_steps ended the run before every example was forgotten; raise it",)
+
+
+def test_networks_without_normalisation_layers_are_not_told_of_them() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    forget = TensorDataset(torch.rand(9, 1, 4, 4), torch.arange(9) % 3)
+    for method in (make_method("targeted", batch_size=8), make_method("masked_distillation")):
+        assert not [note for note in unlearn(model, forget, method=method).trace.warnings if "normalisation" in note]
+
+
+def test_a_loss_that_no_free_parameter_enters_is_told() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    model[0].weight.requires_grad_(False)
+    forget = TensorDataset(torch.rand(4, 3), torch.arange(4) % 3)
+    with pytest.raises(SettingError, match="depends on no parameter that may change"):
+        unlearn(model, forget, method="mu_mis")
+
+
+@pytest.mark.parametrize("name", ["targeted", "neg_grad"])
+def test_the_first_step_of_all_is_never_said_of_mini_batches_that_saw_different_weights(
+    name: str, tmp_path: Path
+) -> None:
+    """A run that is cut at the step that is named has indeed reached all; in mini-batches only a look tells."""
+    arrangement = arrange(name, "layer_norm", tmp_path)
+    for batch_size, stop in ((2, "budget"), (2, "forgotten"), (None, "budget")):
+        first = arrangement.run(batch_size=batch_size, stop=stop, epochs=60, lr=3e-3).trace.first_step_all_reached
+        if (batch_size, stop) == (2, "budget"):
+            assert first is None
+            continue
+        assert first is not None
+        cut = arrangement.run(batch_size=batch_size, stop=stop, epochs=60, lr=3e-3, max_steps=first)
+        assert cut.trace.forget_accuracy_after == 0
 
 
 def test_a_budget_that_ends_too_early_is_reported(tmp_path: Path) -> None:

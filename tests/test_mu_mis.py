@@ -208,3 +208,28 @@ def test_a_rule_that_is_never_met_changes_nothing_in_the_loop() -> None:
         )
     assert state_bits(models[0]) == state_bits(models[1])
     assert len(asked) >= 3
+
+
+class _Scaling(nn.Module):
+    """Scales images of 0 to 255 whatever their dtype; with `floats_as_they_are` only integers."""
+
+    def __init__(self, network: nn.Module, *, floats_as_they_are: bool) -> None:
+        super().__init__()
+        self.network, self.floats_as_they_are = network, floats_as_they_are
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = self.floats_as_they_are and images.is_floating_point()
+        logits: Tensor = self.network(images.float() / (1 if kept else 255))
+        return logits
+
+
+def test_sensitivities_of_images_do_not_depend_on_where_the_model_scales_them() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 3)).double().float()
+    images = torch.randint(0, 256, (8, 1, 6, 6), dtype=torch.uint8)
+    forget = Pairs(images, torch.arange(8) % 3)
+    method = make_method("mu_mis", optimizer="sgd", lr=0.1, epochs=3)
+    models = [_Scaling(network, floats_as_they_are=kept) for kept in (True, False)]
+    losses = [[epoch.loss or 0.0 for epoch in unlearn(m, forget, method=method).trace.epochs] for m in models]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert abs(losses[0][0]) > 1e-6

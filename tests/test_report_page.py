@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
 from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
 from expunge.report import figures, wording
 from expunge.report.page import render
@@ -68,7 +68,7 @@ NAMES = ("fail", "pass", "bare", "many", "corrected")
 def report_of(name: str) -> AuditReport:
     settings: dict[str, dict[str, Any]] = {
         "fail": {},
-        "pass": {"shift": 0.0, "num_forget": 400, "num_heldout": 4_000},
+        "pass": {"shift": 0.0, "num_forget": 300, "num_heldout": 4_000},
         "bare": {"shift": 0.0, "num_forget": 16, "num_heldout": 400, "retain": False, "layers": 60, "listed": 0},
         "many": {"num_forget": 2_000, "listed": 1_900, "layers": 700},
         "corrected": {"corrected": True},
@@ -188,14 +188,13 @@ def test_the_verdict_is_in_plain_words() -> None:
 
 def test_an_accuracy_far_below_that_of_unseen_examples_is_called_a_mark() -> None:
     report = report_of("fail")
-    told = replace(report, after=Measurement(forget_accuracy=0.0, test_accuracy=0.9))
+    wrong = Measurement(forget_accuracy=0.0, test_accuracy=0.95)
+    told = replace(report, after=wrong, unseen=Unseen(accuracy=0.9, p_value=1e-9))  # of their classes, not of all
     assert "0.0% of the forgotten examples and on 90.0%" in str(wording.mark_of_accuracy(told))
     assert "A mark of its own" in render(told)
     assert "A mark of its own" not in page_of("pass")
-    for after in (Measurement(forget_accuracy=0.85, test_accuracy=0.9), Measurement(forget_accuracy=0.0)):
-        assert wording.mark_of_accuracy(replace(report, after=after)) is None
-    few = replace(report, num_forget=1, after=Measurement(forget_accuracy=0.0, test_accuracy=0.9))
-    assert wording.mark_of_accuracy(few) is None  # one wrong answer in ten is nothing odd
+    for unseen in (None, Unseen(accuracy=0.9, p_value=0.02), Unseen(accuracy=0.05, p_value=1e-9)):
+        assert wording.mark_of_accuracy(replace(report, after=wrong, unseen=unseen)) is None
 
 
 def test_what_was_not_measured_is_said() -> None:
@@ -300,7 +299,7 @@ def test_the_docs_name_every_field_of_the_json() -> None:
 
     text = (ROOT / "docs" / "report.md").read_text()
     records = (Report, AuditReport, ScoreTest, Margins, Roc, Leakage, Relearning, Recognisable, Trace, ParameterChange)
-    for record in (*records, Measurement, PseudoLabels):
+    for record in (*records, Measurement, PseudoLabels, Unseen):
         for field in fields(record):
             assert f"`{field.name}`" in text, f"{record.__name__}.{field.name}"
     assert '"expunge-report/2"' in text

@@ -77,7 +77,8 @@ class Trace:
         pseudo_labels: None where the method uses none.
         epochs: one entry a pass.
         first_step_all_reached: the number of updates after which every forgotten example was first predicted as
-            the method wants it; 0 if it was so from the start, None if never seen.
+            the method wants it; 0 if it was so from the start, None if never seen. It is looked at in eval mode at the
+            start of each pass with stop="forgotten", and in the mode of the training where a pass is one batch.
         steps: updates made.
         examples_seen: examples put through those updates, with repetition.
         forget_accuracy_before, forget_accuracy_after: in [0, 1], in eval mode.

@@ -23,8 +23,6 @@ from expunge.data.examples import check_labels, check_logits, size_of
 from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.models import (
-    ModelSpec,
-    build,
     calibration_seeds,
     device_and_dtype,
     device_name,
@@ -32,6 +30,7 @@ from expunge.models import (
     logits_of,
     mark_calibrated,
     mask_names,
+    own_factory,
     refusing,
     unsound,
 )
@@ -95,7 +94,7 @@ def unlearn(
         name
         for need, name, given in (
             (Needs.RETAIN, "retained examples (retain=, --retain)", retain),
-            (Needs.FACTORY, "a way to build a fresh network (factory=)", factory or _own_factory(model)),
+            (Needs.FACTORY, "a way to build a fresh network (factory=)", factory or own_factory(model)),
             (Needs.UPDATES, "an update log (updates=, --updates)", updates),
         )
         if need in chosen.needs and given is None
@@ -124,7 +123,7 @@ def unlearn(
             forget_digests=identity,
             forget_logits=logits,
             retain=_retained(retain, examples, logits.shape[1], chosen, seed) if Needs.RETAIN in chosen.needs else None,
-            factory=(factory or _own_factory(model)) if Needs.FACTORY in chosen.needs else None,
+            factory=(factory or own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
             heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
         )
@@ -189,14 +188,6 @@ def _memory_advice(method: Method) -> str:
         return "take a machine with more, or another method"
     now = " and ".join(f"{name} (now {'all' if size is None else size})" for name, size in sizes.items())
     return f"lower {now} with --set"
-
-
-def _own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:
-    """The factory of a model that expunge built from a spec, None for any other."""
-    spec = getattr(model, "spec", None)
-    if not isinstance(spec, ModelSpec) or spec.architecture.startswith("py:"):
-        return None
-    return lambda: build(spec)
 
 
 def _own_copy(model: nn.Module) -> nn.Module:

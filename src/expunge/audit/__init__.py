@@ -5,6 +5,7 @@ from expunge.audit.audit_report import AuditReport, Correction, Relearning
 from expunge.audit.concentration import Concentration, UpdateShape, concentration
 from expunge.audit.default_audit import audit
 from expunge.audit.difficulty import Difficulty, corrected_scores, difficulty_of
+from expunge.audit.distances import activation_distance, zrf
 from expunge.audit.leakage import update_leakage
 from expunge.audit.membership import Rate, auc, auc_interval, roc, tpr_at_fpr
 from expunge.audit.parameter_change import last_layer, parameter_change
@@ -26,6 +27,7 @@ __all__ = [
     "UpdateMeasurement",
     "UpdateShape",
     "accuracy",
+    "activation_distance",
     "auc",
     "auc_interval",
     "audit",
@@ -46,4 +48,5 @@ __all__ = [
     "score_test",
     "tpr_at_fpr",
     "update_leakage",
+    "zrf",
 ]

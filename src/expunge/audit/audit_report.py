@@ -57,14 +57,14 @@ class Relearning:
         steps: T(D_f): optimiser steps until the stop, fractional.
         control_steps: T(C_r) of the controls, in the order of their draws.
         ratio: ρ = T(D_f) / median T(C_r); below 1: faster than unseen examples.
-        p_value: (1 + #{T(C_r) ≤ T(D_f)}) / (R + 1).
+        p_value: (1 + #{T(C_r) ≤ T(D_f)}) / (R + 1); None where the control sets share too many examples to say so.
         note: how it was measured, in a sentence; "" where there is nothing to say.
     """
 
     steps: float
     control_steps: tuple[float, ...]
     ratio: float
-    p_value: float
+    p_value: float | None
     note: str = ""
 
 
@@ -84,6 +84,21 @@ class Recognisable:
     predicted: str
     placement: float
     side: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """How many of the forgotten examples the unlearned model would get right had it never seen them.
+
+    Attributes:
+        accuracy: in [0, 1], of the unlearned model on held-out examples, each class weighted by its share of the
+            forgotten examples; classes without held-out examples are left out.
+        p_value: how likely so many of the forgotten examples would be wrong by chance, by a permutation test within
+            classes.
+    """
+
+    accuracy: float
+    p_value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +134,7 @@ class AuditReport:
         relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
         scores_before, scores_after: the score test on each model's margins.
         correction: the same, corrected for difficulty; None where it was not asked for.
+        unseen: what accuracy on the forget set is to be expected; None where no forgotten class has held-out examples.
         margins: histograms of the margins.
         roc_before, roc_after: membership attacks on each model.
         relearning: None where no control set could be drawn; `caveats` says why.
@@ -154,6 +170,7 @@ class AuditReport:
     versions: Mapping[str, str]
     device: str
     correction: Correction | None = None
+    unseen: Unseen | None = None
 
     @property
     def decisive(self) -> ScoreTest:

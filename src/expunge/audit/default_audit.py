@@ -11,18 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc
+from expunge.audit.audit_report import (
+    AuditReport,
+    Correction,
+    Leakage,
+    Margins,
+    Recognisable,
+    Relearning,
+    Roc,
+    Unseen,
+)
 from expunge.audit.difficulty import Difficulty, corrected_scores
 from expunge.audit.forward import Outputs, outputs_of
 from expunge.audit.leakage import update_leakage
 from expunge.audit.membership import clopper_pearson, roc
 from expunge.audit.parameter_change import parameter_change
-from expunge.audit.placement import TAIL, placements
+from expunge.audit.placement import placements
 from expunge.audit.relearning import relearn
 from expunge.audit.scores import Floats, cross_entropy, logit_margin
-from expunge.audit.verdict import score_test
+from expunge.audit.tails import chance_of_as_many
+from expunge.audit.verdict import ScoreTest, score_test, tails_of
 from expunge.data import Examples, as_examples, audit_side, check_disjoint
-from expunge.data.examples import check_logits
+from expunge.data.examples import check_logits, shared
 from expunge.errors import InputError
 from expunge.models import calibration_seeds, device_and_dtype, device_name
 from expunge.randomness import as_seed
@@ -84,7 +94,8 @@ def audit(
         forget: the forgotten examples, of (input, label).
         test: held-out examples that neither model was trained on; they must not share an input with `forget`. Those
             that `after` was calibrated on (`unlearn(heldout=)`) are left out.
-        retain: retained training examples, for accuracy and histograms alone.
+        retain: retained training examples, for accuracy and histograms alone. A few may be in `test` too, as some
+            published datasets have them in both splits: those are left out of it.
         ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
         class_names: by class; default: the dataset's, else numbers.
         difficulty: of the same examples, from `difficulty_of`: for a forget set that is no random draw, such as
@@ -94,7 +105,7 @@ def audit(
 
     Raises:
         InputError: empty or mislabelled sets, sets that overlap, inputs that a model cannot take, other networks, a
-            wrong number of ids, or NaN or infinity in the logits.
+            wrong number of ids, NaN or infinity in the logits, or more than a tenth of `test` in `retain`.
         SettingError: a seed or batch size out of range.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -112,6 +123,9 @@ def audit(
     check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
     given = len(examples["test"])
     left = audited(examples["test"].inputs, after)
+    used = given - len(left)
+    if "retain" in examples:
+        left = left[~_trained_on(examples["retain"].inputs, examples["test"].inputs)[left]]
     examples["test"] = examples["test"].take(left)
     if difficulty is not None and len(difficulty.heldout) == given:
         difficulty = replace(difficulty, heldout=difficulty.heldout[left.numpy()])
@@ -125,10 +139,23 @@ def audit(
         difficulty=difficulty,
         seed=seed,
     )
-    if (used := given - len(examples["test"])) == 0:
-        return report
-    told = f"The model was calibrated on {used:,} of the {given:,} test examples; the audit used the others."
-    return replace(report, caveats=(*report.caveats, told))
+    told = []
+    if used:
+        told.append(f"The model was calibrated on {used:,} of the {given:,} test examples; the audit used the others.")
+    if twins := given - used - len(left):
+        told.append(f"Left out {twins:,} of the {given:,} test examples: the retain set holds them too.")
+    return replace(report, caveats=(*report.caveats, *told))
+
+
+def _trained_on(retain: Tensor, test: Tensor) -> Tensor:
+    """Which test inputs are retained ones too, bool, (N,); `InputError` where more than a tenth are."""
+    twins = shared(retain, test)
+    if 10 * int(twins.sum()) > len(twins):
+        raise InputError(
+            f"{int(twins.sum())} of the {len(twins)} test examples are in the retain set too: an audit needs examples "
+            "that the model was never trained on"
+        )
+    return twins
 
 
 def audited(heldout: Tensor, after: nn.Module) -> Tensor:
@@ -229,12 +256,13 @@ def audit_outputs(
         relearning=relearning,
         leakage=Leakage(auc=leakage_auc, interval=leakage_interval),
         recognisable=_recognisable(seen_after, placed, ids, class_names),
-        caveats=_caveats(why_not, correction is not None),
+        caveats=_caveats(why_not, (correction.after if correction else tests["after"]), correction is not None),
         seconds=seconds,
         seed=seed,
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         device=device_name(device_and_dtype(after)[0]),
         correction=correction,
+        unseen=_unseen(seen_after.forget, seen_after.heldout),
     )
 
 
@@ -313,9 +341,9 @@ def _recognisable(
     seen: Observed, margins: Mapping[str, Floats], ids: Sequence[str] | None, class_names: Sequence[str]
 ) -> tuple[Recognisable, ...]:
     assert seen.heldout is not None
-    placed = placements(
-        margins["forget"], margins["heldout"], forget_labels=seen.forget.labels, heldout_labels=seen.heldout.labels
-    ).u
+    own, others = seen.forget.labels, seen.heldout.labels
+    placed = placements(margins["forget"], margins["heldout"], forget_labels=own, heldout_labels=others).u
+    outer = tails_of(margins["forget"], margins["heldout"], own, others)
     predictions = seen.forget.logits.argmax(1)
 
     def named(label: int) -> str:
@@ -327,12 +355,24 @@ def _recognisable(
             label=named(int(seen.forget.labels[n])),
             predicted=named(int(predictions[n])),
             placement=float(placed[n]),
-            side="memorised" if placed[n] > 0.5 else "over-forgotten",
+            side="memorised" if outer.above[n] else "over-forgotten",
         )
         for n in np.argsort(-np.abs(placed - 0.5), kind="stable")
-        if placed[n] > 1 - TAIL or placed[n] < TAIL
+        if outer.above[n] or outer.below[n]
     ]
     return tuple(found)
+
+
+def _unseen(forget: Outputs, heldout: Outputs) -> Unseen | None:
+    """The accuracy to expect on the forget set, and how likely one as low is."""
+    own, others = forget.labels, heldout.labels
+    wrong, others_wrong = forget.logits.argmax(1) != own, heldout.logits.argmax(1) != others
+    by_class = [1 - others_wrong[others == label].mean() for label in own if label in others]
+    if not by_class:
+        return None
+    hits = np.concatenate([own[wrong], others[others_wrong]])
+    chance = chance_of_as_many(hits, own, np.concatenate([own, others]), int(wrong.sum()))
+    return Unseen(accuracy=float(np.mean(by_class)), p_value=chance)
 
 
 def _relearning(
@@ -347,7 +387,7 @@ def _relearning(
         return None, f"Relearning was left out: {error}."
 
 
-def _caveats(why_no_relearning: str, corrected: bool) -> tuple[str, ...]:
+def _caveats(why_no_relearning: str, test: ScoreTest, corrected: bool) -> tuple[str, ...]:
     caveats = [
         "The correction for difficulty is an approximation: it removes most of what makes hard examples stand out "
         "from a model that was retrained without them, not all, and does not help with examples that are alike, so "
@@ -358,6 +398,12 @@ def _caveats(why_no_relearning: str, corrected: bool) -> tuple[str, ...]:
         "difficulty (expunge audit --correct-difficulty) allows for hard examples, though not for ones that are alike.",
         "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
     ]
+    if test.unmatched:
+        caveats.append(
+            f"{test.unmatched:,} of the {test.num_forget:,} forgotten examples are of classes without any held-out "
+            "example. They were compared with those of other classes, which may be harder or easier: give held-out "
+            "examples of theirs."
+        )
     if why_no_relearning:
         caveats.append(why_no_relearning)
     return tuple(caveats)

@@ -117,8 +117,8 @@ class FullAudit:
     def cells(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         """The head and the rows of a table, as text: a row a kind of model, percent for rates and accuracies."""
         head = (
-            "model", "U-LiRA AUC [95%]", "worst decile", "TPR @ 1% FPR", "ε median / max (ceiling)", "KLoM → / ←",
-            "activation distance", "relearn steps", "forget %", "test %", "AUC on retained",
+            "model", "U-LiRA AUC [95%]", "worst decile", "TPR @ 1% FPR", "ε median / of all at once (ceiling)",
+            "KLoM → / ←", "activation distance", "relearn steps", "forget %", "test %", "AUC on retained",
             "pass / inconclusive / fail",
         )  # fmt: skip
         return head, tuple(_cells(row) for row in self.rows)
@@ -235,7 +235,10 @@ def _caveats(references: References) -> tuple[str, ...]:
     ]
     num = references.num_models
     if num < ADVISED_MODELS:
-        caveats.append(f"{num} models of each kind are few: {ADVISED_MODELS} is the least that is advised.")
+        caveats.append(
+            f"{num} models of each kind are few: {ADVISED_MODELS} is the least that is advised. With so few, AUCs of "
+            "models that do not differ lie a little below ½."
+        )
     if references.subject:
         caveats.append(f"Subject: {references.subject}.")
     return tuple(caveats)
@@ -255,7 +258,7 @@ def _cells(row: FullAuditRow) -> tuple[str, ...]:
         f"{row.lira.auc:.3f} [{low:.3f}, {high:.3f}]",
         f"{row.lira.auc_worst_decile:.3f}",
         "n/a" if tpr is None else f"{100 * tpr:.1f}%",
-        f"{row.epsilon.median:.2f} / {row.epsilon.maximum:.2f} ({row.epsilon.ceiling:.2f})",
+        f"{row.epsilon.median:.2f} / {row.epsilon.simultaneous:.2f} ({row.epsilon.ceiling:.2f})",
         f"{row.klom['forward']:.2f} / {row.klom['backward']:.2f}",
         f"{row.activation_distance:.3f}",
         f"{row.relearn_steps:.1f}",

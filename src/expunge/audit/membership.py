@@ -184,6 +184,9 @@ def auc_interval_of_ranks(
     if min(n, m) >= DELONG_FROM and DELONG_WITHIN[0] < area < DELONG_WITHIN[1]:
         beaten, beating = (below + through) / (2 * m), contributions(below, through, m, np.ones(n))
         error = math.sqrt(beaten.var(ddof=1) / n + beating.var(ddof=1) / m)
+    else:
+        error = 0.0
+    if error > 0:  # it is 0 where all scores are tied, too
         center, half = special.logit(area), error / (area * (1 - area))
         half *= special.stdtrit(min(n, m) - 1, 0.5 + confidence / 2)
         return float(special.expit(center - half)), float(special.expit(center + half))

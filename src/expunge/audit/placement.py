@@ -12,16 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.errors import InputError, SettingError
+from expunge.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-MIN_PER_CLASS = 100
-"""A class with fewer held-out examples is compared with the held-out examples of all classes."""
-
-TAIL = 0.01
-"""k⁺ counts placements above 1 − TAIL, k⁻ those below TAIL."""
 
 UNIFORM_VARIANCE = 1 / 12
 """Of one placement, and of one |2u − 1|, under the null."""
@@ -37,8 +31,9 @@ class Placements:
         group: int64, shape (n,): which entry of `sizes` the example belongs to.
         num_heldout: m, all held-out examples.
         sizes: (forgotten, held-out) examples of each group. The first groups are classes, each with its own
-            held-out examples; where `mixed`, the last one is compared with all of them.
-        mixed: some classes stand alone and others do not, so that the groups share held-out examples.
+            held-out examples; the last one may be of classes without any, compared with all.
+        unmatched: how many forgotten examples are of classes without held-out ones; 0 without labels.
+        mixed: there are groups of either kind, so that they share held-out examples.
     """
 
     u: Floats
@@ -47,6 +42,7 @@ class Placements:
     group: Integers
     num_heldout: int
     sizes: tuple[tuple[int, int], ...]
+    unmatched: int
     mixed: bool
 
     @property
@@ -60,31 +56,18 @@ class Placements:
         return float(self.folded.mean())
 
     @property
+    def most_a2(self) -> float:
+        """What A2 may be among infinitely many held-out examples.
+
+        By Jensen's inequality the mean of |2u − 1| over draws of m of them is at least m / (m + 1) times its limit.
+        """
+        m = np.array([m for _, m in self.sizes])[self.group]
+        return float((self.folded * (m + 1) / m).mean())
+
+    @property
     def folded(self) -> Floats:
         """|2u − 1|, float64, shape (n,)."""
         return np.asarray(np.abs(2 * self.u - 1))
-
-    @property
-    def k_plus(self) -> int:
-        """How many placements lie above 1 − `TAIL`; an example tied with held-out ones counts as below them."""
-        return int(self.above.sum())
-
-    @property
-    def k_minus(self) -> int:
-        """How many placements lie below `TAIL`; an example tied with held-out ones counts as above them."""
-        return int((self.through < self._tail_ranks()).sum())
-
-    @property
-    def above(self) -> NDArray[np.bool_]:
-        """Which examples `k_plus` counts, shape (n,)."""
-        heldout, tails = self._heldout(), self._tail_ranks()
-        return np.asarray((heldout - self.below < tails) & (tails > 0))
-
-    def _heldout(self) -> Integers:
-        return np.array([m for _, m in self.sizes], dtype=np.int64)[self.group]
-
-    def _tail_ranks(self) -> Integers:
-        return np.array([tail_rank(m) for _, m in self.sizes], dtype=np.int64)[self.group]
 
 
 def placements(
@@ -93,45 +76,40 @@ def placements(
     *,
     forget_labels: ArrayLike | None = None,
     heldout_labels: ArrayLike | None = None,
-    min_per_class: int = MIN_PER_CLASS,
 ) -> Placements:
     """Places each forgotten score among the held-out ones: u = (#{t < s} + ½ #{t = s} + ½) / (m + 1).
 
-    With labels, an example is compared with the held-out examples of its class where there are at least
-    `min_per_class` of those, with all held-out examples otherwise. Classes differ in difficulty: without labels, a
-    forget set with other shares of classes than the held-out set has u ≠ ½ on average after a perfect retraining.
+    With labels, an example is compared with the held-out examples of its class, and with all of them only where its
+    class has none. Classes differ in difficulty: a forget set with other shares of classes that are compared together
+    has u ≠ ½ on average after a perfect retraining.
 
     Args:
         forget_scores: s, float, shape (n,), finite; higher means more memorised.
         heldout_scores: t, float, shape (m,), of examples that the model was never trained on.
         forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither.
-        min_per_class: ≥ 1.
 
     Raises:
         InputError: no scores, other shapes, NaN or infinity, or labels for one of the two only.
-        SettingError: `min_per_class` < 1.
 
     >>> placements([0.5, 9.0], [0.0, 1.0, 2.0]).u
     array([0.375, 0.875])
     """
     s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    if min_per_class < 1:
-        raise SettingError(f"min_per_class must be ≥ 1, not {min_per_class}")
     if (forget_labels is None) != (heldout_labels is None):
         raise InputError("give the labels of the forgotten and of the held-out examples, or of neither")
     parts: list[tuple[NDArray[Any], Floats]] = []
-    pooled = np.ones(len(s), dtype=bool)
+    unmatched = np.ones(len(s), dtype=bool)
     if forget_labels is not None and heldout_labels is not None:
         own = _as_labels(forget_labels, s, "forget_labels")
         others = _as_labels(heldout_labels, t, "heldout_labels")
-        classes, counts = np.unique(others, return_counts=True)
-        for label in np.intersect1d(classes[counts >= min_per_class], own):
+        for label in np.intersect1d(own, others):
             members = own == label
             parts.append((np.flatnonzero(members), t[others == label]))
-            pooled &= ~members
-    mixed = bool(parts) and bool(pooled.any())
-    if pooled.any():
-        parts.append((np.flatnonzero(pooled), t))
+            unmatched &= ~members
+    num_unmatched = 0 if forget_labels is None else int(unmatched.sum())
+    mixed = bool(parts) and num_unmatched > 0
+    if unmatched.any():
+        parts.append((np.flatnonzero(unmatched), t))
     below, through, group = (np.empty(len(s), dtype=np.int64) for _ in range(3))
     for number, (members, among) in enumerate(parts):
         below[members], through[members] = ranks(s[members], among)
@@ -139,24 +117,22 @@ def placements(
     sizes = tuple((len(members), len(among)) for members, among in parts)
     heldout = np.array([m for _, m in sizes])[group]
     u = (0.5 * (below + through) + 0.5) / (heldout + 1)
-    return Placements(u=u, below=below, through=through, group=group, num_heldout=len(t), sizes=sizes, mixed=mixed)
+    return Placements(
+        u=u,
+        below=below,
+        through=through,
+        group=group,
+        num_heldout=len(t),
+        sizes=sizes,
+        unmatched=num_unmatched,
+        mixed=mixed,
+    )
 
 
 def ranks(forget_scores: Floats, heldout_scores: Floats) -> tuple[Integers, Integers]:
     """How many of `heldout_scores` are below, and how many at most, each of `forget_scores`: int64, shape (n,)."""
     among = np.sort(heldout_scores)
     return np.searchsorted(among, forget_scores, side="left"), np.searchsorted(among, forget_scores, side="right")
-
-
-def tail_rank(num_heldout: int) -> int:
-    """The rank r, from the top, of the held-out score that an example must exceed to have u > 1 − `TAIL`.
-
-    r = ⌈TAIL (m + 1) − ½⌉. 0 where no score can get there: below 50 held-out examples.
-
-    >>> tail_rank(1000), tail_rank(100), tail_rank(49)
-    (10, 1, 0)
-    """
-    return math.ceil(round(TAIL * (num_heldout + 1) - 0.5, 9))
 
 
 def null_moments(placed: Placements) -> tuple[float, float, float, float]:
@@ -186,30 +162,29 @@ def null_moments(placed: Placements) -> tuple[float, float, float, float]:
 
 
 def p_values(placed: Placements) -> dict[str, float]:
-    """p-values of A1, A2 and k⁺: how likely values as far from ½ (A1), or as high, are if nothing is recognisable.
+    """p-values of A1 and A2: how likely values as far from ½, or as high, or as low, are if nothing is recognisable.
 
     That of A1 is two-sided: examples that score too low on average were pushed too far, and A2 is slow to see it where
-    they all lie a little too low.
+    they all lie a little too low. A2 has one for either side.
 
     A1 and A2 are referred to the symmetric beta distribution (Pearson's type II) with their null mean and variance and
     with the kurtosis of the rank-sum statistic; for n = 1 that is the uniform distribution, for large n the normal
-    one. k⁺ is referred to its exact distribution, a sum of beta-binomials over the groups; where groups share held-out
-    examples, to that of the classes and that of the rest, with twice the smaller p-value. Ties make all three
-    conservative.
+    one. Ties make "a1" and "a2" conservative; they draw A2 toward 0 and make "a2_low" smaller.
 
     Returns:
-        {"a1": p, "a2": p, "k_plus": p}, each in [0, 1].
+        {"a1": p, "a2": p, "a2_low": p}, each in [0, 1].
     """
     mean_a1, mean_a2, variance_a1, variance_a2 = null_moments(placed)
     kurtosis = _excess_kurtosis(placed, variance_a1)
     step = 1 / (len(placed.u) * (max(m for _, m in placed.sizes) + 1))
     least = math.exp(sum(math.lgamma(n + 1) + math.lgamma(m + 1) - math.lgamma(n + m + 1) for n, m in placed.sizes))
     far = max(placed.a1, 1 - placed.a1)  # the null distribution of A1 is symmetric
+    low = 2 * mean_a2 - placed.a2
     return {
         # Half of the least step between two values is the continuity correction.
         "a1": min(1.0, 2 * max(least, _upper_tail(far - 0.5 * step, mean_a1, variance_a1, kurtosis))),
         "a2": max(least, _upper_tail(placed.a2 - step, mean_a2, variance_a2, kurtosis)),
-        "k_plus": _k_plus_p_value(placed),
+        "a2_low": max(least, _upper_tail(low - step, mean_a2, variance_a2, kurtosis)),
     }
 
 
@@ -286,31 +261,3 @@ def _upper_tail(value: float, mean: float, variance: float, excess_kurtosis: flo
     half_width = math.sqrt(variance * (2 * shape + 1))
     position = (mean + half_width - value) / (2 * half_width)
     return float(special.betainc(shape, shape, min(1.0, max(0.0, position))))
-
-
-def _k_plus_p_value(placed: Placements) -> float:
-    if not placed.mixed:
-        return _count_p_value(placed.k_plus, placed.sizes)
-    rest = placed.group == len(placed.sizes) - 1
-    parts = ((placed.above & ~rest, placed.sizes[:-1]), (placed.above & rest, placed.sizes[-1:]))
-    return min(1.0, 2 * min(_count_p_value(int(above.sum()), sizes) for above, sizes in parts))
-
-
-def _count_p_value(count: int, sizes: tuple[tuple[int, int], ...]) -> float:
-    """P(K ≥ count): the share of scores above the r-th largest of m is Beta(r, m + 1 − r), whatever they are."""
-    if count == 0:
-        return 1.0
-    total = np.ones(1)
-    for n, m in sizes:
-        if (rank := tail_rank(m)) > 0:
-            total = np.convolve(total, _beta_binomial(n, rank, m + 1 - rank))
-    return min(1.0, float(total[count:].sum()))
-
-
-def _beta_binomial(n: int, a: float, b: float) -> Floats:
-    """Probabilities of 0, …, n."""
-    from scipy import special
-
-    k = np.arange(n + 1)
-    log_choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
-    return np.asarray(np.exp(log_choose + special.betaln(k + a, n - k + b) - special.betaln(a, b)))

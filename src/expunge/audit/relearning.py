@@ -22,6 +22,8 @@ from expunge.theory._checks import Floats, Integers
 
 TOLERANCE = 1.05
 """A set is relearned when its mean loss is at most this multiple of the original model's on the forget set."""
+MOST_SHARED = 0.25
+"""The largest share of a class that one control set may take for their ranks to be worth a p-value."""
 RIDGE = 1e-3
 """Added to the features' second moment before it is inverted, as a share of its mean eigenvalue."""
 
@@ -310,9 +312,11 @@ def _interpolated(step: int, previous: float, loss: float, target: float) -> flo
 
 
 def _result(times: Sequence[float], note: str, shared: float, max_steps: int) -> Relearning:
-    ratio, p_value = relearn_statistic(times[0], times[1:])
+    ratio, rank = relearn_statistic(times[0], times[1:])
+    p_value = rank if shared <= MOST_SHARED else None
     if shared:
-        note += f"; control sets share held-out examples (each takes up to {shared:.0%} of a class): p is somewhat low"
+        effect = "p is somewhat low" if p_value is not None else "their ranks say nothing"
+        note += f"; control sets share held-out examples (each takes up to {shared:.0%} of a class): {effect}"
     cut = sum(time >= max_steps for time in times[1:])
     if cut:
         note += f"; {cut} of {len(times) - 1} control sets were not learned in {max_steps} steps, which they count as"

@@ -5,13 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from expunge.audit.membership import Rate, auc_interval_of_ranks, auc_of_ranks, tpr_of_ranks
-from expunge.audit.placement import MIN_PER_CLASS, UNIFORM_VARIANCE, Placements, p_values, placements, standard_errors
+from expunge.audit.placement import (
+    UNIFORM_VARIANCE,
+    Placements,
+    as_scores,
+    p_values,
+    placements,
+    standard_errors,
+)
+from expunge.audit.tails import Tails, tails
 
 FALSE_ALARMS = 0.05
 """FAIL is returned with at most this probability where nothing is recognisable; each of three tests has a third."""
+
+SIGNIFICANT = FALSE_ALARMS / 3
+"""A p-value below this counts."""
+
+FAILING = ("a1", "a2", "k_plus")
+"""The p-values that make the verdict FAIL; the others only keep it from being PASS."""
 
 MARGIN = 0.1
 """PASS needs A1 shown to lie within ½ ± MARGIN and A2 below ½ + MARGIN, with 95% confidence on each side."""
@@ -33,9 +48,10 @@ class ScoreTest:
         a1: mean placement u among held-out scores; ½ expected, more where still memorised, less where over-forgotten.
         a2: mean |2u − 1|; ½ expected, 1 where every example stands in either tail.
         a1_interval: two-sided 90% interval of A1.
-        a2_upper: 95% upper bound of A2.
-        p_values: of "a1" (two-sided), "a2" and "k_plus".
-        k_plus, k_minus: placements above 0.99 and below 0.01; 1% of the examples expected in each.
+        a2_upper: 95% upper bound of what A2 may be among infinitely many held-out examples.
+        p_values: of "a1" (two-sided), "a2" (too high), "a2_low" (too low), "k_plus" and "k_minus".
+        k_plus, k_minus: examples above 99% and below 99% of the held-out scores; 1% expected in each.
+        unmatched: forgotten examples that were compared with held-out ones of other classes, since their own has none.
         auc, auc_interval: against all held-out scores, whatever their class, with its 95% interval.
         tpr_at_fpr: by false positive rate (0.01 and 0.001); None where too few held-out examples define no threshold.
         num_forget, num_heldout: how many scores there were.
@@ -55,6 +71,7 @@ class ScoreTest:
     tpr_at_fpr: Mapping[float, Rate | None]
     num_forget: int
     num_heldout: int
+    unmatched: int = 0
 
 
 def score_test(
@@ -63,13 +80,13 @@ def score_test(
     *,
     forget_labels: ArrayLike | None = None,
     heldout_labels: ArrayLike | None = None,
-    min_per_class: int = MIN_PER_CLASS,
 ) -> ScoreTest:
     """Tests whether forgotten examples can be told from held-out ones by their scores under the unlearned model.
 
     FAIL where the p-value of A1, A2 or k⁺ is below `FALSE_ALARMS` / 3. Otherwise PASS where the 90% interval of A1 lies
-    within ½ ± `MARGIN` and the 95% upper bound of A2 is at most ½ + `MARGIN`; that takes at least 23 forgotten
-    examples, and about 95 for four chances in five. INCONCLUSIVE otherwise.
+    within ½ ± `MARGIN`, the 95% upper bound of A2 is at most ½ + `MARGIN`, and neither k⁻ is too high nor A2 too low
+    (examples that all score alike can be picked out, too); that takes at least 23 forgotten examples, and about 95 for
+    four chances in five. INCONCLUSIVE otherwise.
 
     It is invalid where the forget set is not a random draw: mislabelled examples, or one person's images, differ from
     held-out ones after a perfect retraining too. PASS speaks of this score, not of every attack.
@@ -78,38 +95,33 @@ def score_test(
         forget_scores: float, shape (n,), finite; higher means more memorised, as with `logit_margin`.
         heldout_scores: float, shape (m,), of examples that the model was never trained on.
         forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither. With them, placements
-            are within the class where it has enough held-out examples.
-        min_per_class: how many held-out examples are enough.
+            are within the class.
 
     Raises:
         InputError: no scores, other shapes, NaN or infinity, or labels for one of the two only.
-        SettingError: `min_per_class` < 1.
 
     >>> result = score_test([9.0] * 16, range(-500, 500))
     >>> result.verdict, score_test([900.0] * 16, range(-500, 500)).verdict
     ('INCONCLUSIVE', 'FAIL')
     """
-    placed = placements(
-        forget_scores,
-        heldout_scores,
-        forget_labels=forget_labels,
-        heldout_labels=heldout_labels,
-        min_per_class=min_per_class,
-    )
-    p = p_values(placed)
+    placed = placements(forget_scores, heldout_scores, forget_labels=forget_labels, heldout_labels=heldout_labels)
+    outer = tails_of(forget_scores, heldout_scores, forget_labels, heldout_labels)
+    p = {**p_values(placed), "k_plus": outer.p_above, "k_minus": outer.p_below}
     error_a1, error_a2 = standard_errors(placed)
     a1_interval = (max(0.0, placed.a1 - Z * error_a1), min(1.0, placed.a1 + Z * error_a1))
-    a2_upper = min(1.0, placed.a2 + Z * error_a2)
+    a2_upper = min(1.0, placed.most_a2 + Z * error_a2)
     m = placed.num_heldout
     pooled = placed if placed.sizes[0][1] == m else placements(forget_scores, heldout_scores)
     rates = {fpr: tpr_of_ranks(pooled.below, m, fpr) for fpr in FALSE_POSITIVE_RATES}
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
     if failed := alarms(p):
-        verdict, reason = "FAIL", _why_fail(placed, failed)
+        verdict, reason = "FAIL", _why_fail(placed, outer, failed)
+    elif odd := _oddities(placed, outer, p):
+        verdict, reason = "INCONCLUSIVE", f"The forgotten examples are not clearly recognisable, yet {odd}."
     elif a1_interval[0] >= 0.5 - MARGIN and a1_interval[1] <= 0.5 + MARGIN and a2_upper <= 0.5 + MARGIN:
         verdict, reason = "PASS", _why_pass(placed, a1_interval)
     elif not can_pass(placed):
-        verdict, reason = "INCONCLUSIVE", _why_never(placed, rates, a1_interval)
+        verdict, reason = "INCONCLUSIVE", _why_never(placed, outer, rates, a1_interval)
     else:
         verdict, reason = "INCONCLUSIVE", _why_inconclusive(a1_interval, a2_upper)
     return ScoreTest(
@@ -120,19 +132,33 @@ def score_test(
         a1_interval=a1_interval,
         a2_upper=a2_upper,
         p_values=p,
-        k_plus=placed.k_plus,
-        k_minus=placed.k_minus,
+        k_plus=outer.k_plus,
+        k_minus=outer.k_minus,
         auc=auc_of_ranks(pooled.below, pooled.through, m),
         auc_interval=auc_interval_of_ranks(pooled.below, pooled.through, m),
         tpr_at_fpr=rates,
         num_forget=len(placed.u),
         num_heldout=m,
+        unmatched=placed.unmatched,
     )
 
 
+def tails_of(
+    forget_scores: ArrayLike,
+    heldout_scores: ArrayLike,
+    forget_labels: ArrayLike | None = None,
+    heldout_labels: ArrayLike | None = None,
+) -> Tails:
+    """`tails`, of the arguments of `score_test`; without labels all examples are of one class."""
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    if forget_labels is None or heldout_labels is None:
+        return tails(s, t, np.zeros(len(s), dtype=np.int64), np.zeros(len(t), dtype=np.int64))
+    return tails(s, t, np.asarray(forget_labels), np.asarray(heldout_labels))
+
+
 def alarms(p: Mapping[str, float]) -> set[str]:
-    """The names of the p-values that alone make the verdict FAIL: those below `FALSE_ALARMS` / 3."""
-    return {name for name, value in p.items() if value < FALSE_ALARMS / 3}
+    """The names of the p-values that alone make the verdict FAIL: those of `FAILING` below `SIGNIFICANT`."""
+    return {name for name in FAILING if p[name] < SIGNIFICANT}
 
 
 def can_pass(placed: Placements) -> bool:
@@ -142,7 +168,23 @@ def can_pass(placed: Placements) -> bool:
     return Z * math.sqrt(least) <= MARGIN
 
 
-def _why_fail(placed: Placements, failed: set[str]) -> str:
+def _oddities(placed: Placements, outer: Tails, p: Mapping[str, float]) -> str:
+    """What keeps the verdict from being PASS however narrow the intervals are; "" where nothing does."""
+    n, found = len(placed.u), []
+    if p["k_minus"] < SIGNIFICANT:
+        found.append(
+            f"{outer.k_minus} of {n} score below 99% of the unseen examples, where about {n / 100:.2g} would by "
+            "chance: those may have been pushed too far"
+        )
+    if p["a2_low"] < SIGNIFICANT:
+        found.append(
+            f"they crowd in the middle of the unseen examples (mean distance {placed.a2:.2f}, where 0.50 is expected): "
+            "whoever looks for such scores finds them"
+        )
+    return "; and ".join(found)
+
+
+def _why_fail(placed: Placements, outer: Tails, failed: set[str]) -> str:
     n = len(placed.u)
     low, high = int((placed.u < 0.25).sum()), int((placed.u > 0.75).sum())
     clauses = []
@@ -158,7 +200,7 @@ def _why_fail(placed: Placements, failed: set[str]) -> str:
         )
     if "k_plus" in failed:
         clauses.append(
-            f"{placed.k_plus} of {n} score above 99% of the unseen examples, where about {n / 100:.2g} would by chance"
+            f"{outer.k_plus} of {n} score above 99% of the unseen examples, where about {n / 100:.2g} would by chance"
         )
     if "a2" in failed and low > n / 4:
         more = f", and {high} in the highest quarter" if high > n / 4 else ""
@@ -174,15 +216,17 @@ def _why_fail(placed: Placements, failed: set[str]) -> str:
 def _why_pass(placed: Placements, interval: tuple[float, float]) -> str:
     return (
         f"The forgotten examples score like unseen ones: on average above {placed.a1:.0%} of them, surely between "
-        f"{0.5 - MARGIN:.0%} and {0.5 + MARGIN:.0%} (90% interval {interval[0]:.1%} to {interval[1]:.1%}), and no more "
-        "often at either extreme; an attack by anything but this score is not ruled out."
+        f"{0.5 - MARGIN:.0%} and {0.5 + MARGIN:.0%} (90% interval {interval[0]:.1%} to {interval[1]:.1%}), and neither "
+        "more often at the extremes nor less; an attack by anything but this score is not ruled out."
     )
 
 
-def _why_never(placed: Placements, rates: Mapping[float, Rate | None], interval: tuple[float, float]) -> str:
+def _why_never(
+    placed: Placements, outer: Tails, rates: Mapping[float, Rate | None], interval: tuple[float, float]
+) -> str:
     n = len(placed.u)
     few = f"{n} examples" if n <= placed.num_heldout else f"{placed.num_heldout} held-out examples"
-    parts = [f"{placed.k_plus}/{n} above the 1% threshold"]
+    parts = [f"{outer.k_plus}/{n} above the 1% threshold"]
     for fpr, rate in rates.items():
         if rate is None:
             parts.append(f"TPR@{100 * fpr:g}% n/a (needs {round(1 / fpr) - 1} held-out examples)")

@@ -57,6 +57,9 @@ def audit(
     forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
     test, twins = without_twins(test, forgotten, "forget", len(forgotten))
     retain, notes = retain_set(sources, header, forgotten)
+    if retain is not None:
+        test, trained = without_twins(test, retain, "retain", len(test))
+        notes = (*notes, *trained)
     test, more = audited_part(test, unlearned)
     notes = (*notes, *twins, *more)
     sets = {"forget": forgotten.examples, "test": test.examples}

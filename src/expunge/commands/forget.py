@@ -73,6 +73,9 @@ def forget(
         test = load_for(sources.test, header, sources.resize)
         test, more = without_twins(test, forgotten, "forget", len(forgotten))
         notes = (*notes, *more)
+        if retain is not None:
+            test, more = without_twins(test, retain, "retain", len(test))
+            notes = (*notes, *more)
     if method == "retrain" and protocol is None and not recipe:
         notes = (*notes, "the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once

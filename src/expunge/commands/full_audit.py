@@ -89,7 +89,8 @@ def full_audit(
         )
         result = compare(found, seed=seed)
         (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
-        (temporary / "full_audit.md").write_text(result.table() + "\n", encoding="utf-8")
+        told = "\n".join(f"- {caveat}" for caveat in result.caveats)
+        (temporary / "full_audit.md").write_text(f"{result.table()}\n\n{told}\n", encoding="utf-8")
     return result
 
 

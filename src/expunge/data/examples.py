@@ -195,16 +195,23 @@ def _rows(values: Tensor) -> Tensor:
     return values.reshape(len(values), prod(values.shape[1:]))
 
 
-def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
-    """Raises `InputError` when an input stands in both sets, compared by content, floats in the coarser dtype."""
+def shared(first: Tensor, second: Tensor) -> Tensor:
+    """Which inputs of the second set stand in the first, too: bool, shape (N,), on the CPU.
+
+    They are compared by content (`content_digests`), floats in the coarser dtype.
+    """
     if first.is_floating_point() and second.is_floating_point():
         coarser = min(first.dtype, second.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
         first, second = first.to(coarser), second.to(coarser)
     seen = set(content_digests(first))
-    shared = sum(digest in seen for digest in content_digests(second))
-    if shared:
+    return torch.tensor([digest in seen for digest in content_digests(second)], dtype=torch.bool)
+
+
+def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
+    """Raises `InputError` when an input stands in both sets (`shared`)."""
+    if num := int(shared(first, second).sum()):
         raise InputError(
-            f"{shared} of the {second_name} examples are in the {first_name} set too; "
+            f"{num} of the {second_name} examples are in the {first_name} set too; "
             f"take them out of the {second_name} set, which must share nothing with it"
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.methods._margins import margins
-from expunge.models import logits_of
+from expunge.models import device_and_dtype, logits_of, own_factory
 from expunge.training import Recipe, train
 
 REFERENCES = 4
@@ -44,11 +44,13 @@ def reference_margins(model: nn.Module, forget: Examples, heldout: Examples, rng
 
 
 def untrained(model: nn.Module) -> nn.Module:
-    """A copy with every parameter drawn anew, as its layers do when they are made, and free to change.
+    """A copy with every parameter drawn anew, and free to change: built anew, or as its layers do when they are made.
 
     Raises:
-        InputError: a layer keeps parameters and has no `reset_parameters`.
+        InputError: a layer keeps parameters and has no `reset_parameters`, and expunge did not build the model.
     """
+    if (factory := own_factory(model)) is not None:
+        return factory().to(*device_and_dtype(model)).requires_grad_(True)
     fresh = copy.deepcopy(model)
     for name, module in fresh.named_modules():
         reset = getattr(module, "reset_parameters", None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import InputError
-from expunge.methods._loop import Descent, descend, step_size
+from expunge.methods._loop import NORMALISATION, Descent, descend, step_size
 from expunge.methods._margins import divergence, mixed
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
@@ -123,7 +123,8 @@ class Distilling(Descent):
 
         settings = self
         if task.heldout is None and self.norm == "train":
-            record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
+            if any(isinstance(module, NORMALISATION) for module in model.modules()):
+                record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
             settings = replace(self, norm="eval")
         if self.pace is not None:
             settings = replace(settings, lr=step_size(model, inputs, pull, self, self.pace))

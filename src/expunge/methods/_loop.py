@@ -111,7 +111,7 @@ def descend(
     """
     size, num_forget = len(inputs), len(forget_labels)
     everything = torch.arange(size, device=inputs.device)
-    optimizer = _optimizer(model, settings)
+    parameters, optimizer = trainable(model), _optimizer(model, settings)
     for epoch in track(range(settings.epochs), "forgetting", settings.epochs):
         if settings.stop == "forgotten" and _all_reached(model, inputs[:num_forget], goal, record):
             return model
@@ -131,7 +131,7 @@ def descend(
                             f"max_steps ended the first pass early: {unseen} forgotten examples were never used"
                         )
                     break
-                if len(index) == 1 and settings.norm == "train":
+                if len(index) == 1 and any(m.training for m in model.modules() if isinstance(m, NORMALISATION)):
                     _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
                     record.warn("a batch held one example: its normalisation layers ran in eval mode")
                 logits = forward(model, inputs if len(index) == size and whole else inputs[index])
@@ -145,8 +145,10 @@ def descend(
                 seen.append(logits.detach())
                 if whole and (finished() or (settings.stop == "epsilon" and losses[-1] < settings.epsilon)):
                     break
+                if not value.requires_grad:
+                    raise SettingError("the loss depends on no parameter that may change; set requires_grad on others")
                 optimizer.zero_grad(set_to_none=True)
-                value.backward()
+                value.backward(inputs=parameters)
                 optimizer.step()
                 if after_step:
                     after_step()
@@ -158,7 +160,8 @@ def descend(
         if record.steps == settings.max_steps:
             break
     if settings.stop == "forgotten" and not _all_reached(model, inputs[:num_forget], goal, record):
-        record.warn(missed)
+        cut = record.steps == settings.max_steps
+        record.warn("max_steps ended the run before every example was forgotten; raise it" if cut else missed)
     return model
 
 
@@ -235,7 +238,7 @@ def _record_epoch(
     forget_labels: Tensor,
     goal: Callable[[Tensor], Tensor],
 ) -> None:
-    """Adds the pass to the record. The logits of a pass over the whole forget set also say whether the goal was met."""
+    """Adds the pass to the record. A single batch's logits on all forgotten examples say whether the goal was met."""
     if not losses:
         return
     accuracy = None
@@ -246,6 +249,6 @@ def _record_epoch(
         forget_logits = torch.empty_like(logits[:num_forget])
         forget_logits[order[forgotten]] = logits[forgotten]
         accuracy = float((forget_logits.argmax(1) == forget_labels).double().mean())
-        if record.first_step_all_reached is None and bool(goal(forget_logits).all()):
-            record.first_step_all_reached = began  # the pass's logits precede its updates
+        if record.first_step_all_reached is None and len(seen) == 1 and bool(goal(forget_logits).all()):
+            record.first_step_all_reached = began  # the logits precede the update
     record.epochs.append(Epoch(loss=sum(losses) / len(losses), forget_accuracy=accuracy))

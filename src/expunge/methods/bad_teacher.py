@@ -41,7 +41,7 @@ class BadTeacher(Descent):
         "chundawat2023": {"epochs": 1, "batch_size": 256, "retain_size": None, "weight_decay": 0.0},
         "kurmanji2023": {
             "epochs": 1,
-            "batch_size": 256,
+            "batch_size": 128,
             "retain_size": None,
             "weight_decay": 5e-4,
             "lr": 1e-3,

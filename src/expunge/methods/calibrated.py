@@ -120,8 +120,8 @@ class Calibrated(Distilling):
             if absent := set(labels.tolist()) - set(unseen_labels.tolist()):
                 record.warn(f"no held-out example is of {len(absent)} forgotten classes: their targets are of all")
         planned = transported(order, labels, unseen, unseen_labels)
-        wrong = task.forget_logits.argmax(1) != labels  # they are not taught what they do not know
-        planned = torch.where(wrong, torch.minimum(planned, own), planned)
+        ceiling = torch.where(task.forget_logits.argmax(1) != labels, own, torch.inf)  # wrong ones are not taught
+        planned = torch.minimum(planned, ceiling)
         unit = unseen.std(correction=0).clamp(min=1e-6)
         targets, watched, size = planned, None, min(MOST_WATCHED, len(unseen) // 4)
         if self.follow and task.heldout is not None and size >= LEAST_WATCHED:
@@ -132,7 +132,8 @@ class Calibrated(Distilling):
         def watch() -> None:
             nonlocal targets
             if watched is not None:
-                targets = followed(planned, before, margins(logits_of(model, watched.inputs), watched.labels))
+                now = margins(logits_of(model, watched.inputs), watched.labels)
+                targets = torch.minimum(followed(planned, before, now), ceiling)
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             if self.match == "distribution":

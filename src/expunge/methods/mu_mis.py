@@ -55,13 +55,15 @@ class MUMis(Descent):
         """Minimises the difference of the sensitivities."""
         labels = task.forget.labels
         # A tensor of its own: the task's must not come to require gradients.
-        inputs = continuous(model, task).inputs.detach().clone().requires_grad_()
+        found = continuous(model, task)
+        inputs = found.inputs.detach().clone().requires_grad_()
+        unit = found.high if task.forget.inputs.dtype == torch.uint8 else 1.0
         rule = Recovery(self.recovery, len(labels))
 
         def sensitivity(logits: Tensor, classes: Tensor, index: Tensor) -> Tensor:
             chosen = logits.gather(1, classes[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, inputs, create_graph=True)
-            return gradient[index].flatten(1).square().sum(1)
+            return (unit * gradient[index]).flatten(1).square().sum(1)
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             others = wrong_labels(labels[index], task.num_classes, rng)

@@ -1,6 +1,6 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
-from expunge.models.building import ARCHITECTURES, Classifier, build
+from expunge.models.building import ARCHITECTURES, Classifier, build, own_factory
 from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
 from expunge.models.inference import (
@@ -37,6 +37,7 @@ __all__ = [
     "logits_of",
     "mark_calibrated",
     "mask_names",
+    "own_factory",
     "read_header",
     "refusing",
     "require_spec",

@@ -70,6 +70,14 @@ ARCHITECTURES: dict[str, Callable[[ModelSpec], nn.Module]] = {
 """The architectures that `expunge train` knows by name; besides, any `timm:NAME`."""
 
 
+def own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:
+    """What builds the network anew of a model that `build` made, None for any other."""
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, ModelSpec) or spec.architecture.startswith("py:"):
+        return None
+    return lambda: build(spec)
+
+
 def build(spec: ModelSpec) -> nn.Module:
     """Builds the network with fresh random weights, from the global random state.
 

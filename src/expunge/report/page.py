@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from expunge.audit.audit_report import AuditReport, Recognisable
-from expunge.audit.verdict import ScoreTest
+from expunge.audit.verdict import SIGNIFICANT, ScoreTest
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
 from expunge.records import Trace
@@ -71,7 +71,7 @@ def render(
     layers = layer_rows({name: l1 for name, (l1, _) in report.change.by_layer.items()})
     text = template.render(
         report=report,
-        significant=wording.SIGNIFICANT,
+        significant=SIGNIFICANT,
         trace=trace,
         notes=[*notes, *(trace.warnings if trace else ())],
         about=_about(report, trace, sources),
@@ -145,7 +145,12 @@ def _test_rows(before: ScoreTest, after: ScoreTest) -> list[Row]:
             f"{n / 100:.2g}",
             _p_value(p["k_plus"]),
         ),
-        ("Below 99% of unseen, k⁻", *(f"{t.k_minus:,} of {n:,}" for t in tests), f"{n / 100:.2g}", "–"),
+        (
+            "Below 99% of unseen, k⁻",
+            *(f"{t.k_minus:,} of {n:,}" for t in tests),
+            f"{n / 100:.2g}",
+            _p_value(p["k_minus"]),
+        ),
         ("Area under the ROC curve", *((f"{t.auc:.3f}", _span(t.auc_interval)) for t in tests), "0.5", "–"),
     ]
     for rate in (0.01, 0.001):
@@ -229,7 +234,11 @@ def _sign_rows(report: AuditReport) -> list[Row]:
         rows += [
             ("Steps to relearn the forgotten examples", compact(relearning.steps), (span, f"{len(controls)} draws")),
             ("Steps relative to unseen examples, ρ", f"{relearning.ratio:.2f}", "1"),
-            ("p-value of relearning so fast", _p_value(relearning.p_value), "above 0.05"),
+            (
+                "p-value of relearning so fast",
+                "n/a" if relearning.p_value is None else _p_value(relearning.p_value),
+                "above 0.05",
+            ),
         ]
     leakage = report.leakage
     rows.append(("AUC of what the update gives away", (f"{leakage.auc:.3f}", _span(leakage.interval)), "0.5"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.audit.audit_report import AuditReport
-from expunge.audit.verdict import FALSE_ALARMS
+from expunge.audit.verdict import SIGNIFICANT
 from expunge.methods import METHODS
 from expunge.records import Trace
 
@@ -14,8 +14,6 @@ HEADLINES = {
     "FAIL": "The forgotten examples can still be told from unseen ones.",
     "INCONCLUSIVE": "This audit cannot tell whether the examples were forgotten.",
 }
-SIGNIFICANT = FALSE_ALARMS / 3
-"""A p-value of the score test below this makes the verdict FAIL."""
 
 
 def meaning(report: AuditReport) -> str:
@@ -78,21 +76,24 @@ def over_forgotten(report: AuditReport) -> bool:
     """Whether it found examples placed too low, or more of them lie in the lower tail than chance explains."""
     test = report.decisive
     low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
-    return low or binomial_tail(test.k_minus, report.num_forget, 0.01) < SIGNIFICANT
+    return low or test.p_values["k_minus"] < SIGNIFICANT
 
 
 def mark_of_accuracy(report: AuditReport) -> str | None:
     """The note that an accuracy far below the one to expect is itself a mark, or None where it is not.
 
-    To be expected is that on unseen examples or, with a correction, that of networks that never saw the forgotten ones.
+    To be expected is that on unseen examples of the same classes or, with a correction, that of networks that never saw
+    the forgotten ones.
     """
-    forget, expected, n = report.after.forget_accuracy, report.after.test_accuracy, report.num_forget
+    forget, n = report.after.forget_accuracy, report.num_forget
     if report.correction is not None:
         expected = report.correction.expected_forget_accuracy
-    if expected is None or expected - forget < 0.1:
+        chance = binomial_tail(n - round(forget * n), n, 1 - expected)
+    elif report.unseen is not None:
+        expected, chance = report.unseen.accuracy, report.unseen.p_value
+    else:
         return None
-    wrong = n - round(forget * n)
-    if binomial_tail(wrong, n, 1 - expected) >= 0.01:
+    if expected - forget < 0.1 or chance >= 0.01:
         return None
     if report.correction is not None:
         return (
@@ -101,8 +102,8 @@ def mark_of_accuracy(report: AuditReport) -> str | None:
         )
     return (
         f"The unlearned model is right on {percent(forget)} of the forgotten examples and on {percent(expected)} of "
-        "examples that it never saw. Had it never seen the forgotten ones, it would be right on about as many of them. "
-        "So low an accuracy is itself a mark that they were deleted."
+        "examples of their classes that it never saw. Had it never seen the forgotten ones, it would be right on about "
+        "as many of them. So low an accuracy is itself a mark that they were deleted."
     )
 
 
