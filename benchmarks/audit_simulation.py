@@ -25,8 +25,8 @@ from expunge.audit.verdict import alarms, score_test
 
 TARGET = Path(__file__).parents[1] / "results" / "audit" / "simulation.json"
 SEED = 0
-FALSE_ALARM_REPETITIONS = 5_000
-REPETITIONS = 4_000
+FALSE_ALARM_REPETITIONS = 4_000
+REPETITIONS = 2_000
 SIZES = (16, 64, 512)
 HELDOUT = (1_000, 10_000)
 NUM_CLASSES = 10

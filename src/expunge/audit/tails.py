@@ -128,11 +128,13 @@ def _among_large(count: int, sizes: list[tuple[int, int]]) -> float:
     """The share of a class's scores above the r-th largest of m is Beta(r, m + 1 − r), whatever they are."""
     from scipy import stats
 
+    if count == 0:
+        return 1.0
     total = np.ones(1)
     for n, m in sizes:
         rank = tail_rank(m)
         total = np.convolve(total, stats.betabinom.pmf(np.arange(n + 1), n, rank, m + 1 - rank))
-    return min(1.0, float(total[count:].sum())) if count else 1.0
+    return min(1.0, float(total[count:].sum()))
 
 
 def _among_rest(count: int, s: Floats, t: Floats, own: Labels, others: Labels) -> float:
