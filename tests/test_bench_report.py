@@ -11,12 +11,25 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from expunge.bench.compare import Judged, Outcome, compare, correlations, paper_wins, verdict
 from expunge.bench.figures import draw_figures
 from expunge.bench.measured import Measured, load_measured
-from expunge.bench.paper import ARCHITECTURES, BASELINES, MEAN, OURS, ROWS, SIZES, SPLITS, TABLES, printed, title
+from expunge.bench.paper import (
+    ARCHITECTURES,
+    BASELINES,
+    DATASETS,
+    MEAN,
+    OURS,
+    ROWS,
+    SIZES,
+    SPLITS,
+    TABLES,
+    printed,
+    title,
+)
 from expunge.bench.plots import PLOTS, panels
 from expunge.bench.results import Result
 from expunge.bench.tables import entries, to_csv, to_latex, to_markdown
@@ -520,6 +533,26 @@ def test_an_architecture_that_is_begun_is_not_averaged_with_one_that_is_whole(tm
     assert panels(measured, PLOTS[1]) == [[(dataset, (PAIR[1],))]]
     assert set(panels(measured, PLOTS[2])[0][0][1]) == {PAIR[1], other}
     assert panels(loaded(tmp_path / "begun", begun), PLOTS[1]) == [[(dataset, (other,))]]
+
+
+@pytest.mark.parametrize("num_datasets", [1, 3, 4])
+def test_legends_fit_into_their_figures(num_datasets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def watched(figure: Figure, *args: Any, **settings: Any) -> None:
+        save(figure, *args, **settings)
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    pairs = [(dataset, "vit") for dataset in list(DATASETS)[:num_datasets]]
+    (tmp_path / "out").mkdir()
+    draw_figures(load_measured(written(tmp_path / "results", noisy(pairs=pairs))), tmp_path / "out")
+    assert len(drawn) == 8
+    for figure in drawn:
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_figures_of_next_to_nothing(tmp_path: Path) -> None:

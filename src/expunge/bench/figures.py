@@ -120,7 +120,7 @@ def _draw(figure: "Figure", measured: Measured, plot: Plot, rows: Sequence[Seque
             [handles[label] for label in order],
             order,
             loc="outside lower center",
-            ncols=9 if figure.get_figwidth() > 8 else 3,
+            ncols=max(1, int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, order))))),
             frameon=False,
             handlelength=3 if plot.x is None else 1,
         )
@@ -240,11 +240,11 @@ def _finish(ax: "Axes", y: str, *, logarithmic: bool) -> None:
 
 def _plain_log(axis: Any) -> None:
     """A logarithmic axis with a few plain numbers, also where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
     steps = (1.0,) if high / low > 30 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_locator(LogLocator(subs=steps) if high / low > 5 else MaxNLocator(4))
     axis.set_major_formatter(FuncFormatter(_number))
     axis.set_minor_formatter(NullFormatter())
 
