@@ -1,5 +1,6 @@
 """`expunge bench run`: every cell once whatever happens, nothing old reused, the same draws for all methods."""
 
+import fcntl
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ import pytest
 import torch
 
 from expunge.bench import Cell, Grid, Original, Result, current, load_grid, measuring, only, read_results
+from expunge.bench.cells import BEFORE
 from expunge.bench.local_engine import LocalEngine
-from expunge.bench.measuring import Outcome, Task, measure
+from expunge.bench.measuring import Outcome, Stage, Task, failed, measure, model_digest
 from expunge.bench.paper import ROWS
 from expunge.bench.ray_engine import RayEngine
 from expunge.bench.results import opened
@@ -31,6 +34,7 @@ from expunge.commands import train
 from expunge.commands.bench import bench_run
 from expunge.data import audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
+from expunge.methods import make_method, settings_of
 from expunge.models import load_model
 from expunge.unlearning import unlearn
 from expunge.update_log import matching_updates
@@ -467,6 +471,102 @@ def test_data_that_is_not_there_is_no_failure_of_cells(tmp_path: Path, monkeypat
     assert "there is no" in summary.problems[1]
 
 
+class Scripted(Inline):
+    """Answers with what the test says, a task after the other, and measures where that is None."""
+
+    def __init__(self, *answers: str | None) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
+        for task in tasks:
+            answer = self.answers.pop(0)
+            self.done += task.cells
+            yield task, measure(task) if answer is None else failed(task, answer)
+
+
+def test_deaths_in_a_row_are_the_machines_fault_and_no_results(models: Path, tmp_path: Path) -> None:
+    cells = load_grid(grid_with(tmp_path / "grid.toml", [QUICK], seeds="[0, 1, 2, 3]")).cells("cpu")
+    out = tmp_path / "out"
+    with pytest.raises(ExpungeError, match=r"3 tasks in a row failed: killed; .* run it again to go on"):
+        run_cells(cells, out, models, lambda: Scripted(None, "killed", "killed", "killed"))
+    assert [r.failed for r in read_results(out)] == [None]
+    engine = Scripted("killed", None, "killed")
+    summary = run_cells(cells, out, models, lambda: engine)
+    assert [cell.seed for cell in engine.done] == [1, 2, 3]
+    assert {r.seed: r.failed for r in read_results(out)} == {0: None, 1: "killed", 2: None, 3: "killed"}
+    assert (summary.originals[0].new, summary.originals[0].failed, summary.originals[0].left) == (3, 2, 0)
+
+
+def test_what_keeps_a_stage_from_loading_is_no_cells_failure(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(measuring, "Stage", full)
+    measuring._stage.cache_clear()
+    path = models / "sample-small_resnet/model.safetensors"
+    cells = tuple(load_grid(SMOKE).cells("cpu")[:1])
+    task = Task(cells=cells, model=path, model_digest=model_digest(path), device="cpu", commit="none")
+    assert measure(task) == Outcome(unavailable="RuntimeError: out of memory")
+
+
+def test_cells_of_one_original_are_of_the_same_images(smoke: Path, models: Path, tmp_path: Path) -> None:
+    """A dataset has copies that differ, such as JPEG files of CIFAR-10."""
+    out = tmp_path / "out"
+    shutil.copytree(smoke, out)
+    lines = [json.loads(line) for line in lines_of(out / FILE)]
+    kept = [{**line, "data_digest": "other"} for line in lines[1:]]
+    (out / FILE).write_text("".join(json.dumps(line) + "\n" for line in kept))
+    summary, _ = do(load_grid(SMOKE).cells("cpu"), out, models)
+    assert "the images of sample here are not those that earlier cells" in summary.problems[0]
+    assert len(read_results(out)) == len(kept)
+
+
+def test_an_original_was_trained_on_the_training_split(smoke: Path, models: Path, tmp_path: Path) -> None:
+    place = tmp_path / "models/sample-small_resnet"
+    original = load_grid(SMOKE).cells("cpu")[0].original
+    train("sample:test", "small_resnet", place, settings=original.settings, seed=original.seed, device="cpu")
+    with pytest.raises(InputError, match="was trained with data='sample:test', the grid wants 'sample'"):
+        do(load_grid(SMOKE).cells("cpu"), tmp_path / "out", tmp_path / "models")
+
+
+def test_a_test_image_that_is_a_forgotten_one_too_is_left_out(models: Path) -> None:
+    """`unlearn` and the audit refuse it."""
+    path = models / "sample-small_resnet/model.safetensors"
+    cell = replace(load_grid(SMOKE).cells("cpu")[0], row="c", method="calibrated", forget_size=30, heldout=True)
+    cell = replace(cell, settings=settings_of(make_method("calibrated", epochs=1)))
+    stage = Stage("sample", path, "cpu")
+    before = stage.measured(replace(cell, method=BEFORE, settings={}))
+    forget = stage.train.select(draw_ids(stage.train, cell.forget_size, cell.seed))
+    images = stage.test.images.clone()
+    images[::10] = forget.images[0]
+    stage.test = replace(stage.test, images=images)
+    stage.test_pixels = digests(images)
+    stage._before = None
+    assert stage.measured(cell)["audit_verdict"]
+    assert stage.measured(replace(cell, method=BEFORE, settings={}))["audit_a1"] != before["audit_a1"]
+
+
+def test_two_runs_do_not_train_the_same_original(tmp_path: Path) -> None:
+    cells = load_grid(SMOKE).cells("cpu")[:1]
+    lock = tmp_path / "models/.sample-small_resnet.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        summary, done = do(cells, tmp_path / "out", tmp_path / "models")
+    assert done == []
+    assert "another run is training it" in summary.problems[0]
+    summary, done = do(cells, tmp_path / "out", tmp_path / "models")  # a lock that nobody holds any more
+    assert (len(done), summary.problems, lock.exists()) == (1, (), False)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 100, b"text, no checkpoint", b"", b"\x08"])
+def test_the_digest_of_what_is_no_checkpoint_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model").write_bytes(content)
+    with pytest.raises(InputError, match="is not a whole checkpoint"):
+        model_digest(tmp_path / "model")
+
+
 def test_only_picks_cells() -> None:
     cells = load_grid(GRIDS / "paper.toml").cells("cpu")
     assert len(only(cells, [])) == 2_520
@@ -489,6 +589,7 @@ BAD_GRIDS = {
     "other format": ("expunge-grid/1", "expunge-grid/9", "its format is 'expunge-grid/9'"),
     "unknown key": ("retain_size = 20", "retain_size = 20\ncolour = 1", "the grid has no 'colour'"),
     "missing key": ("retain_size = 20", "", "the grid lacks 'retain_size'"),
+    "comma in a name": ('name = "before"', 'name = "a,b"', "a row's name is text without commas"),
     "dataset": ('["sample"]', '["mnist"]', "unknown dataset 'mnist'"),
     "architecture": ('["small_resnet"]', '["vgg"]', "unknown architecture 'vgg'"),
     "sizes": ("[4, 16]", "[0]", "sizes and retain_size are at least 1"),
@@ -527,10 +628,13 @@ def test_a_wrong_grid_is_one_clear_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+CPU = {"device": "cpu"}
+
+
 def test_wrong_use_is_one_clear_line(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(error: type[Exception], message: str, **settings: Any) -> None:
         with pytest.raises(error, match=message):
-            bench_run(**{"grid": SMOKE, "out": tmp_path / "out", "device": "cpu", **settings})
+            bench_run(**{"grid": SMOKE, "out": tmp_path / "out", **({} if "ray" in settings else CPU), **settings})
 
     fails(InputError, "cannot read the grid", grid=tmp_path / "none.toml")
     fails(SettingError, "--limit is a number of minutes above 0", limit_minutes=0.0)
@@ -549,6 +653,7 @@ def test_wrong_use_is_one_clear_line(tmp_path: Path, models: Path, monkeypatch: 
         grid=grid_with(tmp_path / "undo.toml", ['method = "amnesiac_undo"']),
         ray="local",
     )
+    fails(SettingError, "with --ray the cluster's own are used", ray="local", workers=2)
     monkeypatch.setitem(sys.modules, "ray", None)
     fails(MissingExtraError, r"pip install 'expunge\[bench\]'", ray="local")
 
@@ -662,7 +767,7 @@ def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
         (tmp_path / "grid.toml").read_text().replace("recipe = { epochs = 1 }", "recipe = { epochs = 1000 }")
     )
     cells = load_grid(long).cells("cpu")
-    summary = run_cells(cells, tmp_path / "out2", tmp_path / "models", engine, limit=2, announce=told.append, beat=0.0)
+    summary = run_cells(cells, tmp_path / "out2", tmp_path / "models", engine, limit=6, announce=told.append, beat=0.0)
     assert (summary.limit_reached, summary.originals[0].left) == (True, 2)
     assert summary.originals[0].why == "its training was cut off; the next run goes on with it"
     assert "still training sample-small_resnet" in told
@@ -705,6 +810,27 @@ def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ExpungeError, match=f"nothing answers at {address}"):
             RayEngine(address=address, train=train)
+
+
+class Unreadable:
+    """Cannot be unpickled, as what a node has no code for."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+def test_what_a_ray_node_cannot_run_is_no_cells_failure(models: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'expunge[bench]'")
+    path = models / "sample-small_resnet/model.safetensors"
+    told: dict[str, Any] = {"model": path, "model_digest": model_digest(path), "device": "cpu"}
+    task = Task(cells=tuple(load_grid(SMOKE).cells("cpu")[:1]), **told, commit=Unreadable())  # type: ignore[arg-type]
+    engine = RayEngine(address="local", train=train)
+    try:
+        ((_, outcome),) = engine.run([task], lambda: None)
+    finally:
+        engine.close()
+    assert outcome.results == ()
+    assert "a node cannot run it: RaySystemError: System error: invalid literal" in (outcome.unavailable or "")
 
 
 def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path) -> None:

@@ -33,12 +33,22 @@ def test_paired_tests() -> None:
     assert statistics.paired_p((a - b).tolist()) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-10)
     assert statistics.paired_p([0.1, 0.2]) is None
     assert statistics.paired_p([0.0] * 5) == 1
-    assert statistics.paired_p([0.9 - 0.8, 0.3 - 0.2, 0.1 - 0.0]) == 0  # the same but for rounding
+    same = [0.9 - 0.8, 0.3 - 0.2, 0.1 - 0.0]  # but for rounding
+    assert statistics.paired_p(same) == stats.binomtest(3, 3).pvalue == 0.25
     p = rng.random(6)
     order = np.argsort(p)
     expected = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(6, 0, -1)))
     assert np.array(statistics.holm(p.tolist()))[order] == pytest.approx(expected)
     assert statistics.differences({2: 1.0, 0: 5.0, 9: 1.0}, {0: 1.0, 2: 4.0}) == [4, -3]
+
+
+def test_the_interval_of_shares() -> None:
+    values = [0.1, 0.2, 0.15]
+    found = statistics.summarize(values, least=0, most=1)
+    assert statistics.share_interval(values, 20) == (found.low, found.high)
+    exact = stats.binomtest(3, 48).proportion_ci(0.95)
+    assert statistics.share_interval([1 / 16] * 3, 16) == (exact.low, exact.high)
+    assert list(statistics.share_interval([1.0] * 5, 16)) == pytest.approx([0.025 ** (1 / 80), 1])
 
 
 def test_ahead_needs_everybody() -> None:

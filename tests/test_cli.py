@@ -30,6 +30,7 @@ COMMANDS = [
     ["theory"],
     ["methods"],
     ["data"],
+    ["data", "clear"],
     ["data", "get"],
     ["data", "show"],
     ["data", "ids"],

@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import stat
 import struct
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 import expunge.data.sample
-from expunge.data import ImageSet, check_disjoint, digests, draw_ids, load_data, materialise, read_ids
+from expunge.data import ImageSet, check_disjoint, clear_decoded, digests, draw_ids, load_data, materialise, read_ids
 from expunge.data.idx import FASHION_MNIST_CLASSES
 from expunge.data.locations import cache_dir
 from expunge.errors import InputError, SettingError
-from tests.conftest import pixels, write_folder, write_image
+from tests.conftest import pixels, succeed, write_folder, write_image
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 real_files = pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
@@ -374,6 +375,11 @@ def test_an_image_that_would_be_left_out_of_a_folder_is_refused(tmp_path: Path) 
         with pytest.raises(InputError, match=f"{name} would be left out; .*{said}"):
             load_data(f"folder:{tmp_path}/one")
         path.unlink()
+    for name in ("a/2", "b/3.png.bak"):  # images by their content
+        (tmp_path / "one" / name).write_bytes((tmp_path / "one/a/0000.png").read_bytes())
+        with pytest.raises(InputError, match=f"{name} would be left out; give it the suffix"):
+            load_data(f"folder:{tmp_path}/one")
+        (tmp_path / "one" / name).unlink()
     write_folder(tmp_path, pixels(1), ["more"])
     (tmp_path / "one/a/linked").symlink_to(tmp_path / "more", target_is_directory=True)
     with pytest.raises(InputError, match="a/linked would be left out; links to directories are not followed"):
@@ -408,9 +414,20 @@ def test_a_folders_classes_are_matched_by_name_to_the_models(tmp_path: Path) -> 
         load_data(f"folder:{tmp_path}", class_names=("one", "two"))
 
 
-def test_channels_follow_the_first_image_or_the_model(tmp_path: Path) -> None:
-    write_folder(tmp_path, pixels(2, channels=3), ["a", "a"])
-    write_image(tmp_path / "a/0002.png", pixels(1)[0])
+def test_a_class_name_that_two_of_the_models_classes_have_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, pixels(2), ["crane", "b"])
+    for names, number in ((("crane", "b", "crane"), 2), (("a", "b", "crane"), 0)):
+        if number:
+            with pytest.raises(InputError, match=f"has a class 'crane', and the model has {number} classes of that"):
+                load_data(f"folder:{tmp_path}", class_names=names)
+        else:
+            assert load_data(f"folder:{tmp_path}", class_names=names).labels.tolist() == [1, 2]
+
+
+def test_a_folder_is_grey_only_where_all_of_it_is(tmp_path: Path) -> None:
+    write_folder(tmp_path, pixels(2), ["a", "a"])
+    assert load_data(f"folder:{tmp_path}").images.shape == (2, 1, 28, 28)
+    write_image(tmp_path / "a/0002.png", pixels(1, channels=3)[0])
     assert load_data(f"folder:{tmp_path}").images.shape == (3, 3, 28, 28)
     assert load_data(f"folder:{tmp_path}", channels=1).images.shape == (3, 1, 28, 28)
 
@@ -516,6 +533,16 @@ def test_the_second_load_reads_the_cache(many: Path) -> None:
     save_file({"images": marked}, file)
     assert torch.equal(load_data(f"folder:{many}").images, marked)
     assert load_data(f"folder:{many}").ids == first.ids
+
+
+def test_the_cache_is_private_and_can_be_cleared(many: Path) -> None:
+    load_data(f"folder:{many}")
+    (file,) = cached()
+    assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
+    size = file.stat().st_size
+    assert succeed("data", "clear") == f"removed 1 cached sets of decoded images ({size / 1e6:,.1f} MB)\n"
+    assert cached() == []
+    assert clear_decoded() == (0, 0)
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "foreign"])

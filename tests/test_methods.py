@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, Needs, make_method, settings_of
 from expunge.methods._loop import Descent
+from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, arrange, pairs, state_bits
@@ -386,6 +387,18 @@ def test_undo_gives_back_the_model_of_training_without_those_steps(tmp_path: Pat
     model = unlearn(arrangement.model, everything, method="amnesiac_undo", updates=arrangement.updates).model
     for (name, parameter), original in zip(model.named_parameters(), initial.parameters(), strict=True):
         torch.testing.assert_close(parameter, original, msg=f"{name} differs", atol=1e-6, rtol=0)
+
+
+def test_updates_are_taken_back_once(tmp_path: Path) -> None:
+    arrangement = arrange("amnesiac_undo", "layer_norm", tmp_path)
+    first = arrangement.run()
+    assert first.trace.warnings == ()
+    again = unlearn(first.model, arrangement.forget, method="amnesiac_undo", updates=arrangement.updates)
+    assert (again.trace.steps, again.trace.change.l1) == (0, 0)
+    steps = first.trace.steps
+    assert f"{steps} of {steps} updates were taken back before, and not again" in again.trace.warnings
+    assert undone_steps(again.model) == undone_steps(first.model)
+    assert undone_steps(arrangement.model) == ()
 
 
 def test_undo_refuses_examples_that_were_not_recorded(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from expunge.commands.sources import load_for
 from expunge.data import ImageSet
 from expunge.errors import ExpungeError, InputError, SettingError
 from expunge.files import check_unused, new_directory, written_whole
+from expunge.methods import Targeted
 from expunge.models import (
     ARCHITECTURES,
     Classifier,
@@ -286,6 +289,8 @@ def tampered(path: Path, **changes: Any) -> None:
         ({"spec": {"surplus": 1}}, "header is damaged"),
         ({"recipe": []}, "header is damaged"),
         ({"history": [1]}, "header is damaged"),
+        ({"history": [{"calibration_seeds": None}]}, "header is damaged"),
+        ({"history": [{"undone_steps": ["1"]}]}, "header is damaged"),
         ({"class_names": 7}, "header is damaged"),
     ],
 )
@@ -546,6 +551,45 @@ def test_retraining_a_model_whose_file_tells_no_recipe_is_noted(tmp_path: Path, 
     succeed("forget", *model, *data, "--method", "retrain", "--set", "epochs=1")
     notes = json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
     assert notes == ["the model's file tells no recipe: it is retrained by the package's own; --set gives yours"]
+
+
+@pytest.mark.parametrize("kind", ["py", "timm", "hf"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_foreign_weights_of_other_precisions_can_forget(
+    tmp_path: Path, kind: str, dtype: torch.dtype, module: Any
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if kind == "hf":
+        hugging_face(tmp_path / "hf", "resnet").to(dtype).save_pretrained(tmp_path / "hf")
+        model, _ = load_model(f"hf:{tmp_path}/hf")
+    elif kind == "timm":
+        timm: Any = pytest.importorskip("timm", reason="the extra vision is not installed")
+        save_file(timm.create_model("resnet10t", num_classes=5, in_chans=1).to(dtype).state_dict(), path)
+        model, _ = load_model("timm:resnet10t,num_classes=5,in_chans=1", weights=path)
+    else:
+        save_file({name: value.clone().to(dtype) for name, value in module.Tied().state_dict().items()}, path)
+        model, _ = load_model("py:their_models:Tied", weights=path)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    forget = ImageSet(pixels(4), torch.tensor([0, 1, 2, 3]), NAMES)
+    result = unlearn(model, forget, method=Targeted(epochs=1, stop="budget"))
+    assert {p.dtype for p in result.model.parameters()} == {dtype}
+    assert result.trace.steps == 1
+
+
+def test_copies_of_a_hugging_face_model_are_one_network(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "hf", "resnet")
+    shutil.copytree(tmp_path / "hf", tmp_path / "copy")
+    model, told = load_model(f"hf:{tmp_path}/hf")
+    assert load_model(f"hf:{tmp_path}/copy")[1].spec == told.spec
+    save_checkpoint(tmp_path / "model.safetensors", model, told)
+    assert read_header(tmp_path / "model.safetensors").spec == told.spec
+
+
+def test_resizing_needs_to_know_the_models_size(tmp_path: Path, module: Any) -> None:
+    save_file({name: value.clone() for name, value in module.Tied().state_dict().items()}, tmp_path / "w.safetensors")
+    _, told = load_model("py:their_models:Tied", weights=tmp_path / "w.safetensors")
+    with pytest.raises(SettingError, match="--resize needs a model that says its image size"):
+        load_for("sample", told, resize=True)
 
 
 def test_half_precision_checkpoints_can_forget(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from expunge import audit as audit
     from expunge import theory as theory
     from expunge.audit import accuracy
-    from expunge.commands import demo, forget, train
+    from expunge.commands import Sources, demo, forget, train
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
     from expunge.methods import (
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
         Targeted,
         make_method,
     )
-    from expunge.models import ModelSpec, build, load_model, save_checkpoint
+    from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
     from expunge.records import Measurement, Trace
     from expunge.unlearning import Unlearned, unlearn
 
 _HOMES = {
     "accuracy": "audit",
+    "Sources": "commands",
     "demo": "commands",
     "forget": "commands",
     "train": "commands",
@@ -74,6 +75,7 @@ _HOMES = {
     "Scrub": "methods",
     "Targeted": "methods",
     "make_method": "methods",
+    "Header": "models",
     "ModelSpec": "models",
     "build": "models",
     "load_model": "models",
@@ -96,6 +98,7 @@ __all__ = [
     "Examples",
     "ExpungeError",
     "FineTune",
+    "Header",
     "ImageSet",
     "InputError",
     "InstanceWise",
@@ -113,6 +116,7 @@ __all__ = [
     "Salsa",
     "Scrub",
     "SettingError",
+    "Sources",
     "Targeted",
     "Trace",
     "Unlearned",

@@ -306,6 +306,16 @@ def data_get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, c
         print(f"{name} is in {download(name)}.")
 
 
+@data_app.command("clear")
+def data_clear() -> None:
+    """Remove the cached copies of decoded images: they hold deleted images too."""
+    with work():
+        from expunge.data import clear_decoded
+
+        number, size = clear_decoded()
+        print(f"removed {number:,} cached sets of decoded images ({size / 1e6:,.1f} MB)")
+
+
 @data_app.command("show")
 def data_show(data: Annotated[str, typer.Argument(help="DATA, such as fashion-mnist:train.")]) -> None:
     """Say what a DATA spec holds: how many images, of what shape, in which classes."""

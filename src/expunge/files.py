@@ -14,15 +14,18 @@ from expunge.errors import ExpungeError, InputError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
+def written_whole(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
+
+    Its permissions are `mode` less the umask.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         with _clear_disk_errors(path):
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(mode & ~_umask())
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)

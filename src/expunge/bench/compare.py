@@ -6,20 +6,22 @@ Rules. A *setting* of a claim is judged where enough was measured, and then it h
   method it is compared with, and is contradicted where it is significantly worse than one of them (paired t-tests by
   seed, Holm over those methods, 5%). Judged with at least 3 seeds shared with each of them, all of them measured.
 - Near zero, also of one method: it holds where the 95% interval of the mean lies at or below 5%, and is contradicted
-  where it lies above. Judged with at least 3 seeds.
+  where it lies above. Judged with at least 3 seeds. Where all seeds agree, the interval is the exact binomial one of
+  all their examples.
 - Correlations, at one dataset and architecture, over all sizes and seeds of the paper's two rows: it holds where the
-  95% interval of Pearson's coefficient lies on the claimed side of zero, and is contradicted where it lies on the
-  other. Judged with at least 8 points.
+  95% interval of Pearson's coefficient (as if runs were independent) lies on the claimed side of zero, and is
+  contradicted where it lies on the other. Judged with at least 3 seeds and 8 points.
 
 The verdict over all settings is *no* where at least two settings, and more than a tenth of those judged, contradict it;
-else *yes* where at least three quarters hold; else *undecided*, as always with fewer than 3 judged settings.
+else *yes* where at least three quarters hold; else *undecided*, as always with fewer than 3 judged settings. Sizes of
+one network are settings of their own: how many networks they are of is told beside them.
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
-from statistics import median
+from statistics import fmean, median
 from typing import Literal
 
 from expunge.bench.measured import MEASURES, Measured
@@ -33,6 +35,7 @@ from expunge.bench.statistics import (
     enough_shared,
     pearson,
     pearson_within,
+    share_interval,
     spearman,
     spearman_within,
     summarize,
@@ -58,13 +61,15 @@ class Judged:
     """One setting of a claim.
 
     Attributes:
-        setting: dataset, architecture and, where there is one, size or method, in words.
+        network: dataset and architecture, in words.
+        setting: the same and, where there is one, size or method.
         outcome: whether the claim holds there.
         estimate: what was measured: see `Claim.estimates`.
         low, high: its 95% interval.
         n: seeds, or points of a correlation.
     """
 
+    network: str
     setting: str
     outcome: Outcome
     estimate: float
@@ -163,13 +168,11 @@ def smallest_change(measured: Measured, row: str) -> Claim:
 
     settings = _against(measured, row, BASELINES, "l1", SIZES, lambda values: _negative(logarithms(values)))
     ratios = [
-        Judged(
-            setting=s.setting,
-            outcome=s.outcome,
+        replace(
+            s,
             estimate=exp(-s.estimate),
             low=None if s.high is None else exp(-s.high),
             high=None if s.low is None else exp(-s.low),
-            n=s.n,
         )
         for s in settings
     ]
@@ -192,16 +195,18 @@ def near_zero(measured: Measured, name: str, who: str, rows: Sequence[str]) -> C
                 values = list(measured.values(dataset, architecture, row, size, "forget").values())
                 if len(values) < LEAST_PAIRS:
                     continue
-                found = summarize(values, least=0, most=1)
-                assert found.low is not None
-                assert found.high is not None
-                outcome: Outcome = (
-                    "holds" if found.high <= NEAR_ZERO else "contradicted" if found.low > NEAR_ZERO else "open"
-                )
-                where = f"{_place(dataset, architecture)}, {ROWS[row]}, {size}"
+                low, high = share_interval(values, size)
+                outcome: Outcome = "holds" if high <= NEAR_ZERO else "contradicted" if low > NEAR_ZERO else "open"
+                network = _place(dataset, architecture)
                 settings.append(
                     Judged(
-                        setting=where, outcome=outcome, estimate=found.mean, low=found.low, high=found.high, n=found.n
+                        network=network,
+                        setting=f"{network}, {ROWS[row]}, {size}",
+                        outcome=outcome,
+                        estimate=fmean(values),
+                        low=low,
+                        high=high,
+                        n=len(values),
                     )
                 )
     numbers = [
@@ -270,18 +275,18 @@ class Correlations:
 
 
 def correlations(measured: Measured, dataset: str, architecture: str, x: str, y: str) -> Correlations:
-    """Over all sizes and seeds, and within one size: after each size's mean is taken off."""
+    """Over all sizes and seeds, and within one size of one λ: after the mean of each is taken off."""
     points = [
-        (a, b, size)
-        for _, size, result in measured.points(dataset, architecture)
+        (a, b, (row, size))
+        for row, size, result in measured.points(dataset, architecture)
         if (a := MEASURES[x](result)) is not None and (b := MEASURES[y](result)) is not None
     ]
-    xs, ys, sizes = [p[0] for p in points], [p[1] for p in points], [p[2] for p in points]
+    xs, ys, groups = [p[0] for p in points], [p[1] for p in points], [p[2] for p in points]
     return Correlations(
         pearson=pearson(xs, ys),
         spearman=spearman(xs, ys),
-        pearson_within=pearson_within(xs, ys, sizes),
-        spearman_within=spearman_within(xs, ys, sizes),
+        pearson_within=pearson_within(xs, ys, groups),
+        spearman_within=spearman_within(xs, ys, groups),
     )
 
 
@@ -291,21 +296,30 @@ def correlated(measured: Measured, x: str, y: str, sign: int, *, within: bool) -
     for dataset, architecture in measured.pairs():
         every = correlations(measured, dataset, architecture, x, y)
         found = every.pearson_within if within else every.pearson
-        if found is None:
+        seeds = {result.seed for _, _, result in measured.points(dataset, architecture)}
+        if found is None or len(seeds) < LEAST_PAIRS:
             continue
         low, high = sorted((sign * found.low, sign * found.high))
         outcome: Outcome = "holds" if low > 0 else "contradicted" if high < 0 else "open"
         where = _place(dataset, architecture)
         settings.append(
-            Judged(setting=where, outcome=outcome, estimate=found.r, low=found.low, high=found.high, n=found.n)
+            Judged(
+                network=where,
+                setting=where,
+                outcome=outcome,
+                estimate=found.r,
+                low=found.low,
+                high=found.high,
+                n=found.n,
+            )
         )
     kind = "Positive" if sign > 0 else "Negative"
     seen = f"{_FIGURES[x, y]}: no coefficient"
     return _claim(
-        f"{kind.lower()}_{x}_{y}{'_within_size' if within else ''}",
-        f"{kind} correlation of {AXES[x]} and {AXES[y]}{' within one size' if within else ''}",
-        f"{seen}, and sizes not told apart" if within else seen,
-        "Pearson's coefficient" + (" after each size's mean is taken off" if within else ""),
+        f"{kind.lower()}_{x}_{y}{'_within_size_and_lam' if within else ''}",
+        f"{kind} correlation of {AXES[x]} and {AXES[y]}{' within one size and λ' if within else ''}",
+        f"{seen}, and sizes and λ not told apart" if within else seen,
+        "Pearson's coefficient" + (" after the mean of each size of each λ is taken off" if within else ""),
         settings,
         lambda: f"median r {median(s.estimate for s in settings):+.2f}".replace("-", "−"),
     )
@@ -351,9 +365,17 @@ def _against(
             outcome: Outcome = "open" if found is None else "holds" if found else "contradicted"
             gaps = [summarize(differences(ours, other)) for other in theirs]
             best = min(gaps, key=lambda gap: gap.mean)
-            where = f"{_place(dataset, architecture)}, {size}"
+            network = _place(dataset, architecture)
             settings.append(
-                Judged(setting=where, outcome=outcome, estimate=best.mean, low=best.low, high=best.high, n=best.n)
+                Judged(
+                    network=network,
+                    setting=f"{network}, {size}",
+                    outcome=outcome,
+                    estimate=best.mean,
+                    low=best.low,
+                    high=best.high,
+                    n=best.n,
+                )
             )
     return settings
 
@@ -373,7 +395,9 @@ def _claim(
     told = "nothing to judge by"
     if settings:
         held, against, still = counts
-        told = f"{held} of {len(settings)} hold, {against} contradict, {still} open; {size()}"
+        networks = len({s.network for s in settings})
+        of = f"of {networks} network{'s' if networks > 1 else ''}"
+        told = f"{held} of {len(settings)} settings ({of}) hold, {against} contradict, {still} open; {size()}"
     return Claim(
         name=name,
         claim=claim,

@@ -143,6 +143,8 @@ def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
         if not isinstance(entry.get(key, ""), str):
             raise InputError(f"a row's {key} is text, not {entry[key]!r}")
     name, method, settings = entry["name"], entry["method"], dict(_table(entry.get("settings", {}), "settings"))
+    if "," in name or name != name.strip() or not name:
+        raise InputError(f"a row's name is text without commas, which --only parts names by, not {name!r}")
     if method in WITHOUT_SETTINGS:
         if len(entry) > 2:
             raise InputError(f"the row {name!r} takes no protocol and no settings: {WITHOUT_SETTINGS[method]}")

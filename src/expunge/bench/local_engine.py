@@ -16,13 +16,11 @@ import torch
 from expunge import progress
 from expunge.bench.cells import Original
 from expunge.bench.measuring import Outcome, Task, failed, measure
-from expunge.errors import ExpungeError
 
 Train = Callable[..., Any]
 """`expunge.commands.train`, or another function with its arguments; handed in, since it belongs to the commands."""
 
 PATIENCE = 0.25  # seconds between two calls of `idle`
-MOST_DEATHS = 3  # in a row: then something is wrong with the machine, not with a cell
 
 
 class LocalEngine:
@@ -36,7 +34,6 @@ class LocalEngine:
         self._train = train
         self._idle: dict[Connection, BaseProcess] = {}
         self._busy: dict[Connection, tuple[BaseProcess, Task]] = {}
-        self._deaths = 0
 
     def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
         """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training.
@@ -59,11 +56,7 @@ class LocalEngine:
         state.unlink(missing_ok=True)  # of an earlier training, without a log
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
-        """Yields tasks as they get done. What `idle` raises, or leaving the iterator early, ends those in flight.
-
-        Raises:
-            ExpungeError: worker processes die one after the other.
-        """
+        """Yields tasks as they get done. What `idle` raises, or leaving the iterator early, ends those in flight."""
         waiting = deque(tasks)
         try:
             while waiting or self._busy:
@@ -112,18 +105,13 @@ class LocalEngine:
         process, task = self._busy.pop(link)
         try:
             outcome: Outcome = link.recv()
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError):
             process.join()
             link.close()
             idle()  # what stops this process may have ended the other too: then it is no failure
-            self._deaths += 1
-            why = f"its worker process ended with code {process.exitcode} (out of memory, or killed)"
-            if self._deaths == MOST_DEATHS:
-                raise ExpungeError(
-                    f"{MOST_DEATHS} tasks in a row: {why}; try fewer --workers, then run it again to go on"
-                ) from error
-            return task, failed(task, why)
-        self._deaths = 0
+            return task, failed(
+                task, f"its worker process ended with code {process.exitcode} (out of memory, or killed)"
+            )
         self._idle[link] = process
         return task, outcome
 

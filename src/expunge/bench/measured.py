@@ -80,10 +80,11 @@ def load_measured(directory: Path) -> Measured:
         others = sorted({r.row for r in results if r.row not in ROWS})
         rows = f" (rows {', '.join(others)})" if others else ""
         notes.append(f"{_counted(len(results) - len(known))} of settings that the paper does not have{rows}.")
+    images = {r.model_digest: r.data_digest for r in known if r.data_digest}  # where a process died there is none
     kept = _most(
         known,
         lambda r: (r.dataset, r.architecture),
-        lambda r: dumps([r.model_digest, r.retain_subset, r.heldout]),
+        lambda r: dumps([r.model_digest, r.retain_subset, r.heldout, r.data_digest or images.get(r.model_digest)]),
         "another original model, or measured on other examples",
         notes,
     )

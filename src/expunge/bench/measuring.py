@@ -61,7 +61,8 @@ class Outcome:
 
     Attributes:
         results: one a cell, failed or not; empty where `unavailable`.
-        unavailable: why none of this original's cells can be measured: data or checkpoint cannot be read.
+        unavailable: why none of this original's cells can be measured: data or checkpoint cannot be read, or do not
+            fit into memory.
         died: the worker process died.
         node: the Ray node that it ran on.
     """
@@ -77,15 +78,16 @@ def measure(task: Task) -> Outcome:
     original = task.cells[0].original
     try:
         stage = _stage(original.dataset, task.model, task.model_digest, task.device)
-    except (ExpungeError, OSError) as error:
-        return Outcome(unavailable=str(error))
+    except Exception as error:  # no cell's fault, so that it is nobody's result
+        return Outcome(unavailable=str(error) if isinstance(error, OSError) else _in_a_line(error))
     told: dict[str, Any] = {"model_digest": task.model_digest, "versions": versions(), "commit": task.commit}
     results: list[Result] = []
     for cell in task.cells:
         try:
             results.append(result_of(cell, **told, **stage.measured(cell)))
         except Exception as error:  # whatever it is, it belongs into the record
-            results.append(result_of(cell, **told, device=stage.told, failed=_in_a_line(error)))
+            known: dict[str, Any] = {"device": stage.told, "data_digest": stage.data_digest}
+            results.append(result_of(cell, **told, **known, failed=_in_a_line(error)))
             if stage.device.type == "cuda":
                 torch.cuda.empty_cache()
     return Outcome(results=tuple(results))
@@ -109,7 +111,10 @@ def model_digest(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            tensors = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            tensors = json.loads(file.read(length))
             told = json.loads(tensors.pop("__metadata__")["expunge"])["spec"]
             digest = sha256(json.dumps([told, tensors], sort_keys=True).encode())
             while block := file.read(1 << 20):
@@ -152,8 +157,9 @@ class Stage:
         if self.device.type == "cuda":  # on CPUs it gains little in fp32, which networks are unlearned in
             self.network = network.to(memory_format=torch.channels_last)
         self.pixels = digests(self.train.images)
+        self.test_pixels = digests(self.test.images)
         labels = torch.cat([self.train.labels, self.test.labels]).numpy().tobytes()
-        self.data_digest = sha256(b"".join([*self.pixels, *digests(self.test.images), labels])).hexdigest()
+        self.data_digest = sha256(b"".join([*self.pixels, *self.test_pixels, labels])).hexdigest()
         self.position = {name: n for n, name in enumerate(self.train.ids)}
         self.order = order_of_subset(len(self.train))
         self.resident = {
@@ -194,7 +200,7 @@ class Stage:
             forget,
             method=method,
             retain=retain,
-            heldout=self.test if cell.heldout and not cell.withheld else None,
+            heldout=self.test.without(forget) if cell.heldout and not cell.withheld else None,
             updates=self.updates,
             seed=cell.seed,
         )
@@ -208,7 +214,7 @@ class Stage:
             "forget_accuracy": result.trace.forget_accuracy_after,
             "retain_accuracy": retained.accuracy,
             "test_accuracy": tested.accuracy,
-            **self._audited(gone.margins, tested.margins, forget, self.test.labels[audited]),
+            **self._audited(gone.margins, tested.margins, forget, audited),
             "seconds_evaluating": time.perf_counter() - started,
             "evaluated_in": self.precision,
             "retain_digest": None if retain is None else _digest_of_ids(retain),
@@ -233,9 +239,7 @@ class Stage:
             "forget_accuracy": _share(everything.right[gone]),
             "retain_accuracy": _share(everything.right[positions]),
             "test_accuracy": _share(tested.right[audited]),
-            **self._audited(
-                everything.margins[gone.numpy()], tested.margins[audited.numpy()], forget, self.test.labels[audited]
-            ),
+            **self._audited(everything.margins[gone.numpy()], tested.margins[audited.numpy()], forget, audited),
             **dict.fromkeys(("delta_l1", "delta_l1_last_layer", "delta_l2", "delta_l2_last_layer"), 0.0),
             "steps": 0,
             "examples_seen": 0,
@@ -270,10 +274,13 @@ class Stage:
         return torch.tensor([self.position[name] for name in images.ids])
 
     def _audited(
-        self, gone: NDArray[np.float64], tested: NDArray[np.float64], forget: ImageSet, test_labels: Tensor
+        self, gone: NDArray[np.float64], tested: NDArray[np.float64], forget: ImageSet, audited: Tensor
     ) -> dict[str, str | float]:
-        """The default audit's score test on margins of forgotten and of test images."""
-        test = score_test(gone, tested, forget_labels=forget.labels.numpy(), heldout_labels=test_labels.numpy())
+        """The default audit's score test on margins of forgotten and of test images, less those that are both."""
+        twins = set(digests(forget.images))
+        unseen = np.array([self.test_pixels[n] not in twins for n in audited.tolist()])
+        labels = self.test.labels[audited].numpy()[unseen]
+        test = score_test(gone, tested[unseen], forget_labels=forget.labels.numpy(), heldout_labels=labels)
         return {"audit_verdict": test.verdict, "audit_a1": test.a1, "audit_a2": test.a2, "audit_auc": test.auc}
 
     def _at(self, positions: Tensor) -> Examples:

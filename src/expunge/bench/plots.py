@@ -111,7 +111,7 @@ def axis(measure: str) -> str:
 
 def short(found: Correlations) -> str:
     """Pearson's coefficients in a few words."""
-    return f"r {_r(found.pearson)}, within size {_r(found.pearson_within)}"
+    return f"r {_r(found.pearson)}, within size and λ {_r(found.pearson_within)}"
 
 
 def _r(found: Correlation | None) -> str:
@@ -143,13 +143,13 @@ def caption(measured: Measured, plot: Plot) -> Caption:
     }
     title = (
         f"{_capital(AXES[plot.y])} against {AXES[plot.x]}: r {_span(c.pearson for c in found.values())}, "
-        f"within one size {_span(c.pearson_within for c in found.values())}"
+        f"within one size and λ {_span(c.pearson_within for c in found.values())}"
     )
     shown = "colour is the size, the line a regression over all points" if plot.grid else "architectures in colours"
     text = (
-        f"One point a run of δ-Targeted¹ or δ-Targeted³, all sizes and seeds; {shown}. Size drives both axes, so "
-        "correlation within one size is given too: after each size's mean is taken off (Pearson), or of ranks within "
-        "each size (Spearman). 95% intervals by Fisher's z, as if runs were independent."
+        f"One point a run of δ-Targeted¹ or δ-Targeted³, all sizes and seeds; {shown}. Size and λ drive both axes, "
+        "so correlation within one size and λ is given too: after the mean of each is taken off (Pearson), or of ranks "
+        "within each (Spearman). 95% intervals by Fisher's z, as if runs were independent."
     )
     return Caption(title=title, alt=f"Scatter plots: {title}.", text=text, correlations=found)
 
@@ -187,8 +187,8 @@ def coefficients(found: dict[str, Correlations]) -> str:
     kinds: dict[str, Callable[[Correlations], Correlation | None]] = {
         "Pearson": lambda c: c.pearson,
         "Spearman": lambda c: c.spearman,
-        "Pearson within one size": lambda c: c.pearson_within,
-        "Spearman within one size": lambda c: c.spearman_within,
+        "Pearson within one size and λ": lambda c: c.pearson_within,
+        "Spearman within one size and λ": lambda c: c.spearman_within,
     }
     lines = [f"| | n | {' | '.join(kinds)} |", "|---|---:|" + "---:|" * len(kinds)]
     for panel, all_kinds in found.items():

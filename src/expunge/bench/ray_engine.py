@@ -15,7 +15,7 @@ from typing import Any
 from expunge.bench.cells import Original
 from expunge.bench.local_engine import PATIENCE, Train
 from expunge.bench.measuring import Outcome, Task, failed, measure, model_digest
-from expunge.errors import ExpungeError, MissingExtraError, one_line
+from expunge.errors import ExpungeError, InputError, MissingExtraError, one_line
 from expunge.files import new_directory, written_whole
 
 RETRIES = 3
@@ -92,10 +92,7 @@ class RayEngine:
                 idle()
                 for job in self._ray.wait(list(flying), timeout=PATIENCE)[0]:
                     task = flying.pop(job)
-                    try:
-                        yield task, self._get(job)
-                    except ExpungeError as error:
-                        yield task, failed(task, str(error))
+                    yield task, self._outcome(task, job)
         finally:
             for job in flying:
                 self._ray.cancel(job, force=True)
@@ -114,14 +111,27 @@ class RayEngine:
             self._weights = {task.model_digest: self._ray.put(task.model.read_bytes())}
         return self._weights[task.model_digest]
 
+    def _outcome(self, task: Task, job: Any) -> Outcome:
+        try:
+            outcome: Outcome = self._ray.get(job)
+        except self._ray.exceptions.RayTaskError as error:  # `measure` raises nothing: it is the node's fault
+            return Outcome(unavailable=f"a node cannot run it: {one_line(error.cause)}")
+        except self._ray.exceptions.RayError as error:
+            return failed(task, self._gave_up(error))
+        return outcome
+
     def _get(self, job: Any) -> Any:
         try:
             return self._ray.get(job)
         except self._ray.exceptions.RayTaskError as error:
             raise ExpungeError(f"it failed on a node: {one_line(error.cause)}") from error
         except self._ray.exceptions.RayError as error:
-            first = str(error).strip().splitlines()[0]
-            raise ExpungeError(f"Ray gave it up after {RETRIES} retries ({type(error).__name__}: {first})") from error
+            raise ExpungeError(self._gave_up(error)) from error
+
+    @staticmethod
+    def _gave_up(error: Exception) -> str:
+        first = str(error).strip().partition("\n")[0]
+        return f"Ray gave it up after {RETRIES} retries ({type(error).__name__}: {first})"
 
 
 def _check_reachable(address: str) -> None:
@@ -142,13 +152,21 @@ def _measure_there(task: Task, weights: list[Any]) -> Outcome:
     path = Path(tempfile.gettempdir()) / f"expunge-{os.getuid()}" / f"{task.model_digest}.safetensors"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        if not path.exists() or model_digest(path) != task.model_digest:
+        if _digest(path) != task.model_digest:
             with written_whole(path) as temporary:
                 temporary.write_bytes(ray.get(weights[0]))
     except (ExpungeError, OSError) as error:  # the node's fault, not the cell's
         return Outcome(unavailable=f"a node cannot keep the checkpoint: {error}")
     outcome = measure(replace(task, model=path))
     return replace(outcome, node=ray.get_runtime_context().get_node_id())
+
+
+def _digest(path: Path) -> str | None:
+    """Of a checkpoint that an earlier task left, if it is whole."""
+    try:
+        return model_digest(path)
+    except InputError:
+        return None
 
 
 def _train_there(train: Train, original: Original, device: str) -> dict[str, bytes] | Exception:

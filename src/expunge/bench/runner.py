@@ -1,10 +1,11 @@
 """Running a grid: what is missing, original by original, until it is done or the time is up."""
 
+import fcntl
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +48,10 @@ class Engine(Protocol):
     def close(self) -> None:
         """Ends what it started."""
         ...
+
+
+MOST_DEATHS = 3
+"""Tasks in a row whose process died: then something is wrong with the machine, not with a cell."""
 
 
 class _TimeIsUp(Exception):
@@ -106,7 +111,7 @@ def check_original(path: Path, original: Original) -> None:
     header = read_header(path)
     did = header.history[0] if header.history else {}
     pairs = {
-        "dataset": (header.data.partition(":")[0], original.dataset),
+        "data": (header.data.removesuffix(":train"), original.dataset),
         "architecture": (header.spec.architecture, original.architecture),
         "seed": (did.get("seed"), original.seed),
         "options": (dict(header.spec.options), dict(original.options)),
@@ -202,7 +207,7 @@ class _Run:
             # Of all cells, since what is done of an earlier original will be missing of this one.
             logged = [cell for cell in self.cells[original.name] if cell.reads_updates]
             try:
-                with TemporaryDirectory(prefix="expunge-") as directory:
+                with _alone(path.parent), TemporaryDirectory(prefix="expunge-") as directory:
                     record = _ids_file(Path(directory), logged) if logged else None
                     engine.train(original, path.parent, lambda: self._wait_for(original), record)
             except ExpungeError as error:
@@ -222,18 +227,51 @@ class _Run:
         self.since = time.monotonic()
         try:
             with closing(engine.run(tasks, self._tell)) as outcomes:  # type: ignore[type-var]
-                for task, outcome in outcomes:
+                died: list[Outcome] = []  # in a row, and recorded once a task shows that the machine can do them
+                for _, outcome in outcomes:
+                    if outcome.unavailable is None:
+                        outcome = self._on_known_images(outcome)
                     if outcome.unavailable is not None:
                         return outcome.unavailable
-                    self.files.add(outcome.results)
-                    self.new[original.name] += len(task.cells)
-                    if outcome.node:
-                        self.nodes[outcome.node] = self.nodes.get(outcome.node, 0) + len(task.cells)
+                    if outcome.died:
+                        died.append(outcome)
+                        self._stop_after(died)
+                        continue
+                    self._keep(original, [*died, outcome])
+                    died.clear()
+                self._keep(original, died)
             self._tell()
         except _TimeIsUp:
             self.why[original.name] = why
             raise
         return why
+
+    def _keep(self, original: Original, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self.files.add(outcome.results)
+            self.new[original.name] += len(outcome.results)
+            if outcome.node:
+                self.nodes[outcome.node] = self.nodes.get(outcome.node, 0) + len(outcome.results)
+
+    @staticmethod
+    def _stop_after(died: Sequence[Outcome]) -> None:
+        if len(died) == MOST_DEATHS:
+            raise ExpungeError(
+                f"{MOST_DEATHS} tasks in a row failed: {died[-1].results[0].failed}; try fewer --workers, then run it "
+                "again to go on"
+            )
+
+    def _on_known_images(self, outcome: Outcome) -> Outcome:
+        """The outcome, or that the cells are unavailable where earlier ones of this original are of other images."""
+        for new in outcome.results:
+            for old in self.files.results:
+                if old.model_digest == new.model_digest and len({old.data_digest, new.data_digest, None}) == 3:
+                    why = (
+                        f"the images of {new.dataset} here are not those that earlier cells of this original were "
+                        "measured on (another copy of the dataset?); get those, or choose another --out"
+                    )
+                    return Outcome(unavailable=why)
+        return outcome
 
     def _leave_unlogged(self, original: Original) -> str:
         """Takes the cells out whose examples no update log beside the original watched; returns why, if any are."""
@@ -325,6 +363,32 @@ class _Run:
         if self._is_due():
             left = f", about {(total - done) * self.measuring / done / 60:.0f} minutes left" if done else ""
             self.announce(f"{done:,} of {total:,} cells{left}")
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keeps other runs from training the same original meanwhile.
+
+    Raises:
+        ExpungeError: another run is at it, or nothing can be written there.
+    """
+    lock = directory.with_name(f".{directory.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ExpungeError(f"cannot write {lock}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ExpungeError("another run is training it; run this again once that is done") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def _drawn(images: ImageSet, cell: Cell) -> list[str]:

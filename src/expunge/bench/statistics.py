@@ -17,7 +17,7 @@ ALPHA = 1 - CONFIDENCE
 LEAST_PAIRS = 3
 """Fewer shared seeds are not tested."""
 LEAST_POINTS = 8
-"""Fewer points, or points less groups, are not correlated."""
+"""Fewer points are not correlated, nor, within groups, fewer points less further groups."""
 
 BySeed = Mapping[int, float]
 
@@ -49,6 +49,25 @@ def summarize(values: Sequence[float], *, least: float = -inf, most: float = inf
     return Summary(mean=mean, sd=sd, low=max(least, mean - half), high=min(most, mean + half), n=n)
 
 
+def share_interval(shares: Sequence[float], size: int) -> tuple[float, float]:
+    """A 95% interval of the mean of n ≥ 2 shares in [0, 1], each of `size` examples.
+
+    The t-interval, or, where all are the same and show no deviation, the exact binomial one of all n · `size` examples
+    (Clopper and Pearson 1934).
+
+    >>> [round(end, 3) for end in share_interval([0.0, 0.0, 0.0], 16)]
+    [0.0, 0.074]
+    """
+    found = summarize(shares, least=0, most=1)
+    if found.sd:
+        assert found.low is not None
+        assert found.high is not None
+        return found.low, found.high
+    num = len(shares) * size
+    exact = stats.binomtest(round(found.mean * num), num).proportion_ci(CONFIDENCE)
+    return float(exact.low), float(exact.high)
+
+
 def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
     """The population standard deviation over groups of equal weight: √(mean(sd² + mean²) − mean of means²).
 
@@ -68,14 +87,15 @@ def differences(ours: BySeed, other: BySeed) -> list[float]:
 def paired_p(values: Sequence[float]) -> float | None:
     """Two-sided p-value of the t-test that differences have mean 0; None with fewer than `LEAST_PAIRS`.
 
-    Differences that are all the same have no deviation: p is 1 where they are zero, else 0.
+    Differences that are all the same have no deviation to judge by: p is 1 where they are zero, else that of the exact
+    sign test, 2 / 2ⁿ.
     """
     n = len(values)
     if n < LEAST_PAIRS:
         return None
     mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
     if sd <= 1e-12 * max(1e-3, float(np.max(np.abs(values)))):
-        return 1.0 if abs(mean) <= 1e-15 else 0.0
+        return 1.0 if abs(mean) <= 1e-15 else 2.0 ** (1 - n)
     return float(2 * stats.t.sf(abs(mean) * sqrt(n) / sd, n - 1))
 
 

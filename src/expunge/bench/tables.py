@@ -40,8 +40,9 @@ class Entry:
         n: seeds measured; in Tables 1 to 4, seeds that all three architectures have.
         failed: seeds that failed, of all architectures of the table.
         mean, sd, low, high: None where not measured; sd, low and high also where n = 1. The deviation is the
-            sample's over seeds; in Tables 1 to 4 the population's over architectures and seeds, as in the paper. The
-            interval is for the mean over seeds, in Tables 1 to 4 of the average over the three architectures.
+            sample's over seeds; in Tables 1 to 4, where n = 1 has one too, the population's over architectures and
+            seeds, as in the paper. The interval is for the mean over seeds, in Tables 1 to 4 of the average over the
+            three architectures.
         best: significantly better than every other row of its group: retained and test accuracy higher, accuracy on
             the forget set lower. See `expunge.bench.statistics.ahead`.
         paper: the paper's cell.

@@ -36,7 +36,7 @@ def bench_run(
         out: directory of the results, `DATASET-ARCHITECTURE.jsonl`; made where it is missing.
         models: directory of the originals; what is missing there is trained. None: OUT-originals, beside `out`.
         only_cells: `KEY=VALUE,…` with dataset, architecture, method, size, seed.
-        workers: processes on this machine; over several GPUs they are spread.
+        workers: processes on this machine, not with `ray`; over several GPUs they are spread.
         ray: address of a Ray cluster to use instead, or `local`.
         limit_minutes: ends after so many minutes, with all that was finished.
         profile: of the grid. None: `gpu` where it runs on GPUs, else `cpu`.
@@ -63,6 +63,8 @@ def bench_run(
         def engine() -> Engine:
             return LocalEngine(workers=workers, device=where, train=partial(train, announce=announce))
     else:
+        if workers != 1 or device != "auto":
+            raise SettingError("--workers and --device are of this machine; with --ray the cluster's own are used")
         chosen = only(wanted.cells(profile or "cpu"), only_cells)  # the cluster's own is not known yet, nor needed
         if logged := {cell.row for cell in chosen if cell.reads_updates}:
             raise SettingError(

@@ -21,14 +21,14 @@ from expunge.commands.sources import (
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import METHODS, Method, Needs, default_method, make_method
-from expunge.models import load_model, save_checkpoint
+from expunge.models import load_model, save_checkpoint, undone_steps
 from expunge.models.checkpoint import FILE_NAME
 from expunge.unlearning import unlearn
 
 
 def forget(
     sources: Sources,
-    out: Path,
+    out: str | Path,
     *,
     method: str | None = None,
     protocol: str | None = None,
@@ -52,6 +52,7 @@ def forget(
         device: `cpu`, `cuda`, or `auto`.
         with_images: show the forgotten images that are still recognisable in the report, which then holds them.
     """
+    out = Path(out)
     check_unused(out)
     where = device_named(device)
     if method is None:
@@ -118,6 +119,7 @@ def forget(
             "settings": dict(trace.settings),
             "num_forget": trace.num_forget,
             "calibration_seeds": [seed] if trace.num_heldout else [],
+            "undone_steps": sorted({*undone_steps(result.model)} - {*undone_steps(network)}),
         }
         header = replace(header, class_names=class_names, history=(*header.history, entry))
         save_checkpoint(temporary / FILE_NAME, result.model.cpu(), header)

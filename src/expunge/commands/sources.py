@@ -47,6 +47,11 @@ class Sources:
 def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
     """Loads data and checks that the model can take it."""
     wanted = header.spec
+    if resize and not wanted.image_size:
+        raise SettingError(
+            f"--resize needs a model that says its image size, and {wanted.architecture} does not: leave it out, and "
+            "give images of the size that the model takes"
+        )
     size = wanted.image_size if resize and wanted.image_size else None
     images = load_data(spec, size=size, channels=wanted.in_channels or None, class_names=header.class_names)
     if wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:

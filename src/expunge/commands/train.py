@@ -1,6 +1,7 @@
 """`expunge train`: from a dataset to a checkpoint that describes itself."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -63,13 +64,13 @@ class Training:
 def train(
     data: str,
     model: str,
-    out: Path,
+    out: str | Path,
     *,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
     record_updates: str | None = None,
-    state: Path | None = None,
+    state: str | Path | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Training:
     """Trains a classifier and writes `model.safetensors` and `training.json` to the new directory `out`.
@@ -87,8 +88,13 @@ def train(
             end.
         announce: is told before training starts what the update log will cost, and that bf16 is slow here.
     """
+    out, state = Path(out), None if state is None else Path(state)
     check_unused(out)
     seed = as_seed(seed)
+    if state is not None:
+        place = next(path for path in state.absolute().parents if path.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise SettingError(f"the state {state} cannot be written: nothing can be made in {place}")
     if state is not None and (state.is_dir() or out.resolve() in [state.resolve(), *state.resolve().parents]):
         raise SettingError(f"the state {state} must be a file outside of {out}, which is written at the end")
     where = device_named(device)

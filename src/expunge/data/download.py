@@ -14,7 +14,7 @@ def download(name: str) -> Path:
     """Downloads a named dataset into the cache directory, checks its digest, and returns that directory.
 
     Raises:
-        SettingError: no such dataset.
+        SettingError: no such dataset, or `sample`, which comes with the package.
         MissingExtraError: torchvision is not installed.
         ExpungeError: it could not be downloaded.
     """
@@ -22,7 +22,7 @@ def download(name: str) -> Path:
         raise SettingError(f"unknown dataset {name!r}; there are {', '.join(NAMED)}")
     root = cache_dir() / "data"
     if name == "sample":
-        return root  # it comes with the package
+        raise SettingError("sample comes with expunge: nothing is to be downloaded, sample:train is there")
     try:
         from torchvision import datasets
         from torchvision.datasets.utils import download_and_extract_archive

@@ -24,10 +24,14 @@ from expunge.progress import track
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+GREY = frozenset({"1", "L", "LA"})
+"""Pillow's names of modes without colour."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 OTHERS = {".gif", ".tif", ".tiff", ".jpe", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm"}
 """Suffixes of images that are not read. Such a file is refused: left out, it would not be forgotten."""
+HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+"""What files of PNG, JPEG, GIF and TIFF begin with, whatever they are called."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
 
@@ -43,11 +47,12 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
         folder: the directory.
         size: resize every image to size × size (bilinear, antialiased); None takes them as they are, and they
             must then all be alike.
-        channels: 1 (grey) or 3 (RGB); None takes what the first image has.
+        channels: 1 (grey) or 3 (RGB); None takes 3 if any image has colour, else 1.
 
     Raises:
         InputError: no such directory, no images, a corrupt or oversized image, images of different sizes, or one that
-            would be left out: outside of any class, of a format that is not read, or below a linked directory.
+            would be left out: outside of any class, of a format that is not read, without a suffix that names its
+            format, or below a linked directory.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -63,6 +68,8 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
         there = sorted(path for path in (root / name).rglob("*") if not _hidden(path, root))
         found = [path for path in there if path.suffix.lower() in SUFFIXES]
         _refuse(folder, [path for path in there if path.suffix.lower() in OTHERS], "convert it to PNG or remove it")
+        unnamed = [path for path in there if path.suffix.lower() not in SUFFIXES | OTHERS and _begins_as_image(path)]
+        _refuse(folder, unnamed, "give it the suffix of its format, such as .png, or remove it")
         linked = [path for path in there if path.is_symlink() and path.is_dir()]
         _refuse(folder, linked, "links to directories are not followed: put the images there")
         paths += found
@@ -84,19 +91,34 @@ def _refuse(folder: str, paths: Sequence[Path], advice: str) -> None:
         raise InputError(f"{folder}: {paths[0].relative_to(folder)}{more} would be left out; {advice}")
 
 
+def _begins_as_image(path: Path) -> bool:
+    """Whether the first bytes of a file are those of an image."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:  # a directory
+        return False
+    return head.startswith(HEADS) or (head.startswith(b"RIFF") and head.endswith(b"WEBP"))
+
+
 def _hidden(path: Path, root: Path) -> bool:
     """Whether a name below `root` begins with a dot: what other programs leave behind, such as .ipynb_checkpoints."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int | None = None) -> Tensor:
-    """Decodes images into one uint8 tensor (N, channels, height, width); large sets are cached on disk."""
+    """Decodes images into one uint8 tensor (N, channels, height, width); large sets are cached on disk.
+
+    The cache holds all pixels: it is readable by its owner alone, and `expunge data clear` removes it.
+    """
     cached = _cache_path(paths, size, channels) if len(paths) >= _CACHE_FROM else None
     if cached is not None and cached.exists():
         try:
             return load_file(cached)["images"]
         except (SafetensorError, OSError, KeyError):
             pass  # damaged: decoded afresh and written over
+    if channels is None:
+        channels = 3 if any(_has_colour(path) for path in paths) else 1
     first = decode(paths[0], str(paths[0]), size, channels)
     images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
     for n, path in enumerate(track(paths, "decoding images", len(paths))):
@@ -110,7 +132,7 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
     if cached is not None:
         with suppress(OSError, ExpungeError):  # the images are here; a cache that cannot be written costs time alone
             cached.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(cached) as temporary:
+            with written_whole(cached, mode=0o600) as temporary:
                 save_file({"images": images}, temporary)
     return images
 
@@ -124,7 +146,35 @@ def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -
         except OSError:
             return None
         key.update(os.fsencode(path.resolve()) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return cache_dir() / "decoded" / f"{key.hexdigest()}.safetensors"
+    return decoded_dir() / f"{key.hexdigest()}.safetensors"
+
+
+def decoded_dir() -> Path:
+    """Where decoded images are cached."""
+    return cache_dir() / "decoded"
+
+
+def clear_decoded() -> tuple[int, int]:
+    """Removes all cached copies of decoded images; returns how many there were, and their bytes."""
+    files = [path for path in decoded_dir().glob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    for path in files:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ExpungeError(f"cannot remove {path}: {error.strerror}") from error
+    return len(files), size
+
+
+def _has_colour(path: Path) -> bool:
+    """Whether an image file, by its header, is of more than grey; False where it cannot be read: `decode` tells."""
+    try:
+        from PIL import Image
+
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            return image.mode not in GREY
+    except Exception:
+        return False
 
 
 def decode(
@@ -167,7 +217,7 @@ def decode(
 def _to_tensor(image: "Image", size: int | None, channels: int | None) -> Tensor:
     """A Pillow image as uint8 (channels, height, width), resized to size × size where `size` is given."""
     if channels is None:
-        channels = 1 if image.mode in {"1", "L", "LA"} else 3
+        channels = 1 if image.mode in GREY else 3
     pixels = image.convert("L" if channels == 1 else "RGB")
     if size is not None and pixels.size != (size, size):
         from PIL.Image import Resampling

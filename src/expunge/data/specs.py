@@ -132,15 +132,23 @@ def _to_classes(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageS
     """Renumbers the labels by class name, so that a folder with some of the classes fits the model."""
     if not class_names or images.class_names == class_names:
         return images
-    label_of = {name.replace("/", "_"): label for label, name in enumerate(class_names)}
-    label_of |= {name: label for label, name in enumerate(class_names)}
-    unknown = [name for name in images.class_names if name not in label_of]
+    labels_of: dict[str, set[int]] = {}
+    for label, name in enumerate(class_names):
+        for alias in {name, name.replace("/", "_")}:
+            labels_of.setdefault(alias, set()).add(label)
+    unknown = [name for name in images.class_names if name not in labels_of]
     if unknown:
         raise InputError(
             f"{images.name} has a class {unknown[0]!r} that the model does not know; name the folders after its "
             f"classes: {', '.join(class_names[:12])}{', …' if len(class_names) > 12 else ''}"
         )
-    renumber = torch.tensor([label_of[name] for name in images.class_names])
+    double = [name for name in images.class_names if len(labels_of[name]) > 1]
+    if double:
+        raise InputError(
+            f"{images.name} has a class {double[0]!r}, and the model has {len(labels_of[double[0]])} classes of that "
+            "name: rename the model's classes, so that each has a name of its own"
+        )
+    renumber = torch.tensor([min(labels_of[name]) for name in images.class_names])
     return ImageSet(images.images, renumber[images.labels], class_names, images.ids, images.name)
 
 

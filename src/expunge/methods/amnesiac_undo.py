@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from expunge.methods._task import Needs, Recorder, Task
+from expunge.models import mark_undone, undone_steps
 from expunge.progress import track
 from expunge.update_log import matching_updates, subtract
 
@@ -16,8 +17,9 @@ class AmnesiacUndo:
     """Subtracts, once, what the training steps with a forgotten example in their batch added to the parameters.
 
     Graves et al. 2021, "Amnesiac Machine Learning", section 3: θ' = θ − Σ Δθ_b over the sensitive batches b. Needs
-    the update log that `expunge train --record-updates` writes. Running statistics of normalisation layers are not
-    reverted, as in the authors' code. It has no hyperparameters.
+    the update log that `expunge train --record-updates` writes. Updates that an earlier request took back are left
+    out: the model and its checkpoint say which. Running statistics of normalisation layers are not reverted, as in
+    the authors' code. It has no hyperparameters.
 
     What invalidates it: training went on after the log ends, or the log belongs to another model. The authors
     follow it with training on retained data where many batches are undone; here that is a second run (`finetune`).
@@ -32,8 +34,13 @@ class AmnesiacUndo:
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Reads one update after another and subtracts it."""
         assert task.updates is not None
-        updates = matching_updates(task.updates, task.forget_digests)
+        found = matching_updates(task.updates, task.forget_digests)
+        done = set(undone_steps(model))
+        updates = [(step, path) for step, path in found if step not in done]
+        if len(updates) < len(found):
+            record.warn(f"{len(found) - len(updates)} of {len(found)} updates were taken back before, and not again")
         for _, path in track(updates, "undoing updates", len(updates)):
             subtract(model, path)
             record.steps += 1
+        mark_undone(model, *(step for step, _ in updates))
         return model

@@ -1,7 +1,6 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
 from expunge.models.building import ARCHITECTURES, Classifier, build, own_factory
-from expunge.models.calibration import calibration_seeds, mark_calibrated
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
 from expunge.models.inference import (
     as_float,
@@ -15,6 +14,7 @@ from expunge.models.inference import (
     refusing,
 )
 from expunge.models.loading import load_model
+from expunge.models.marks import calibration_seeds, mark_calibrated, mark_undone, undone_steps
 from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
 
@@ -36,11 +36,13 @@ __all__ = [
     "load_weights",
     "logits_of",
     "mark_calibrated",
+    "mark_undone",
     "mask_names",
     "own_factory",
     "read_header",
     "refusing",
     "require_spec",
     "save_checkpoint",
+    "undone_steps",
     "unsound",
 ]

@@ -56,6 +56,10 @@ class Header:
         """The inverse of `to_json`."""
         if not isinstance(content["recipe"], dict) or not all(isinstance(entry, dict) for entry in content["history"]):
             raise TypeError("recipe and history hold objects")
+        for entry in content["history"]:
+            for key in ("calibration_seeds", "undone_steps"):
+                if not isinstance(entry.get(key, []), list) or not all(type(n) is int for n in entry.get(key, [])):
+                    raise TypeError(f"{key} of the history is a list of integers")
         return cls(
             spec=ModelSpec.from_json(content["spec"]),
             class_names=tuple(content["class_names"]),
@@ -70,10 +74,10 @@ def checkpoint_path(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
-def save_checkpoint(path: Path, model: nn.Module, header: Header) -> None:
+def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
     """Writes weights and header to `path` whole or not at all. Tied weights are stored once."""
     metadata = {"format": FORMAT, "expunge": json.dumps(header.to_json())}
-    with written_whole(path) as temporary:
+    with written_whole(Path(path)) as temporary:
         save_model(model, str(temporary), metadata=metadata)
 
 
@@ -129,7 +133,11 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
         if name in dtypes and dtypes[name] != tensor.dtype:
             tensor.data = tensor.data.to(dtypes[name])
     model.load_state_dict(state)
-    # Its buffers are no weights, but what it hands on must have the dtype of those.
+    normalise_in_its_dtype(model)
+
+
+def normalise_in_its_dtype(model: nn.Module) -> None:
+    """Gives the buffers of `Normalise` the dtype of the weights: they are none, but what it hands on must have it."""
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for module in model.modules():
         if isinstance(module, Normalise):

@@ -1,5 +1,6 @@
 """Image classifiers in the Hugging Face format (extra: hf)."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     if info["missing_keys"] or info["mismatched_keys"]:  # the library gives those random weights and goes on
         name = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
         raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
-    config = model.config.to_dict()
+    config = _portable(model.config.to_dict())
     try:
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(directory, local_files_only=True)
     except OSError as error:
@@ -58,7 +59,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
         ) from error
     channels = int(config.get("num_channels", 3))
     mean, std = _scale(processor, channels, directory)
-    names = config["id2label"]
+    names = model.config.id2label
     return {
         "config": config,
         "num_classes": len(names),
@@ -68,6 +69,14 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
         "std": std,
         "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
     }, LogitsOnly(model)
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """What the network is built from, the same for every copy of it: as JSON, without place, precision and version."""
+    left_out = {"_name_or_path", "dtype", "transformers_version"}
+    kept = {key: value for key, value in config.items() if key not in left_out}
+    portable: dict[str, Any] = json.loads(json.dumps(kept))
+    return portable
 
 
 def _scale(processor: dict[str, Any], channels: int, directory: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,12 +8,14 @@ from torch import nn
 from expunge.data.specs import import_factory
 from expunge.errors import InputError, SettingError
 from expunge.models.building import Classifier, build
-from expunge.models.calibration import mark_calibrated
-from expunge.models.checkpoint import Header, checkpoint_path, load_weights, read_header
+from expunge.models.checkpoint import Header, checkpoint_path, load_weights, normalise_in_its_dtype, read_header
+from expunge.models.marks import mark_calibrated, mark_undone
 from expunge.models.spec import ModelSpec
 
 
-def load_model(spec: str, *, weights: Path | None = None, allow_pickle: bool = False) -> tuple[nn.Module, Header]:
+def load_model(
+    spec: str | Path, *, weights: str | Path | None = None, allow_pickle: bool = False
+) -> tuple[nn.Module, Header]:
     """Loads the model that a MODEL spec names, in eval mode, on the CPU.
 
     Args:
@@ -27,16 +29,19 @@ def load_model(spec: str, *, weights: Path | None = None, allow_pickle: bool = F
         SettingError: `weights` is missing where needed, or given where not; unknown architecture.
         InputError: the file is missing, damaged, a pickle, or does not fit.
     """
+    spec = str(spec)
     kind, _, rest = spec.partition(":")
     if kind in {"timm", "py"}:
         if weights is None:
             raise SettingError(f"{spec} says nothing of the weights; add --weights FILE.safetensors")
+        weights = Path(weights)
         model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
         ours = _read_own_header(weights)
         if ours is not None and ours.spec.architecture == header.spec.architecture:
             load_weights(model, weights)
             return _marked(model, ours)
         load_weights(_network(model), weights, allow_pickle=allow_pickle)
+        normalise_in_its_dtype(model)
         return model.eval(), header
     if weights is not None:
         raise SettingError(f"{spec} brings its own weights; leave out --weights")
@@ -58,8 +63,9 @@ def load_model(spec: str, *, weights: Path | None = None, allow_pickle: bool = F
 
 
 def _marked(model: nn.Module, header: Header) -> tuple[nn.Module, Header]:
-    """The model, with a mark of the held-out examples that it was calibrated on."""
+    """The model, with marks of the held-out examples that it was calibrated on and of updates that were undone."""
     mark_calibrated(model, *(seed for entry in header.history for seed in entry.get("calibration_seeds", ())))
+    mark_undone(model, *(step for entry in header.history for step in entry.get("undone_steps", ())))
     return model.eval(), header
 
 
@@ -120,4 +126,6 @@ def _from_hf(directory: str) -> tuple[nn.Module, Header]:
     class_names = found.pop("class_names")
     options = {"config": found.pop("config")}
     spec = ModelSpec(architecture="hf", options=options, **found)
-    return Classifier(spec, network).eval(), Header(spec=spec, class_names=class_names)
+    model = Classifier(spec, network)
+    normalise_in_its_dtype(model)
+    return model.eval(), Header(spec=spec, class_names=class_names)
