@@ -328,6 +328,29 @@ def test_stop_epsilon_ends_below_the_threshold(name: str, tmp_path: Path) -> Non
     assert trace.steps == len(losses) - 1, "Algorithm 1 makes no update once the loss is below ε"
 
 
+def test_an_epsilon_that_is_never_reached_is_told() -> None:
+    model = NETWORKS["layer_norm"]()
+    result = unlearn(model, pairs(5, seed=1), method=make_method("targeted", stop="epsilon", epsilon=1e-6, epochs=2))
+    assert result.trace.warnings == ("the budget ended before the loss was below epsilon=1e-06; raise epochs, or lr",)
+
+
+def test_the_loss_of_a_pass_is_of_its_examples_however_they_are_batched() -> None:
+    model = NETWORKS["layer_norm"]()
+    forget = pairs(17, seed=1)
+    losses = []
+    for batch_size in (None, 16):
+        settings: dict[str, Any] = {
+            "stop": "budget",
+            "epochs": 1,
+            "lr": 1e-12,
+            "weight_decay": 0.0,
+            "batch_size": batch_size,
+        }
+        losses.append(unlearn(model, forget, method=make_method("neg_grad", **settings)).trace.epochs[0].loss)
+    assert losses[0] is not None
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_finetune_has_no_goal_to_stop_at() -> None:
     with pytest.raises(SettingError, match="stop='forgotten'"):
         make_method("finetune", stop="forgotten")

@@ -28,6 +28,13 @@ def logits_and_labels(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return torch.tensor(values), torch.tensor(labels)
 
 
+def test_of_equal_logits_the_first_is_predicted_as_in_every_accuracy() -> None:
+    logits = torch.zeros(3, 5)
+    drawn, counts = pseudo_labels(logits, torch.tensor([0, 0, 3]), 0.0, rng(0))
+    assert drawn.tolist() == [1, 1, 0]
+    assert (counts.second_best, counts.already_mispredicted) == (2, 1)
+
+
 @given(logits_and_labels(), st.integers(0, 1000))
 def test_delta_zero_never_keeps_the_label_of_a_right_prediction(given: tuple[Tensor, Tensor], seed: int) -> None:
     logits, labels = given

@@ -284,3 +284,21 @@ def test_bad_input(name: str, trained: Path, tmp_path: Path, monkeypatch: pytest
     assert done.stderr.count("\n") == 1, done.stderr
     assert re.search(said, done.stderr), done.stderr
     assert tree(tmp_path) == before
+
+
+class Casting(nn.Module):
+    """Computes in float32 whatever the precision of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(images.float().flatten(1) / 255)
+        return logits
+
+
+def test_a_model_that_does_not_work_in_float64_is_told_so() -> None:
+    forget = TensorDataset(pixels(3), torch.tensor([1, 2, 3]))
+    with pytest.raises(InputError, match="one SGD step is measured in float64, which the model does not work in"):
+        measure_updates(Casting(), forget, unlearn=expunge.unlearn, steps=(1,))

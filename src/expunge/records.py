@@ -13,7 +13,8 @@ class Epoch:
     """One pass over the examples, measured on the forward passes that training made anyway.
 
     Attributes:
-        loss: mean over the steps of the pass; None where the method minimises none.
+        loss: mean over the examples of the pass, each under the weights that it met; None where the method minimises
+            none.
         forget_accuracy: share of the forget set predicted as its true label, in [0, 1], with the normalisation
             layers in the mode that they train in, before each step's update; None where the pass does not see
             the forget set.

@@ -14,7 +14,7 @@ from expunge.audit._head import features_and_head, with_bias
 from expunge.audit.accuracy import accuracy
 from expunge.audit.parameter_change import last_layer, parameter_change
 from expunge.data import materialise
-from expunge.errors import SettingError
+from expunge.errors import InputError, SettingError
 from expunge.methods import Method, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
 from expunge.methods._loop import Descent
 from expunge.progress import advance, hidden
@@ -116,8 +116,16 @@ def measure_updates(
             advance("measuring updates", len(runs) * done + number, len(runs) * len(methods), name)
             run = replace(settings, epochs=max(stops), max_steps=None, batch_size=None, stop="budget")
             watched = _Watched(run, frozenset(stops), _measuring(name, scope, run, start, measured))
-            with hidden():
-                unlearn(start, given, method=watched, seed=seed)
+            try:
+                with hidden():
+                    unlearn(start, given, method=watched, seed=seed)
+            except InputError as error:
+                if start is not wide:
+                    raise
+                raise InputError(
+                    f"one SGD step is measured in float64, which the model does not work in ({error}); it must compute "
+                    "in the precision of its weights, without casts to float32"
+                ) from error
     advance("measuring updates", 3 * len(methods), 3 * len(methods))
     return tuple(measured)
 

@@ -155,13 +155,16 @@ def descend(
                 record.steps += 1
                 record.examples_seen += len(index)
             _record_epoch(record, began, order, seen, losses, forget_labels, goal)
-            if finished() or (settings.stop == "epsilon" and losses and sum(losses) / len(losses) < settings.epsilon):
+            mean = _mean_loss(losses, seen)
+            if finished() or (settings.stop == "epsilon" and mean is not None and mean < settings.epsilon):
                 return model
         if record.steps == settings.max_steps:
             break
     if settings.stop == "forgotten" and not _all_reached(model, inputs[:num_forget], goal, record):
         cut = record.steps == settings.max_steps
         record.warn("max_steps ended the run before every example was forgotten; raise it" if cut else missed)
+    if settings.stop == "epsilon":
+        record.warn(f"the budget ended before the loss was below epsilon={settings.epsilon}; raise epochs, or lr")
     return model
 
 
@@ -251,4 +254,10 @@ def _record_epoch(
         accuracy = float((forget_logits.argmax(1) == forget_labels).double().mean())
         if record.first_step_all_reached is None and len(seen) == 1 and bool(goal(forget_logits).all()):
             record.first_step_all_reached = began  # the logits precede the update
-    record.epochs.append(Epoch(loss=sum(losses) / len(losses), forget_accuracy=accuracy))
+    record.epochs.append(Epoch(loss=_mean_loss(losses, seen), forget_accuracy=accuracy))
+
+
+def _mean_loss(losses: Sequence[float], seen: Sequence[Tensor]) -> float | None:
+    """Over the examples of a pass, whose last batch may be smaller; None where there was no batch."""
+    sizes = [len(logits) for logits in seen]
+    return sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes) if sizes else None

@@ -103,7 +103,7 @@ def pseudo_labels(logits: Tensor, labels: Tensor, delta: float, rng: torch.Gener
     >>> pseudo_labels(logits, torch.tensor([0, 2]), 0.0, torch.Generator())[0]  # right; wrong already
     tensor([1, 0])
     """
-    best, second = logits.topk(2, dim=1).indices.T
+    best, second = logits.sort(dim=1, descending=True, stable=True).indices[:, :2].T  # of equal ones the first
     right = best == labels
     kept = (torch.rand(len(labels), generator=rng) < delta).to(labels.device)
     drawn = torch.where(kept, labels, torch.where(right, second, best))

@@ -123,7 +123,7 @@ def number(value: float) -> str:
         return "0"
     if abs(value) < 0.001:
         return f"{value:#.3g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+    return f"{value:,.0f}" if abs(value) >= 999.95 else f"{value:#.4g}"
 
 
 def _share(part: int, whole: int) -> str:
