@@ -33,10 +33,17 @@ def measured() -> Measured:
 
 
 def of_grid(path: Path) -> list[Result]:
-    """The results that belong to a grid, whatever the profile, without those that failed."""
+    """The results that belong to a grid, of each original by the profile with the most, without those that failed."""
     grid, results = load_grid(path), read_results(RESULTS)
-    found = {r.cell: r for profile in grid.profiles for r in current(grid.cells(profile), results).values()}
-    return [r for r in found.values() if r.failed is None]
+    kept: list[Result] = []
+    for original in grid.originals:
+        of_profiles: list[list[Result]] = []
+        for profile in grid.profiles:
+            cells = [cell for cell in grid.cells(profile) if cell.original == original]
+            of_profiles.append([r for r in current(cells, results).values() if r.failed is None])
+        most: list[Result] = max(of_profiles, key=len)
+        kept += most
+    return kept
 
 
 def source(*paths: Path) -> str:
