@@ -10,7 +10,7 @@ draws the figure into docs/better/; `python -m benchmarks.tables` writes the tab
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
-from math import hypot
+from math import asinh, hypot
 from pathlib import Path
 from statistics import mean
 
@@ -30,6 +30,9 @@ GRIDS = {
 SHOWN_GRIDS = ("sample", "fashion-mnist", "cifar10")
 SHOWN = 64
 """Forgotten examples in the figure: the size at which most methods are measured."""
+LINEAR = 2.0
+"""Points lost up to which the figure's axis is about linear; beyond it is logarithmic."""
+TICKS = (-1, 0, 1, 2, 5, 10, 20, 50, 100)
 
 FIGURE = ROOT / "docs" / "better" / "better.svg"
 TITLES = {
@@ -196,6 +199,7 @@ def draw(path: Path) -> None:
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     shown = [dataset for dataset in SHOWN_GRIDS if any(size == SHOWN for _, size in results(dataset))]
     figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
@@ -220,7 +224,7 @@ def draw(path: Path) -> None:
                 markersize=6 if own else 5,
                 elinewidth=0.8,
             )
-            near = [names for at, height, names in labels if abs(at - x.mean) < 0.07 and abs(height - y.mean) < 0.9]
+            near = [names for at, height, names in labels if abs(at - x.mean) < 0.05 and _apart(height, y.mean) < 0.3]
             if near:  # labels would lie on each other: one for all
                 near[0].append(name)
             else:
@@ -228,16 +232,26 @@ def draw(path: Path) -> None:
         for at, height, names in labels:
             text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3))
             axis.annotate(text, (at, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axis.set_yscale("asinh", linear_width=LINEAR)
+        axis.yaxis.set_major_locator(FixedLocator(TICKS))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.margins(x=0.32, y=0.12)
         axis.set(
             title=f"{TITLES[dataset]}, {SHOWN} forgotten",
             xlabel=f"distance of (A1, A2) to {'retrained models' if found.get(('retrain', SHOWN)) else '(½, ½)'}",
             ylabel="test accuracy lost, points",
         )
-        axis.invert_yaxis()
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(high, LINEAR), min(low, -1))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+def _apart(one: float, other: float) -> float:
+    """How far apart two losses lie on the axis, on which `LINEAR` points and less are about linear."""
+    return abs(asinh(one / LINEAR) - asinh(other / LINEAR))
 
 
 def _bars(found: Summary) -> list[list[float]] | None:
