@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from expunge.commands.sources import load_for
+from expunge.commands.sources import is_same_network, load_for
 from expunge.data import ImageSet
 from expunge.errors import ExpungeError, InputError, SettingError
 from expunge.files import check_unused, new_directory, written_whole
@@ -588,8 +589,20 @@ def test_copies_of_a_hugging_face_model_are_one_network(tmp_path: Path) -> None:
 def test_resizing_needs_to_know_the_models_size(tmp_path: Path, module: Any) -> None:
     save_file({name: value.clone() for name, value in module.Tied().state_dict().items()}, tmp_path / "w.safetensors")
     _, told = load_model("py:their_models:Tied", weights=tmp_path / "w.safetensors")
-    with pytest.raises(SettingError, match="--resize needs a model that says its image size"):
+    with pytest.raises(SettingError, match="give --model py:their_models:Tied,image_size=224"):
         load_for("sample", told, resize=True)
+    write_folder(tmp_path / "images", pixels(2, side=40), ["0", "1"])
+    model, told = load_model("py:their_models:Tied,image_size=28,in_chans=1", weights=tmp_path / "w.safetensors")
+    images = load_for(f"folder:{tmp_path}/images", told, resize=True).images
+    assert images.shape == (2, 1, 28, 28)
+    assert logits_of(model, images).shape == (2, 5)
+    with pytest.raises(InputError, match="the model takes 1 × 28 × 28"):
+        load_for(f"folder:{tmp_path}/images", told, resize=False)
+    assert is_same_network(told.spec, replace(told.spec, image_size=0, in_channels=0))
+    assert not is_same_network(told.spec, replace(told.spec, architecture="py:their_models:Other"))
+    for wrong in ("size=28", "image_size=big", "image_size"):
+        with pytest.raises(SettingError, match=r"write py:package\.module:factory,image_size=224"):
+            load_model(f"py:their_models:Tied,{wrong}", weights=tmp_path / "w.safetensors")
 
 
 def test_half_precision_checkpoints_can_forget(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from expunge.commands.sources import (
     device_named,
     factory_of,
     forget_set,
+    is_same_network,
     load_for,
     retain_set,
     without_twins,
@@ -52,7 +53,7 @@ def audit(
         raise SettingError("an audit needs held-out examples: add --test DATA")
     original, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
     unlearned, header_after = load_model(after, weights=after_weights, allow_pickle=sources.allow_pickle)
-    if header.spec != header_after.spec:
+    if not is_same_network(header.spec, header_after.spec):
         raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
     forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
     test, twins = without_twins(test, forgotten, "forget", len(forgotten))

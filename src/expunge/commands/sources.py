@@ -10,7 +10,7 @@ from torch import nn
 from expunge.audit.default_audit import audited
 from expunge.data import ImageSet, check_disjoint, load_data, read_ids
 from expunge.errors import InputError, SettingError
-from expunge.models import Header
+from expunge.models import Header, ModelSpec
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.update_log import UPDATES
@@ -49,8 +49,8 @@ def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
     wanted = header.spec
     if resize and not wanted.image_size:
         raise SettingError(
-            f"--resize needs a model that says its image size, and {wanted.architecture} does not: leave it out, and "
-            "give images of the size that the model takes"
+            f"--resize needs the model's image size, which {wanted.architecture} does not say: give "
+            f"--model {wanted.architecture},image_size=224 (or what it takes)"
         )
     size = wanted.image_size if resize and wanted.image_size else None
     images = load_data(spec, size=size, channels=wanted.in_channels or None, class_names=header.class_names)
@@ -59,8 +59,9 @@ def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
             f"{spec} has label {int(images.labels.max())}, outside [0, {wanted.num_classes}), the model's classes"
         )
     shape = tuple(images.images.shape[1:])
-    if wanted.image_size and shape != (wanted.in_channels, wanted.image_size, wanted.image_size):
-        expected = f"{wanted.in_channels} × {wanted.image_size} × {wanted.image_size}"
+    channels, side = wanted.in_channels or shape[0], wanted.image_size
+    if wanted.image_size and shape != (channels, side, side):
+        expected = f"{channels} × {side} × {side}"
         raise InputError(
             f"{spec} holds images of {' × '.join(map(str, shape))} (channels × height × width), the model takes "
             f"{expected}; convert them, or add --resize for a folder"
@@ -129,8 +130,13 @@ def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:
         return None
     from expunge.data.specs import import_factory
 
-    make = import_factory(spec.removeprefix("py:"))
+    make = import_factory(spec.removeprefix("py:").partition(",")[0])
     return lambda: Classifier(network.spec, make())
+
+
+def is_same_network(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether two descriptions are of the same network. A factory says all of it; sizes may be told or not."""
+    return one == other or (one.architecture.startswith("py:") and one.architecture == other.architecture)
 
 
 def updates_of(sources: Sources) -> Path:

@@ -1,7 +1,6 @@
 """MODEL specs: from a text such as `runs/fm-r18` or `timm:vit_tiny_patch16_224` to a network with weights."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -21,7 +20,8 @@ def load_model(
     Args:
         spec: a directory or .safetensors file that expunge wrote; `hf:DIR`; `timm:NAME` or
             `timm:NAME,num_classes=10,in_chans=1`; `py:package.module:factory` (called without arguments, returns
-            an `nn.Module` that maps a batch of float images in [0, 1] to logits).
+            an `nn.Module` that maps a batch of float images in [0, 1] to logits), which may tell what it takes:
+            `py:package.module:factory,image_size=224,in_chans=3`.
         weights: a .safetensors file (or .pt with `allow_pickle`) for `timm:` and `py:`.
         allow_pickle: accept a .pt file as `weights`, loaded with `weights_only=True`.
 
@@ -82,16 +82,22 @@ def _network(model: nn.Module) -> nn.Module:
     return model.network if isinstance(model, Classifier) else model
 
 
+def _options(rest: str, advice: str) -> tuple[str, dict[str, int]]:
+    """The name and the numbers of `NAME,KEY=NUMBER,…`. Raises `SettingError` with the advice."""
+    name, *pairs = rest.split(",")
+    options = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if not (value.isascii() and value.isdigit()):
+            raise SettingError(f"{advice}, not {pair!r}")
+        options[key] = int(value)
+    return name, options
+
+
 def _from_timm(rest: str) -> tuple[nn.Module, Header]:
     from expunge.models.vision import timm_defaults
 
-    name, *pairs = rest.split(",")
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if not value.isdigit():
-            raise SettingError(f"timm:{rest}: write timm:NAME,num_classes=10,in_chans=1, not {pair!r}")
-        options[key] = int(value)
+    name, options = _options(rest, f"timm:{rest}: write timm:NAME,num_classes=10,in_chans=1")
     defaults = timm_defaults(name)
     channels = options.pop("in_chans", defaults["input_size"][0])
     num_classes = options.pop("num_classes", defaults["num_classes"])
@@ -111,11 +117,22 @@ def _from_timm(rest: str) -> tuple[nn.Module, Header]:
 
 
 def _from_factory(rest: str) -> tuple[nn.Module, Header]:
-    network = import_factory(rest)()
+    advice = f"py:{rest}: write py:package.module:factory,image_size=224,in_chans=3"
+    path, options = _options(rest, advice)
+    if unknown := set(options) - {"image_size", "in_chans"}:
+        raise SettingError(f"{advice}, without {min(unknown)!r}")
+    network = import_factory(path)()
     if not isinstance(network, nn.Module):
-        raise InputError(f"py:{rest} returned {type(network).__name__}; it must return an nn.Module")
+        raise InputError(f"py:{path} returned {type(network).__name__}; it must return an nn.Module")
     # Shape and classes are the factory's business; zeros say "not known" until data is seen.
-    spec = ModelSpec(architecture=f"py:{rest}", num_classes=0, in_channels=0, image_size=0, mean=(0.0,), std=(1.0,))
+    spec = ModelSpec(
+        architecture=f"py:{path}",
+        num_classes=0,
+        in_channels=options.get("in_chans", 0),
+        image_size=options.get("image_size", 0),
+        mean=(0.0,),
+        std=(1.0,),
+    )
     return Classifier(spec, network), Header(spec=spec, class_names=())
 
 
