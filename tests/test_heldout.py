@@ -1,6 +1,7 @@
 """One held-out set, split between calibration and audit: that no example is used for both."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,17 @@ def test_reference_networks_know_nothing_of_the_model_but_its_kind() -> None:
         assert not any(p.requires_grad for p in model.parameters())
     assert torch.equal(*found)
     assert found[0].shape == (6,)
+
+
+def test_layers_whose_weights_are_computed_are_not_drawn_anew() -> None:
+    """`reset_parameters` fills what is computed, and leaves what it is computed from as it was learned."""
+    for norm in (nn.utils.weight_norm, nn.utils.spectral_norm):
+        with warnings.catch_warnings(action="ignore"):
+            model = nn.Sequential(norm(nn.Linear(4, 3)))
+        with torch.no_grad():
+            model(torch.ones(2, 4))
+        with pytest.raises(InputError, match=r"has no reset_parameters\(\) for all of its parameters"):
+            untrained(model)
 
 
 def test_what_cannot_be_drawn_anew_is_refused() -> None:

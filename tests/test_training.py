@@ -63,10 +63,21 @@ def test_few_steps_are_no_trouble(epochs: int, warmup: float) -> None:
     "more", [{}, {"augment": "flip_shift"}, {"optimizer": "adam", "lr": 0.01, "momentum": 0.9}], ids=str
 )
 def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, Any], tmp_path: Path) -> None:
-    """With dropout, which draws from PyTorch's own generator, and a layer that draws from Python's and NumPy's."""
+    """With dropout, which draws from PyTorch's own generator, and a layer that draws from Python's and NumPy's.
+
+    It also has a buffer that changes, and that no state dict holds.
+    """
 
     class Wavers(nn.Module):
+        runs: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("runs", torch.zeros(()), persistent=False)
+
         def forward(self, inputs: Tensor) -> Tensor:
+            self.runs += 1
+            inputs = inputs * (1 + 0.1 * self.runs.sin())
             return inputs * (random.uniform(0.9, 1.1) if np.random.random() < 0.5 else 1.0)  # noqa: S311
 
     recipe, state = Recipe(epochs=5, batch_size=8, **more), tmp_path / "new" / "state.pt"

@@ -109,7 +109,17 @@ def test_the_trace_says_where_and_with_what_it_ran() -> None:
     assert trace.peak_bytes > 50e6
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"change": 1, "pseudo_labels": null}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"change": 1, "pseudo_labels": null}',
+        '{"change": {"by_layer": []}, "pseudo_labels": null}',
+    ],
+)
 def test_a_foreign_trace_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="not a trace"):
         Trace.from_json(text)
@@ -139,7 +149,7 @@ def test_names_and_objects_are_accepted_as_methods() -> None:
         ("targeted", {"delta": 1.5}, "delta=1.5"),
         ("targeted", {"lam": 0.5}, "lam=0.5"),
         ("targeted", {"lam": "three"}, "lam='three' is not a number"),
-        ("targeted", {"lam": "nan"}, "not a number"),
+        ("targeted", {"lam": "nan"}, "not a finite number"),
         ("targeted", {"epochs": 2.5}, "whole number"),
         ("targeted", {"epochs": -1}, "epochs=-1"),
         ("targeted", {"norm": "trane"}, "one of train, eval"),
@@ -281,3 +291,130 @@ def test_a_tensor_that_a_model_keeps_from_an_audit_serves_training() -> None:
     inputs = torch.randn(2, 6, requires_grad=True)
     model(inputs).sum().backward()
     assert inputs.grad is not None
+
+
+@pytest.mark.parametrize("method", ["targeted", "finetune"])
+def test_an_autocast_of_the_caller_changes_nothing(method: str) -> None:
+    """It keeps 16-bit copies of weights until it ends, so that no pass within would see an update."""
+    torch.manual_seed(0)
+    model, forget = NETWORKS["layer_norm"](), pairs(16, 1)
+    settings: dict[str, Any] = {"targeted": {"lr": 1e-2, "epochs": 60}, "finetune": {"lr": 1e-2, "epochs": 20}}[method]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = unlearn(model, forget, method=make_method(method, **settings), retain=pairs(64, 2))
+    assert result.trace.forget_accuracy_after == pytest.approx(accuracy(result.model, forget), abs=1 / 16)
+    assert result.trace.change.l1 > 0
+    if method == "targeted":
+        assert result.trace.forget_accuracy_after == 0
+
+
+class WithIds(nn.Module):
+    """Its first parameter is of whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids = nn.Parameter(torch.arange(36), requires_grad=False)
+        self.head = nn.Linear(36, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(x.flatten(1)[:, self.ids])
+        return logits
+
+
+def test_parameters_that_are_whole_numbers_or_complex() -> None:
+    model, forget = WithIds(), pairs(8, 3)
+    result = unlearn(model, forget, method=make_method("targeted", lr=1e-2))
+    assert result.trace.forget_accuracy_after == 0 == accuracy(result.model, forget)
+    before = {"a": torch.tensor([3 + 4j]), "b": torch.tensor([True])}
+    holder = nn.Module()
+    holder.a = nn.Parameter(torch.tensor([0j]))
+    holder.b = nn.Parameter(torch.tensor([False]), requires_grad=False)
+    change = parameter_change(before, holder)
+    assert (change.l1, change.l2) == pytest.approx((6, math.sqrt(26)))
+
+
+def test_a_forward_that_refers_to_the_model_itself_is_refused() -> None:
+    """No copy can be made of it: its steps would change the caller's model."""
+    model = NETWORKS["batch_norm"]()
+    plain = model.forward
+    model.forward = lambda x: plain(x)
+    with pytest.raises(InputError, match="the model's forward refers to the model itself"):
+        unlearn(model, pairs(5, 0), method="targeted")
+
+
+def test_what_a_factory_hands_out_is_left_as_it_was() -> None:
+    model = NETWORKS["layer_norm"]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    retrain = make_method("retrain", epochs=1, batch_size=8)
+    results = [unlearn(model, pairs(5, 0), method=retrain, retain=pairs(32, 1), factory=lambda: model) for _ in "12"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert results[0].model is not model
+    states = [result.model.state_dict() for result in results]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in before)
+
+
+def test_masks_on_gradients_are_not_lost_without_a_word() -> None:
+    model = NETWORKS["layer_norm"]()
+    next(model.parameters()).register_hook(lambda gradient: 0 * gradient)
+    result = unlearn(model, pairs(5, 0), method=make_method("neg_grad", epochs=1))
+    assert "hooks on the gradients of parameters were not copied: they had no effect" in result.trace.warnings
+
+
+class Sparse(nn.Module):
+    """Gradients of its embedding are sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(20, 8, sparse=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.bag(tokens))
+        return logits
+
+
+class Squeezing(nn.Module):
+    """Fails on a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(36, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(x.flatten(1).squeeze())
+        return logits.view(len(x), 5) if len(x) > 1 else logits.view(len(x), 7)
+
+
+def test_networks_of_odd_kinds() -> None:
+    rng = torch.Generator().manual_seed(0)
+    forget = TensorDataset(torch.randint(0, 20, (6, 4), generator=rng), torch.randint(0, 5, (6,), generator=rng))
+    assert unlearn(Sparse(), forget, method=make_method("targeted", lr=1e-2)).trace.forget_accuracy_after == 0
+    with pytest.raises(InputError, match="a batch of 1 in train mode: the model cannot take inputs"):
+        unlearn(Squeezing(), pairs(9, 0), method=make_method("neg_grad", batch_size=8))
+    scalars = TensorDataset(torch.rand(6, generator=rng), torch.randint(0, 5, (6,), generator=rng))
+    model = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 5))
+    for name in ("instance_wise", "mu_mis", "jit"):
+        assert unlearn(model, scalars, method=make_method(name, epochs=1)).trace.steps
+
+
+@pytest.mark.parametrize("method", ["calibrated", "ssd", "salun", "instance_wise"])
+def test_a_loss_without_a_free_parameter_is_one_clear_line(method: str) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.unused = nn.Linear(36, 5).requires_grad_(False), nn.Linear(1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.body(x.flatten(1))
+            return logits
+
+    with pytest.raises(SettingError, match="the loss depends on no parameter that may change"):
+        unlearn(Detached(), pairs(30, 0), method=method, retain=pairs(40, 1), heldout=pairs(80, 2))
+
+
+def test_a_factory_of_another_width_is_told_before_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def network(width: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, width), nn.Linear(width, 5))
+
+    monkeypatch.setattr("expunge.methods.retrain.train", lambda *given, **more: pytest.fail("it was trained"))
+    with pytest.raises(InputError, match="the factory builds another network"):
+        unlearn(network(8), pairs(5, 0), method="retrain", retain=pairs(9, 1), factory=lambda: network(9))

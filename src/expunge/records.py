@@ -133,7 +133,7 @@ class Trace:
                     "warnings": tuple(content["warnings"]),
                 }
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"this is not a trace that expunge wrote: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 import types
 from dataclasses import fields
+from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expunge.errors import SettingError
@@ -60,6 +61,6 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
             raise ValueError
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise SettingError(f"{name}={value!r} is not a {_WORDS.get(hint, hint)}") from error
-    if hint is float and converted != converted:  # NaN compares false with any range
-        raise SettingError(f"{name}={value!r} is not a number")
+    if hint is float and not isfinite(converted):  # JSON has neither, and NaN compares false with any range
+        raise SettingError(f"{name}={value!r} is not a finite number")
     return converted

@@ -15,7 +15,7 @@ from expunge.data import Examples, digests
 from expunge.errors import InputError
 from expunge.files import written_whole
 
-FORMAT = "expunge-training-state/2"
+FORMAT = "expunge-training-state/3"
 
 
 def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
@@ -44,6 +44,7 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
         "format": FORMAT,
         "of": of,
         "parts": {name: part.state_dict() for name, part in parts.items()},
+        "buffers": {name: dict(part.named_buffers()) for name, part in _modules(parts)},  # some are in no state dict
         "rng": rng.get_state(),
         "cpu": torch.get_rng_state(),
         "python": random.getstate(),
@@ -67,7 +68,7 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         known, kept = content["of"], content["format"] == FORMAT
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is no state of a training, or damaged; remove it to start anew") from error
     if not kept or known != of:
         raise InputError(
@@ -81,6 +82,11 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
                 f"{path} holds other tensors than a new network, which makes some only when it runs: such a training "
                 "cannot be gone on with; remove the file to start anew"
             ) from error
+    for name, module in _modules(parts):
+        kept_buffers = content["buffers"][name]
+        for key, buffer in module.named_buffers():
+            if key in kept_buffers and kept_buffers[key].shape == buffer.shape:
+                buffer.copy_(kept_buffers[key])
     rng.set_state(content["rng"])
     torch.set_rng_state(content["cpu"])
     random.setstate(content["python"])
@@ -89,6 +95,10 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
         torch.cuda.set_rng_state_all(content["cuda"])
     told: dict[str, Any] = content["told"]
     return told
+
+
+def _modules(parts: Mapping[str, Any]) -> list[tuple[str, nn.Module]]:
+    return [(name, part) for name, part in parts.items() if isinstance(part, nn.Module)]
 
 
 def _plain(state: Any) -> tuple[Any, ...]:

@@ -24,9 +24,11 @@ from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.models import (
     calibration_seeds,
+    check_same_network,
     device_and_dtype,
     device_name,
     enough_memory,
+    forward,
     logits_of,
     mark_calibrated,
     mask_names,
@@ -115,7 +117,11 @@ def unlearn(
         identity = tuple(digests(examples.inputs))
         own = _own_copy(model)
         examples = examples.to(*device_and_dtype(own))
-        logits = _original_logits(own, examples)
+        with enough_memory("take a machine with more"):
+            logits = _original_logits(own, examples)
+        _check_own(own, model, examples)
+        if any(parameter._backward_hooks for parameter in model.parameters()):
+            record.warn("hooks on the gradients of parameters were not copied: they had no effect")
         given = {name for name, _ in model.named_buffers()}
         masks = [n for n in mask_names(own) if n not in given or unsound([(n, own.get_buffer(n))]) is not None]
         task = Task(
@@ -130,10 +136,11 @@ def unlearn(
         with enough_memory(_memory_advice(chosen)):
             result = chosen.run(own, task, rng=rng, record=record)
         _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
-        _check_same_network(result, model)
+        check_same_network(result, model)
         after = _back_to_its_dtypes(result, model, masks, examples, record)
-    for (_, parameter), (_, original) in zip(result.named_parameters(), model.named_parameters(), strict=True):
-        parameter.requires_grad_(original.requires_grad)
+    originals = dict(model.named_parameters())
+    for name, parameter in result.named_parameters():
+        parameter.requires_grad_(originals[name].requires_grad)
         parameter.grad = None
     mark_calibrated(result, *calibration_seeds(model), *([seed] if task.heldout is not None else []))
     modes = {name: module.training for name, module in model.named_modules()}
@@ -177,7 +184,7 @@ def _resolve(method: Method | str | None, heldout: bool) -> Method:
         method = default_method(heldout)
     if isinstance(method, str):
         return make_method(method)
-    if isinstance(method, type) or not hasattr(method, "run"):
+    if isinstance(method, type) or not all(hasattr(method, name) for name in ("run", "name", "needs")):
         raise SettingError(f"method must be a method such as expunge.Targeted() or its name, not {method!r}")
     return method
 
@@ -212,6 +219,26 @@ def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the model's logits on the forget set hold NaN or infinity; take a sound checkpoint")
     return logits
+
+
+def _check_own(own: nn.Module, model: nn.Module, examples: Examples) -> None:
+    """Raises `InputError` where the copy computes with the original's parameters: functions are not copied."""
+    theirs = {id(parameter) for parameter in model.parameters()}
+    batch = examples.inputs[:2]
+    with refusing(batch, "the forget set"):
+        front = [forward(own, batch).grad_fn]
+    seen = set()
+    while front:
+        node = front.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in theirs:
+            raise InputError(
+                "the model's forward refers to the model itself (a lambda, or a patched method), which no copy can "
+                "have; wrap it in a module that does"
+            )
+        front += [following for following, _ in node.next_functions]
 
 
 def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, method: Method, seed: int) -> Examples:
@@ -273,15 +300,6 @@ def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exceptio
     bad = unsound([*model.named_parameters(), *model.named_buffers()], masks)
     if bad is not None:
         raise error(f"{subject} holds NaN or infinity in {bad!r}; {advice}")
-
-
-def _check_same_network(result: nn.Module, model: nn.Module) -> None:
-    """Compares parameters and the buffers that are saved; a model may make buffers when it first runs."""
-    parameters = [{name: p.shape for name, p in net.named_parameters()} for net in (result, model)]
-    saved = [{k: v.shape for k, v in net.state_dict().items() if isinstance(v, Tensor)} for net in (result, model)]
-    other = [name for name in saved[0] if saved[1].get(name, saved[0][name]) != saved[0][name]]
-    if parameters[0] != parameters[1] or other:
-        raise InputError("the factory builds another network than the model; give the model's own")
 
 
 def _back_to_its_dtypes(

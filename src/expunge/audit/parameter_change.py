@@ -18,7 +18,7 @@ def parameter_change(before: Mapping[str, Tensor], model: nn.Module) -> Paramete
     sums: dict[str, tuple[float, float]] = {}
     count = 0
     for name, parameter in model.named_parameters():
-        delta = parameter.detach() - before[name].detach().to(parameter.device)
+        delta = _difference(parameter.detach(), before[name].detach().to(parameter.device))
         layer = name.rpartition(".")[0]
         l1, squares = sums.get(layer, (0.0, 0.0))
         sums[layer] = (l1 + _norm(delta, 1), squares + _norm(delta, 2) ** 2)
@@ -33,6 +33,12 @@ def parameter_change(before: Mapping[str, Tensor], model: nn.Module) -> Paramete
         by_layer={layer: (l1, squares**0.5) for layer, (l1, squares) in sums.items()},
         num_parameters=count,
     )
+
+
+def _difference(after: Tensor, before: Tensor) -> Tensor:
+    if after.is_complex():
+        return (after - before).abs()
+    return after - before if after.is_floating_point() else after.double() - before.double()
 
 
 def _norm(delta: Tensor, order: int) -> float:

@@ -29,7 +29,8 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     (54, True)
     """
     salt = f"heldout:{as_seed(seed)}:".encode()
-    return torch.tensor([blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)])
+    sides = [blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)]
+    return torch.tensor(sides, dtype=torch.bool)
 
 
 def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:

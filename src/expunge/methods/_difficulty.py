@@ -54,11 +54,14 @@ def untrained(model: nn.Module) -> nn.Module:
     fresh = copy.deepcopy(model)
     for name, module in fresh.named_modules():
         reset = getattr(module, "reset_parameters", None)
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter.is_floating_point()]
         if callable(reset):
+            for parameter in own:  # what it leaves as it was shows
+                nn.init.constant_(parameter, torch.nan)
             reset()
-        elif next(module.parameters(recurse=False), None) is not None:
+        if (not callable(reset) and own) or any(bool(parameter.isnan().any()) for parameter in own):
             raise InputError(
-                f"the model's {type(module).__name__} {name!r} has no reset_parameters(), so that no untrained copy "
-                'can be made of it; take another rank than "references"'
+                f"the model's {type(module).__name__} {name!r} has no reset_parameters() for all of its parameters, so "
+                'that no untrained copy can be made of it; take another rank than "references"'
             )
     return fresh.requires_grad_(True)

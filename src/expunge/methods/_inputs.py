@@ -125,7 +125,9 @@ def at_once(batch_size: int | None) -> int:
 
 def _norms(vectors: Tensor) -> Tensor:
     """L2 norms of the examples, shape (N, 1, …); the smallest normal number where one is zero."""
-    norms: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
+    norms: Tensor = torch.linalg.vector_norm(vectors.reshape(len(vectors), -1), dim=1).clamp_min(
+        torch.finfo(vectors.dtype).tiny
+    )
     return norms.view(-1, *[1] * (vectors.ndim - 1))
 
 

@@ -7,10 +7,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from expunge.errors import NonFiniteError, SettingError
 from expunge.methods._task import Recorder
-from expunge.models import forward, logits_of
+from expunge.models import forward, logits_of, refusing
 from expunge.progress import track
 from expunge.records import Epoch
 from expunge.settings import require, require_types
@@ -131,10 +132,12 @@ def descend(
                             f"max_steps ended the first pass early: {unseen} forgotten examples were never used"
                         )
                     break
-                if len(index) == 1 and any(m.training for m in model.modules() if isinstance(m, NORMALISATION)):
+                if len(index) == 1 and any(m.training for m in model.modules() if isinstance(m, _BatchNorm)):
                     _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
                     record.warn("a batch held one example: its normalisation layers ran in eval mode")
-                logits = forward(model, inputs if len(index) == size and whole else inputs[index])
+                batch = inputs if len(index) == size and whole else inputs[index]
+                with refusing(batch, f"a batch of {len(index)} in {settings.norm} mode"):
+                    logits = forward(model, batch)
                 value = loss(logits, index).mean()
                 losses.append(float(value.detach()))
                 if not torch.isfinite(value):
@@ -145,10 +148,12 @@ def descend(
                 seen.append(logits.detach())
                 if whole and (finished() or (settings.stop == "epsilon" and losses[-1] < settings.epsilon)):
                     break
-                if not value.requires_grad:
-                    raise SettingError("the loss depends on no parameter that may change; set requires_grad on others")
+                require_gradient(value)
                 optimizer.zero_grad(set_to_none=True)
-                value.backward(inputs=parameters)
+                value.backward()
+                for parameter in parameters:  # those of embeddings; no optimizer here takes sparse ones
+                    if parameter.grad is not None and parameter.grad.is_sparse:
+                        parameter.grad = parameter.grad.to_dense()
                 optimizer.step()
                 if after_step:
                     after_step()
@@ -188,6 +193,7 @@ def step_size(
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
     for index in torch.arange(num, device=inputs.device).split(settings.batch_size or num):
         value = loss(forward(model, inputs[index]), index).sum() / num
+        require_gradient(value)
         total += float(value.detach())
         for gradient, part in zip(gradients, torch.autograd.grad(value, parameters, allow_unused=True), strict=True):
             if part is not None:
@@ -196,6 +202,12 @@ def step_size(
     size = sum(float(gradient.abs().pow(power).sum(dtype=torch.float64)) for gradient in gradients)
     fallen = pace * total
     return min(settings.lr, fallen / size) if size > 0 and fallen > 0 else settings.lr
+
+
+def require_gradient(value: Tensor) -> None:
+    """Raises `SettingError` where a loss depends on no parameter that may change."""
+    if not value.requires_grad:
+        raise SettingError("the loss depends on no parameter that may change; set requires_grad on others")
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.methods._inputs import continuous, targeted_pgd
-from expunge.methods._loop import Descent, descend
+from expunge.methods._loop import Descent, descend, require_gradient
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
@@ -126,7 +126,9 @@ def importances(model: nn.Module, inputs: Tensor, parameters: list[nn.Parameter]
     total = [torch.zeros_like(p) for p in parameters]
     model.eval()
     for x in inputs.split(1) if parameters else ():
-        gradients = torch.autograd.grad(forward(model, x).square().sum(), parameters, allow_unused=True)
+        value = forward(model, x).square().sum()
+        require_gradient(value)
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
         for omega, gradient in zip(total, gradients, strict=True):
             if gradient is not None:
                 omega += gradient.abs()

@@ -80,7 +80,7 @@ class JiT(Descent):
                 noise = self.sigma * torch.randn(clean.shape, dtype=clean.dtype, generator=rng).to(clean.device)
                 with torch.set_grad_enabled(not self.detach):
                     noisy = forward(model, clean + unit * noise)
-                total = total + (logits - noisy).norm(dim=1) / noise.flatten(1).norm(dim=1)
+                total = total + (logits - noisy).norm(dim=1) / noise.reshape(len(noise), -1).norm(dim=1)
             return total / self.draws * (len(index) if self.reduction == "sum" else 1)
 
         return descend(

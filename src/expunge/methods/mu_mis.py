@@ -63,7 +63,7 @@ class MUMis(Descent):
         def sensitivity(logits: Tensor, classes: Tensor, index: Tensor) -> Tensor:
             chosen = logits.gather(1, classes[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, inputs, create_graph=True)
-            return (unit * gradient[index]).flatten(1).square().sum(1)
+            return (unit * gradient[index]).reshape(len(index), -1).square().sum(1)
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             others = wrong_labels(labels[index], task.num_classes, rng)

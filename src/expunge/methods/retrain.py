@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import built_by
+from expunge.models import built_by, check_same_network
 from expunge.records import Epoch
 from expunge.training import Recipe, train
 
@@ -33,6 +33,7 @@ class Retrain(Recipe):
         assert task.retain is not None
         assert task.factory is not None
         fresh = built_by(task.factory, model)
+        check_same_network(fresh, model)
         history = train(fresh, task.retain, self.recipe, rng=rng, label="retraining")
         record.epochs += [Epoch(loss=epoch.loss, forget_accuracy=None) for epoch in history]
         batch_size = min(self.batch_size, len(task.retain))

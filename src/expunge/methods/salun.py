@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.methods._inputs import at_once
-from expunge.methods._loop import Descent, descend, trainable
+from expunge.methods._loop import Descent, descend, require_gradient, trainable
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
@@ -121,6 +121,7 @@ def salient(
     size = at_once(batch_size)
     for inputs, labels in zip(task.forget.inputs.split(size), task.forget.labels.split(size), strict=True):
         value = F.cross_entropy(forward(model, inputs), labels, reduction="sum")
+        require_gradient(value)
         parts = torch.autograd.grad(value, list(weights), allow_unused=True)
         for total, part in zip(gradients, parts, strict=True):
             if part is not None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.methods._loop import trainable
+from expunge.methods._loop import require_gradient, trainable
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import forward
 from expunge.progress import track
@@ -100,6 +100,7 @@ def importance(model: nn.Module, examples: Examples, batch_size: int) -> list[Te
     batches = list(zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True))
     for inputs, labels in track(batches, "measuring importance", len(batches)):
         value = F.cross_entropy(forward(model, inputs), labels)
+        require_gradient(value)
         for total, part in zip(totals, torch.autograd.grad(value, weights, allow_unused=True), strict=True):
             if part is not None:
                 total += part.square()

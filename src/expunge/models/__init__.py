@@ -5,6 +5,7 @@ from expunge.models.checkpoint import Header, load_weights, read_header, require
 from expunge.models.inference import (
     as_float,
     built_by,
+    check_same_network,
     computes_in_bf16,
     device_and_dtype,
     device_name,
@@ -27,6 +28,7 @@ __all__ = [
     "build",
     "built_by",
     "calibration_seeds",
+    "check_same_network",
     "computes_in_bf16",
     "device_and_dtype",
     "device_name",

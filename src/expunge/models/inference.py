@@ -1,5 +1,6 @@
 """Running a network: on a copy of its input, with logits in floats, and with a clear word where it refuses."""
 
+import copy
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_l
 
 def as_float(logits: object) -> Tensor:
     """Logits in float32, or in float64 where the model computes in it. Raises `InputError` for anything else."""
+    # Inside of another autocast its copies of the weights would be kept, and no later pass would see an update.
+    torch.clear_autocast_cache()
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
         raise InputError(f"the model must return a tensor of logits (N, C), not {kind}; wrap it in a module that does")
@@ -75,7 +78,7 @@ def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
     """What `factory` builds, on the device and in the precision of `like`, which is float32 or float64.
 
     Raises:
-        InputError: it builds nothing, or fails.
+        InputError: it builds nothing, or fails, or what it builds cannot be copied: it may hand out what others hold.
     """
     device, dtype = device_and_dtype(like)
     try:
@@ -86,8 +89,25 @@ def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
         raise InputError(f"the factory failed: {one_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"the factory must build a torch.nn.Module, not {type(network).__name__}")
-    network = network.to(device)
+    try:
+        network = copy.deepcopy(network).to(device)
+    except Exception as error:
+        raise InputError(f"what the factory builds cannot be copied: {one_line(error)}") from error
     return network.double() if dtype == torch.float64 else network.float()  # complex and integer tensors stay so
+
+
+def check_same_network(other: nn.Module, model: nn.Module) -> None:
+    """Raises `InputError` unless parameters and saved buffers have the same names and shapes.
+
+    Buffers that are not saved may be made by a model when it first runs, and so may lazy parameters.
+    """
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in other.parameters()):
+        return
+    parameters = [{name: p.shape for name, p in net.named_parameters()} for net in (other, model)]
+    saved = [{k: v.shape for k, v in net.state_dict().items() if isinstance(v, Tensor)} for net in (other, model)]
+    changed = [name for name in saved[0] if saved[1].get(name, saved[0][name]) != saved[0][name]]
+    if parameters[0] != parameters[1] or changed:
+        raise InputError("the factory builds another network than the model; give the model's own")
 
 
 def computes_in_bf16(device: torch.device) -> bool:
@@ -104,11 +124,17 @@ def device_name(device: torch.device) -> str:
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Those of the first parameter. Raises `InputError` where the model has none, or they hold no values yet."""
+    """Those of the first floating-point parameter, or of the first where none is.
+
+    Raises:
+        InputError: the model has no parameters, or they hold no values yet.
+    """
     reference = next(model.parameters(), None)
     if reference is None:
         raise InputError("the model has no parameters, so that there is nothing to train, forget or audit")
     for parameter in model.parameters():
         if parameter.is_meta or isinstance(parameter, nn.UninitializedParameter):
             raise InputError("the model's parameters hold no values yet; load its weights, or run it on a batch, first")
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    reference = next(floating, reference)
     return reference.device, reference.dtype
