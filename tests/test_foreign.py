@@ -626,12 +626,12 @@ def test_settings_may_be_numpys(kind: Any) -> None:
         (expunge.Targeted, {"batch_size": "many"}, "batch_size='many' is not a whole number"),
         (expunge.Targeted, {"epochs": Fraction(5, 2)}, "is not a whole number"),
         (expunge.Targeted, {"lr": None}, "lr=None is not a number"),
-        (expunge.Targeted, {"lr": np.inf}, "lr=inf is out of range"),
+        (expunge.Targeted, {"lr": np.inf}, "lr=inf is not a finite number"),
         (expunge.Targeted, {"stop": 3}, "stop=3: it is one of"),
         (expunge.Amnesiac, {"retain_size": 2.5}, "retain_size=2.5 is not a whole number"),
         (expunge.SSD, {"alpha": "x"}, "alpha='x' is not a number"),
         (Recipe, {"epochs": 1.5}, "epochs=1.5 is not a whole number"),
-        (Recipe, {"lr": float("inf")}, "lr=inf is out of range"),
+        (Recipe, {"lr": float("inf")}, "lr=inf is not a finite number"),
     ],
 )
 def test_settings_of_another_type_are_refused_when_they_are_made(kind: Any, settings: Any, message: str) -> None:
