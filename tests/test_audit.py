@@ -51,7 +51,7 @@ def sets() -> tuple[Examples, Examples]:
 @pytest.fixture(scope="module")
 def unlearned(original: nn.Module, sets: tuple[Examples, Examples]) -> nn.Module:
     forget = TensorDataset(sets[0].inputs, sets[0].labels)
-    return unlearn(original, forget, method=Targeted(lr=3e-4, stop="budget", epochs=40)).model
+    return unlearn(original, forget, method=Targeted(lr=1e-3, stop="budget", epochs=40)).model
 
 
 def test_memorised_examples_fail(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
