@@ -94,7 +94,8 @@ def _draw(figure: "Figure", measured: Measured, plot: Plot, rows: Sequence[Seque
     for line, row in zip(axes, rows, strict=True):
         for ax, (dataset, architectures) in zip(line, row, strict=True):
             name = f"{DATASETS[dataset]}, {ARCHITECTURES[architectures[0]]}" if plot.grid else DATASETS[dataset]
-            if not any((dataset, architecture) in measured.pairs() for architecture in architectures):
+            pairs = [(dataset, architecture) for architecture in architectures]
+            if not any(measured.points(*pair) if plot.x else pair in measured.pairs() for pair in pairs):
                 ax.set_title(name, fontsize=9 if plot.x is None else 8)
                 ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", color=GREY)
                 ax.set_xticks([])
