@@ -77,6 +77,17 @@ def test_forced_mistakes_fail_and_the_report_says_so(
     assert report.leakage.auc > 0.6
 
 
+def test_the_default_device_is_left_alone(
+    original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
+) -> None:
+    reports = [audit(original, unlearned, *sets, seed=1)]
+    with torch.device("meta"):  # one that no tensor can come back from
+        reports.append(audit(original, unlearned, *sets, seed=1))
+    assert reports[0].scores_after == reports[1].scores_after
+    assert reports[0].relearning == reports[1].relearning
+    assert reports[0].leakage == reports[1].leakage
+
+
 def test_unseen_examples_do_not_fail(original: nn.Module) -> None:
     held_out = load_data("sample:test").examples
     unseen = held_out.take(torch.arange(HELD_OUT, HELD_OUT + 64))

@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 import expunge
 torch.set_num_threads(1)
-model = nn.Sequential(nn.Linear(4, 20_000), nn.ReLU(), nn.Linear(20_000, 2))  # 80 kB an example and layer
+model = nn.Sequential(nn.Linear(4, 200_000), nn.ReLU(), nn.Linear(200_000, 2))  # 0.8 MB an example and layer
 forget = TensorDataset(torch.rand(4_000, 4), torch.arange(4_000) % 2)
 expunge.unlearn(model, torch.utils.data.Subset(forget, range(4)), method=expunge.Targeted(epochs=1))  # loads code
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -42,7 +42,7 @@ try:
     expunge.unlearn(model, forget, method=expunge.Targeted(epochs=1))
 except expunge.errors.NotEnoughMemoryError as error:
     print(error)
-expunge.unlearn(model, forget, method=expunge.Targeted(epochs=1, batch_size=100, max_steps=3))
+expunge.unlearn(model, forget, method=expunge.Targeted(epochs=1, batch_size=50, max_steps=3))  # reads 250 at once
 print("fits")
 """
 
@@ -443,3 +443,11 @@ class _Wide(nn.Module):
 def test_a_model_without_logits_is_refused() -> None:
     with pytest.raises(InputError, match=r"logits \(N, C\)"):
         unlearn(_Wide(), pairs(2, seed=0))
+
+
+def test_the_default_device_is_left_alone(method: str, tmp_path: Path) -> None:
+    arrangement = arrange(method, "batch_norm", tmp_path)
+    expected = state_bits(arrangement.run().model)
+    with torch.device("meta"):  # one that no tensor can come back from
+        found = arrangement.run()
+    assert state_bits(found.model) == expected

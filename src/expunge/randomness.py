@@ -34,7 +34,7 @@ def stream(purpose: str, seed: int) -> torch.Generator:
     tensor([False])
     """
     digest = blake2b(f"{purpose}:{as_seed(seed)}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits: torch takes signed seeds
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits: torch takes signed seeds
 
 
 @contextmanager

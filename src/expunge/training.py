@@ -163,7 +163,7 @@ def train(
         history = [TrainedEpoch(*epoch) for epoch in told["history"]]
     step = len(history) * num_batches
     while len(history) < recipe.epochs:
-        order = torch.randperm(len(examples), generator=rng)
+        order = torch.randperm(len(examples), generator=rng, device="cpu")
         loss_sum = torch.zeros((), device=device)
         num_correct = torch.zeros((), device=device, dtype=torch.int64)
         for batch in order[: num_batches * batch_size].split(batch_size):
@@ -256,11 +256,12 @@ def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
     if augment == "none":
         return images
     size, high, wide = len(images), images.shape[-2] // 8, images.shape[-1] // 8
-    down, right = (torch.randint(0, 2 * n + 1, (size, 1), generator=rng).to(images.device) for n in (high, wide))
+    shifts = (torch.randint(0, 2 * n + 1, (size, 1), generator=rng, device="cpu") for n in (high, wide))
+    down, right = (shift.to(images.device) for shift in shifts)
     rows = torch.arange(images.shape[-2], device=images.device) + down
     columns = torch.arange(images.shape[-1], device=images.device) + right
     if augment == "flip_shift":
-        mirrored = torch.rand((size, 1), generator=rng).to(images.device) < 0.5
+        mirrored = torch.rand((size, 1), generator=rng, device="cpu").to(images.device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
     padded = F.pad(images, (wide, wide, high, high))
     example = torch.arange(size, device=images.device)[:, None, None]

@@ -251,7 +251,7 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, m
     wanted = getattr(method, "retain_size", None)
     index = None
     if wanted is not None and wanted < size:
-        order = torch.randperm(size, generator=stream("retain", seed))
+        order = torch.randperm(size, generator=stream("retain", seed), device="cpu")
         index = sorted(order[:wanted].tolist())
     examples = materialise(retain, "retain", index)
     _check_beside(examples, forget, num_classes, "retained", "retain")

@@ -83,9 +83,10 @@ def difficulty_of(
         raise InputError(f"{len(heldout)} held-out examples are too few to train networks on; give at least 16")
     check_disjoint(forget.inputs, heldout.inputs, "forget", "test")
     rng = stream("difficulty", seed)
-    pairs = torch.tensor(list(combinations(range(NUM_REFERENCES), 2)))
+    pairs = torch.tensor(list(combinations(range(NUM_REFERENCES), 2)), device="cpu")
     sets = {"forget": forget, "heldout": heldout}
-    dealt = {name: pairs[torch.randperm(len(held), generator=rng) % len(pairs)] for name, held in sets.items()}
+    orders = {name: torch.randperm(len(held), generator=rng, device="cpu") for name, held in sets.items()}
+    dealt = {name: pairs[order % len(pairs)] for name, order in orders.items()}
     scores = {name: np.zeros((len(held), 2)) for name, held in sets.items()}
     right = {name: np.zeros((len(held), 2), dtype=bool) for name, held in sets.items()}
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
@@ -93,7 +94,7 @@ def difficulty_of(
         label = f"reference {number + 1} of {NUM_REFERENCES}"
         seen = heldout.take(torch.nonzero((dealt["heldout"] != number).all(1)).flatten())
         with torch.random.fork_rng(devices):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng, device="cpu")))
             network = factory()
             train(network, seen, recipe, rng=rng, label=label)
         for name, held in sets.items():

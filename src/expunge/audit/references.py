@@ -131,7 +131,7 @@ def train_references(
     rest = data.without(forget)
     if len(rest) == 0:
         raise InputError("the forget set is all of the data; nothing is left to train the retrained models on")
-    order = torch.randperm(len(rest), generator=stream("retained", seed))
+    order = torch.randperm(len(rest), generator=stream("retained", seed), device="cpu")
     retained = rest.take(sorted(order[:num_retained].tolist()))
     sets = dict(zip(SETS, (forget, heldout, retained), strict=True))
     settings = {
@@ -241,7 +241,7 @@ def recipe_sets(heldout: ImageSet, num_forget: int, seed: int = 0) -> tuple[Imag
     >>> len(data), len(forget_ids), len(rest)
     (8, 3, 8)
     """
-    order = torch.randperm(len(heldout), generator=stream("halves", seed)).tolist()
+    order = torch.randperm(len(heldout), generator=stream("halves", seed), device="cpu").tolist()
     data = heldout.take(order[: len(order) // 2])
     if not 1 <= num_forget < len(data):
         raise InputError(f"cannot forget {num_forget} of {len(data)} examples, half of the held-out set")
@@ -316,7 +316,7 @@ def _write(job: _Job, row: str, j: int, model: torch.nn.Module, target: float) -
             steps = network_steps(model, _examples(job.sets["forget"]), target, lr=job.lr, max_steps=job.max_steps)
         except NonFiniteError:  # a network that a method has wrecked need not learn at all
             steps = float(job.max_steps)
-    tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64)
+    tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64, device="cpu")
     with written_whole(file_of(job.directory, row, j)) as temporary:
         save_file(tensors, temporary, metadata={"format": FORMAT, "digest": job.tags[row]})
 
@@ -343,7 +343,7 @@ def _examples(plain: Plain) -> Examples:
 
 
 def _seed(seed: int, purpose: str) -> int:
-    return int(torch.randint(2**31, (1,), generator=stream(f"reference {purpose}", seed)))
+    return int(torch.randint(2**31, (1,), generator=stream(f"reference {purpose}", seed), device="cpu"))
 
 
 def _is_there(job: _Job, row: str, j: int) -> bool:

@@ -339,4 +339,4 @@ def _check_numbers(num_controls: int, max_examples: int, max_steps: int) -> None
 
 
 def _seed(seed: int) -> int:
-    return int(torch.randint(2**62, (1,), generator=stream("relearning", seed)))
+    return int(torch.randint(2**62, (1,), generator=stream("relearning", seed), device="cpu"))

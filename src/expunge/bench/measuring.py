@@ -126,7 +126,7 @@ def model_digest(path: Path) -> str:
 
 def order_of_subset(size: int) -> Tensor:
     """The order in which training images are taken to measure retain accuracy on: the same for every cell."""
-    return torch.randperm(size, generator=stream("retain-measured", 0))
+    return torch.randperm(size, generator=stream("retain-measured", 0), device="cpu")
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class Stage:
         size = cell.settings.get("retain_size")
         if size is None:
             return self.train.take(kept)
-        order = torch.randperm(len(self.train), generator=stream("retain", cell.seed))
+        order = torch.randperm(len(self.train), generator=stream("retain", cell.seed), device="cpu")
         within = torch.zeros(len(self.train), dtype=torch.bool)
         within[kept] = True
         return self.train.take(order[within[order]][:size])

@@ -92,7 +92,7 @@ def load_cifar(name: str, split: str) -> ImageSet:
     parts = [read_batch(folder / batch) for batch in layout[split]]
     try:
         pixels = np.concatenate([np.asarray(part["data"], np.uint8).reshape(-1, 3, 32, 32) for part in parts])
-        labels = torch.tensor([label for part in parts for label in part[layout["labels"]]])
+        labels = torch.tensor([label for part in parts for label in part[layout["labels"]]], device="cpu")
         class_names = tuple(read_batch(folder / layout["meta"])[layout["names"]])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder} does not hold {name} as published ({error}); get it again") from error
@@ -107,5 +107,5 @@ def _load_tree(folder: Path, num_classes: int, spec: str) -> ImageSet:
     names, labels = images.class_names, images.labels
     if all(name.isascii() and name.isdigit() for name in names):  # sorted as text, 10 comes before 2
         names = tuple(sorted(names, key=int))
-        labels = torch.tensor([names.index(name) for name in images.class_names])[labels]
+        labels = torch.tensor([names.index(name) for name in images.class_names], device="cpu")[labels]
     return ImageSet(images.images, labels, names, images.ids, spec)

@@ -142,7 +142,7 @@ def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:
     """
     if not 1 <= num <= len(images):
         raise InputError(f"cannot draw {num} of the {len(images)} examples of {images.name}")
-    order = torch.randperm(len(images), generator=stream("ids", seed))
+    order = torch.randperm(len(images), generator=stream("ids", seed), device="cpu")
     return [images.ids[i] for i in order[:num].tolist()]
 
 
@@ -204,7 +204,7 @@ def shared(first: Tensor, second: Tensor) -> Tensor:
         coarser = min(first.dtype, second.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
         first, second = first.to(coarser), second.to(coarser)
     seen = set(content_digests(first))
-    return torch.tensor([digest in seen for digest in content_digests(second)], dtype=torch.bool)
+    return torch.tensor([digest in seen for digest in content_digests(second)], dtype=torch.bool, device="cpu")
 
 
 def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
@@ -248,7 +248,7 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
     """
     size = size_of(dataset, name)
     if isinstance(dataset, ImageSet):
-        return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index)))
+        return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index), device="cpu"))
     inputs: list[Tensor] = []
     labels: list[int] = []
     for n in range(size) if index is None else index:
@@ -278,7 +278,7 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
             raise InputError(f"{name} example {n} holds NaN or infinity; repair or remove it")
         inputs.append(value.detach())
         labels.append(as_label(item[1], f"{name} example {n}"))
-    return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64))
+    return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64, device="cpu"))
 
 
 def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:

@@ -81,7 +81,7 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     if odd is not None:  # they go into reports and digests
         raise InputError(f"{folder}: the name {odd!r} is not UTF-8; rename it")
     images = decode_all(paths, size=size, channels=channels)
-    return ImageSet(images, torch.tensor(labels), class_names, ids, f"folder:{folder}")
+    return ImageSet(images, torch.tensor(labels, device="cpu"), class_names, ids, f"folder:{folder}")
 
 
 def _refuse(folder: str, paths: Sequence[Path], advice: str) -> None:
@@ -120,7 +120,7 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
     if channels is None:
         channels = 3 if any(_has_colour(path) for path in paths) else 1
     first = decode(paths[0], str(paths[0]), size, channels)
-    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
+    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8, device="cpu")
     for n, path in enumerate(track(paths, "decoding images", len(paths))):
         image = decode(path, str(path), size, len(first))
         if image.shape != first.shape:

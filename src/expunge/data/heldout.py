@@ -30,12 +30,12 @@ def calibration_side(inputs: Tensor, seed: int) -> Tensor:
     """
     salt = f"heldout:{as_seed(seed)}:".encode()
     sides = [blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)]
-    return torch.tensor(sides, dtype=torch.bool)
+    return torch.tensor(sides, dtype=torch.bool, device="cpu")
 
 
 def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
     """Which held-out examples are on the calibration side of none of `seeds`: bool, shape (N,), on the CPU."""
-    left = torch.ones(len(inputs), dtype=torch.bool)
+    left = torch.ones(len(inputs), dtype=torch.bool, device="cpu")
     for seed in seeds:
         left &= ~calibration_side(inputs, seed)
     return left

@@ -68,6 +68,6 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
     given_labels = list(rows[label_columns[0]])
     if None in given_labels:
         raise InputError(f"hf:{source} example {given_labels.index(None)} has no label; remove it")
-    labels = torch.tensor([int(label) for label in given_labels])
+    labels = torch.tensor([int(label) for label in given_labels], device="cpu")
     class_names = tuple(rows.features[label_columns[0]].names)
     return ImageSet(torch.stack(images), labels, class_names, name=f"hf:{source}")

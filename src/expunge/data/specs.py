@@ -148,7 +148,7 @@ def _to_classes(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageS
             f"{images.name} has a class {double[0]!r}, and the model has {len(labels_of[double[0]])} classes of that "
             "name: rename the model's classes, so that each has a name of its own"
         )
-    renumber = torch.tensor([min(labels_of[name]) for name in images.class_names])
+    renumber = torch.tensor([min(labels_of[name]) for name in images.class_names], device="cpu")
     return ImageSet(images.images, renumber[images.labels], class_names, images.ids, images.name)
 
 
@@ -160,6 +160,6 @@ def _numbered(images: ImageSet) -> ImageSet:
             f"the model has no class names, so the folders in {images.name} must be named by class number, "
             f"0, 1, …, not {wrong[0]!r}"
         )
-    numbers = torch.tensor([int(name) for name in images.class_names])
+    numbers = torch.tensor([int(name) for name in images.class_names], device="cpu")
     names = tuple(str(n) for n in range(int(numbers.max()) + 1))
     return ImageSet(images.images, numbers[images.labels], names, images.ids, images.name)

@@ -31,6 +31,6 @@ def load_tiny_imagenet(split: str) -> ImageSet:
     if unknown or not files:
         raise InputError(f"{root} is not Tiny-ImageNet as published: unknown classes {unknown[:1]}; get it again")
     images = decode_all([path for path, _ in files], channels=3)
-    labels = torch.tensor([label_of[name] for _, name in files])
+    labels = torch.tensor([label_of[name] for _, name in files], device="cpu")
     ids = tuple(path.name for path, _ in files)
     return ImageSet(images, labels, class_names, ids, f"tiny-imagenet:{split}")

@@ -146,7 +146,7 @@ def drawn(task: Task, size: int, rng: torch.Generator) -> Tensor:
     """Inputs whose outputs are to be held, shape (`size`, ...): held-out ones, or mixtures of two forgotten ones."""
     if task.heldout is None:
         return mixed(task.forget.inputs, size, rng)
-    chosen = torch.randperm(len(task.heldout), generator=rng)[:size].to(task.heldout.inputs.device)
+    chosen = torch.randperm(len(task.heldout), generator=rng, device="cpu")[:size].to(task.heldout.inputs.device)
     inputs = task.heldout.inputs[chosen]
     repeated = size > REPEATED * len(task.heldout)
     return augmented(inputs, "shift", rng) if repeated and are_images(inputs) else inputs

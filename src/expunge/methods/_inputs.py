@@ -106,7 +106,7 @@ def targeted_pgd(
     model.eval()
     moved = []
     for batch, target in zip(inputs.split(size), targets.split(size), strict=True):
-        start = low + span * torch.rand(batch.shape, generator=rng).to(batch)
+        start = low + span * torch.rand(batch.shape, generator=rng, device="cpu").to(batch)
         delta = _into_ball(start - batch, radius * span)
         for _ in range(steps):
             delta.requires_grad_()

@@ -122,7 +122,7 @@ def descend(
             whole = batch_size == len(positions)
             order = positions
             if not whole:
-                order = positions[torch.randperm(len(positions), generator=rng).to(inputs.device)]
+                order = positions[torch.randperm(len(positions), generator=rng, device="cpu").to(inputs.device)]
             began, seen, losses = record.steps, list[Tensor](), list[float]()
             for index in order.split(batch_size):
                 if record.steps == settings.max_steps:

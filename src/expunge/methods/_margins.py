@@ -100,11 +100,11 @@ def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
         num: how many, ≥ 1.
         rng: a CPU generator.
     """
-    first = torch.randint(len(inputs), (num,), generator=rng)
-    second = (first + torch.randint(1, len(inputs), (num,), generator=rng)) % len(inputs)
+    first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
+    second = (first + torch.randint(1, len(inputs), (num,), generator=rng, device="cpu")) % len(inputs)
     first, second = first.to(inputs.device), second.to(inputs.device)
     kind = inputs.dtype if inputs.is_floating_point() else torch.float32
-    weight = (0.25 + 0.5 * torch.rand(num, generator=rng)).to(inputs.device, kind)
+    weight = (0.25 + 0.5 * torch.rand(num, generator=rng, device="cpu")).to(inputs.device, kind)
     weight = weight.view(-1, *[1] * (inputs.ndim - 1))
     mixture = weight * inputs[first].to(kind) + (1 - weight) * inputs[second].to(kind)
     return mixture if inputs.is_floating_point() else mixture.round().to(inputs.dtype)

@@ -125,7 +125,7 @@ class Calibrated(Distilling):
         unit = unseen.std(correction=0).clamp(min=1e-6)
         targets, watched, size = planned, None, min(MOST_WATCHED, len(unseen) // 4)
         if self.follow and task.heldout is not None and size >= LEAST_WATCHED:
-            shuffled = torch.randperm(len(task.heldout), generator=rng).to(inputs.device)
+            shuffled = torch.randperm(len(task.heldout), generator=rng, device="cpu").to(inputs.device)
             watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
             task = replace(task, heldout=task.heldout.take(shuffled[size:]))
 

@@ -77,7 +77,8 @@ class JiT(Descent):
             total = torch.zeros(len(index), dtype=logits.dtype, device=logits.device)
             clean = inputs[index]
             for _ in range(self.draws):
-                noise = self.sigma * torch.randn(clean.shape, dtype=clean.dtype, generator=rng).to(clean.device)
+                noise = torch.randn(clean.shape, dtype=clean.dtype, generator=rng, device="cpu")
+                noise = self.sigma * noise.to(clean.device)
                 with torch.set_grad_enabled(not self.detach):
                     noisy = forward(model, clean + unit * noise)
                 total = total + (logits - noisy).norm(dim=1) / noise.reshape(len(noise), -1).norm(dim=1)

@@ -57,5 +57,5 @@ def wrong_labels(labels: Tensor, num_classes: int, rng: torch.Generator) -> Tens
     >>> bool((wrong_labels(torch.arange(5), 5, torch.Generator()) != torch.arange(5)).all())
     True
     """
-    offset = torch.randint(1, num_classes, labels.shape, generator=rng).to(labels.device)
+    offset = torch.randint(1, num_classes, labels.shape, generator=rng, device="cpu").to(labels.device)
     return (labels + offset) % num_classes

@@ -105,7 +105,7 @@ def pseudo_labels(logits: Tensor, labels: Tensor, delta: float, rng: torch.Gener
     """
     best, second = logits.sort(dim=1, descending=True, stable=True).indices[:, :2].T  # of equal ones the first
     right = best == labels
-    kept = (torch.rand(len(labels), generator=rng) < delta).to(labels.device)
+    kept = (torch.rand(len(labels), generator=rng, device="cpu") < delta).to(labels.device)
     drawn = torch.where(kept, labels, torch.where(right, second, best))
     counts = PseudoLabels(
         kept=int(kept.sum()),

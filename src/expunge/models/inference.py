@@ -27,10 +27,23 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def logits_of(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits (N, C), float32 or float64, of `inputs` (N, ...), without gradients. Leaves `model` in eval mode."""
+    """Logits (N, C), float32 or float64, of `inputs` (N, ...), without gradients. Leaves `model` in eval mode.
+
+    At most `batch_size` at a time; fewer where memory does not suffice.
+    """
     model.eval()
     with torch.no_grad():
-        return torch.cat([forward(model, batch) for batch in inputs.split(batch_size)])
+        return torch.cat([_in_memory(model, batch) for batch in inputs.split(batch_size)])
+
+
+def _in_memory(model: nn.Module, batch: Tensor) -> Tensor:
+    try:
+        return forward(model, batch)
+    except Exception as error:
+        if len(batch) == 1 or not _is_of_memory(error):
+            raise
+    # Out of the handler: the traceback holds what was computed.
+    return torch.cat([_in_memory(model, half) for half in batch.split((len(batch) + 1) // 2)])
 
 
 @contextmanager
@@ -82,7 +95,8 @@ def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
     """
     device, dtype = device_and_dtype(like)
     try:
-        network = factory()
+        with torch.device("cpu"):  # whatever the caller's default is: one seed is to give one network
+            network = factory()
     except ExpungeError:
         raise
     except Exception as error:  # the user's own code runs here, and may raise anything
