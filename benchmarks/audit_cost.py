@@ -64,7 +64,8 @@ def cost_table() -> str:
     rows += [("the audit (aim: under 300)", f"{total:.1f}", "100%")]
     told = (
         f"{record['architecture']}, {record['num_forget']} forgotten, {record['num_heldout']:,} held out · "
-        f"`python -m benchmarks.audit_cost` · {record['device']} · torch {record['torch']} · commit {record['commit']}"
+        f"`python -m benchmarks.audit_cost --model runs/fm-r18` · {record['device']} · "
+        f"torch {record['torch']} · commit {record['commit']}"
     )
     return markdown(["part", "seconds", "share"], rows) + "\n\n" + told
 

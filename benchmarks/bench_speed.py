@@ -206,7 +206,8 @@ def bench_speed_table() -> str:
         ["one large convolution (64 channels, 56 × 56), likewise", f"{rates['large']:.0f}", ""],
     ]
     told = (
-        f"`python -m benchmarks.bench_speed` · {record['device']} · torch {record['torch']} · commit {record['commit']}"
+        f"`python -m benchmarks.bench_speed --model runs/fm-r18` · {record['device']} · "
+        f"torch {record['torch']} · commit {record['commit']}"
     )
     return markdown(["what", "measured", "aim"], rows) + "\n\n" + told
 

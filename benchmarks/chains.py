@@ -125,7 +125,8 @@ def chains_table() -> str:
     head = ["320 forgotten", "how", "test points lost", "a request's accuracy when made", "at the end"]
     head += ["its A1 when made", "at the end", "audit of all", "seconds", "n"]
     told = (
-        f"`python -m benchmarks.chains` · {rows[0]['device']} · torch {rows[0]['torch']} · commit "
+        f"`python -m benchmarks.chains --models runs/originals/adam` · {rows[0]['device']} · "
+        f"torch {rows[0]['torch']} · commit "
         f"{', '.join(sorted({row['commit'] for row in rows}))}"
     )
     return markdown(head, found) + "\n\n" + told

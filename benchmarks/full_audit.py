@@ -99,8 +99,8 @@ def full_audit_table(which: str = "paper") -> str:
     more = "" if which == "paper" else f" --which {which}"
     told = (
         f"{found.num_models} models of each kind, {found.num_forget} forgotten, {found.num_heldout:,} held out · "
-        f"`python -m benchmarks.full_audit --num {found.num_models}{more}` · {record['device']} · "
-        f"torch {record['torch']} · commit {record['commit']}"
+        f"`python -m benchmarks.full_audit --num {found.num_models} --work runs/full-audit{more}` · "
+        f"{record['device']} · torch {record['torch']} · commit {record['commit']}"
     )
     return found.table() + "\n\n" + told
 

@@ -100,7 +100,8 @@ def ranking_table() -> str:
     ]
     rows.append(["margin under one retrained network", f"{record['one_retrained']:.2f}", ""])
     told = (
-        f"{record['num_forget']} forgotten, {ORIGINALS} originals · `python -m benchmarks.ranking` · "
+        f"{record['num_forget']} forgotten, {ORIGINALS} originals · "
+        "`python -m benchmarks.ranking --work runs/full-audit` · "
         f"{record['device']} · torch {record['torch']} · commit {record['commit']}"
     )
     head = ["ranked by (sums of ranks)", "Spearman with 64 retrained networks' mean margins", "lowest to highest"]

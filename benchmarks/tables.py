@@ -56,12 +56,13 @@ def label(row: Row) -> str:
     return f"{name} ({cell['protocol']} protocol)" if cell.get("protocol") else name
 
 
-def source(rows: list[Row]) -> str:
+def source(rows: list[Row], what: str) -> str:
     """The line under a table: command, machine, commit."""
     commits = sorted({row["commit"] for row in rows})
     devices = sorted({row["device"] for row in rows})
     return (
-        f"`python -m benchmarks.forgetting` · {' or '.join(devices)} · torch {rows[0]['versions']['torch']} · "
+        f"`python -m benchmarks.forgetting {what} --model runs/fm-r18` · {' or '.join(devices)} · "
+        f"torch {rows[0]['versions']['torch']} · "
         f"commit {', '.join(commits)}"
     )
 
@@ -95,7 +96,7 @@ def methods_table(size: int) -> str:
             ]
         )
     head = ["method", "retained data used", "forget %", "retain %", "test %", "‖Δθ‖₁", "steps", "seconds", "n"]
-    return markdown(head, body) + "\n\n" + source(rows)
+    return markdown(head, body) + "\n\n" + source(rows, "methods")
 
 
 def before_line() -> tuple[str, str]:
@@ -139,7 +140,7 @@ def choices_table(size: int) -> str:
             )
         body.append(line)
     head = ["changed"] + [f"λ={lam}: {what}" for lam in (1, 3) for what in ("forget %", "retain %", "test %", "steps")]
-    return markdown(head, body) + "\n\n" + source(rows)
+    return markdown(head, body) + "\n\n" + source(rows, "choices")
 
 
 def retraining_table() -> str:
@@ -166,7 +167,7 @@ def retraining_table() -> str:
     if not body:
         return "not measured"
     head = ["forgotten", "examples seen", "by retraining", "seconds", "by retraining", "faster by"]
-    return markdown(head, body) + "\n\n" + source(rows)
+    return markdown(head, body) + "\n\n" + source(rows, "methods")
 
 
 def speed_table() -> str:

@@ -19,6 +19,7 @@ from expunge.errors import MissingExtraError
 from expunge.methods import METHODS
 from expunge.methods._loop import Descent
 from expunge.terminal import print_table
+from expunge.training import Recipe
 from tests.conftest import COMMAND, expunge, pixels, running, succeed, tree, write_folder
 
 COMMANDS = [
@@ -321,3 +322,14 @@ def test_a_stopped_training_says_where_it_is_kept(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, state.exists()) == (1, True)
     assert errors == f"expunge: error: stopped; what was finished is kept in {state}, run it again to go on\n"
+
+
+def test_retraining_takes_the_originals_recipe_with_a_protocol_too(trained: Path, ids: Path, tmp_path: Path) -> None:
+    recipe = json.loads((trained / "training.json").read_text())["recipe"]
+    assert recipe["batch_size"] != Recipe().batch_size
+    for out, more in (("plain", ()), ("paper", ("--protocol", "paper"))):
+        data = ("--forget", "sample", "--ids", ids, "--retain", "sample")
+        done = ("--model", trained, *data, "--method", "retrain", *more, "--set", "epochs=1", "--out", tmp_path / out)
+        succeed("forget", *done)
+        settings = json.loads((tmp_path / out / "report.json").read_text())["trace"]["settings"]
+        assert settings["batch_size"] == recipe["batch_size"]

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from benchmarks.tables import PAGES, ROOT, filled
 
 from expunge.methods import METHODS
+from expunge.methods._loop import Descent
+from expunge.training import Recipe
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"^\s*(?:`)?(expunge (?:data |bench )?[a-z]+)(.*)$", re.MULTILINE)
@@ -55,3 +58,14 @@ def test_a_methods_page_names_its_class_and_source(name: str) -> None:
     assert f"expunge.{METHODS[name].__name__}(" in page
     for protocol in set(METHODS[name].presets) - {"paper"}:
         assert f'protocol="{protocol}"' in page
+
+
+@pytest.mark.parametrize(("page", "of"), [("methods/README.md", Descent), ("data-and-models.md", Recipe)])
+def test_shared_settings_are_listed_with_their_defaults(page: str, of: type[Descent | Recipe]) -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE))
+    for setting in fields(of):
+        shown = rows[setting.name]
+        if isinstance(setting.default, float | int):
+            assert float(shown) == setting.default, setting.name
+        else:
+            assert shown == str(setting.default).lower(), setting.name

@@ -481,7 +481,7 @@ def test_wrong_examples_are_never_raised_by_targets_that_follow() -> None:
 
 
 def test_references_are_of_a_transformer_too(tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="timm is optional: pip install 'expunge[vision]'")
+    pytest.importorskip("timm", reason="timm is optional: pip install '.[vision]'")
     spec = ModelSpec(
         architecture="vit", num_classes=3, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,),
         options={"embed_dim": 12, "depth": 1},

@@ -204,7 +204,7 @@ assert commands.theory({str(trained)!r}, "sample", **settings).single.num_exampl
 try:
     commands.theory({str(trained)!r}, "sample", out=pathlib.Path({str(tmp_path)!r}) / "out", **settings)
 except MissingExtraError as error:
-    assert "pip install 'expunge[report]'" in str(error)
+    assert "pip install '.[report]'" in str(error)
 else:
     raise SystemExit("a missing extra was not reported")
 """

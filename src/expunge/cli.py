@@ -36,7 +36,18 @@ WithImages = Annotated[
     bool,
     typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),
 ]
-Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; repeat for more.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method (`expunge methods`); repeat for more."),
+]
+RecipeSet = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting of the recipe, such as epochs=20, or of the network, such as width=32; repeat for more.",
+    ),
+]
 
 
 @app.command()
@@ -59,7 +70,7 @@ def train(
     data: Annotated[str, typer.Option(help="DATA of the training set, such as fashion-mnist or folder:DIR.")],
     model: Annotated[str, typer.Option(help="small_resnet, resnet18, resnet50, vit or timm:NAME.")],
     out: Annotated[Path, typer.Option(help="New directory for the checkpoint.")],
-    settings: Set = [],  # noqa: B006  (typer reads it, nobody writes it)
+    settings: RecipeSet = [],  # noqa: B006  (typer reads it, nobody writes it)
     seed: Seed = 0,
     device: Device = "auto",
     record_updates: Annotated[

@@ -40,7 +40,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise MissingExtraError("--ray needs Ray: pip install 'expunge[bench]'") from error
+            raise MissingExtraError("--ray needs Ray: pip install '.[bench]' in expunge's sources") from error
         self._ray: Any = ray
         self._quiet = ExitStack()
         self._quiet.enter_context(redirect_stdout(sys.stderr))  # Ray prints of dead workers, at any time

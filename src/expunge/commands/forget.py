@@ -65,7 +65,7 @@ def forget(
         raise SettingError(f"{method} needs retained training examples: add --retain DATA")
     make_method(method, protocol=protocol, **(settings or {}))  # wrong settings, before anything is read
     network, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
-    recipe = dict(header.recipe) if method == "retrain" and protocol is None else {}
+    recipe = dict(header.recipe) if method == "retrain" else {}
     chosen: Method = make_method(method, protocol=protocol, **{**recipe, **(settings or {})})
     forgotten = forget_set(sources, header)
     retain, notes = retain_set(sources, header, forgotten)
@@ -77,7 +77,7 @@ def forget(
         if retain is not None:
             test, more = without_twins(test, retain, "retain", len(test))
             notes = (*notes, *more)
-    if method == "retrain" and protocol is None and not recipe:
+    if method == "retrain" and not recipe:
         notes = (*notes, "the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)

@@ -27,7 +27,9 @@ def download(name: str) -> Path:
         from torchvision import datasets
         from torchvision.datasets.utils import download_and_extract_archive
     except ImportError as error:
-        raise MissingExtraError("downloading needs torchvision: pip install 'expunge[vision]'") from error
+        raise MissingExtraError(
+            "downloading needs torchvision: pip install '.[vision]' in expunge's sources"
+        ) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
         if name == "tiny-imagenet":

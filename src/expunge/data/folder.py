@@ -195,7 +195,9 @@ def decode(
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise MissingExtraError("reading image files needs Pillow: pip install 'expunge[vision]'") from error
+        raise MissingExtraError(
+            "reading image files needs Pillow: pip install '.[vision]' in expunge's sources"
+        ) from error
     too_large = f"over the limit of {MAX_PIXELS:,}; remove it, or make it smaller"
     try:
         # Pillow warns of oversized images on standard error, and of odd metadata; the limit here is lower than its own.

@@ -25,7 +25,9 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError("hf: data needs Hugging Face datasets: pip install 'expunge[hf]'") from error
+        raise MissingExtraError(
+            "hf: data needs Hugging Face datasets: pip install '.[hf]' in expunge's sources"
+        ) from error
     name, _, split = source.rpartition(":") if ":" in source else (source, "", "train")
     try:
         rows: Any

@@ -111,7 +111,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise MissingExtraError("hf: models need transformers: pip install 'expunge[hf]'") from error
+        raise MissingExtraError("hf: models need transformers: pip install '.[hf]' in expunge's sources") from error
     library: Any = transformers
     # Standard error is for what expunge has to say; what the library only warns of is checked here.
     library.utils.logging.set_verbosity_error()

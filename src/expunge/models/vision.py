@@ -15,7 +15,7 @@ def resnet(name: str, spec: ModelSpec) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
-        raise MissingExtraError(f"{name} needs torchvision: pip install 'expunge[vision]'") from error
+        raise MissingExtraError(f"{name} needs torchvision: pip install '.[vision]' in expunge's sources") from error
     stem = spec.options.get("stem", "small" if spec.image_size < SMALL_STEM_BELOW else "standard")
     if stem not in {"small", "pooled", "standard"} or set(spec.options) - {"stem"}:
         raise SettingError(f"{name} takes stem=standard, stem=pooled or stem=small, not {dict(spec.options)}")
@@ -74,5 +74,5 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise MissingExtraError("this model needs timm: pip install 'expunge[vision]'") from error
+        raise MissingExtraError("this model needs timm: pip install '.[vision]' in expunge's sources") from error
     return timm

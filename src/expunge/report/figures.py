@@ -245,7 +245,7 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("report.html needs matplotlib: pip install 'expunge[report]'") from error
+        raise MissingExtraError("report.html needs matplotlib: pip install '.[report]' in expunge's sources") from error
     with mpl.rc_context():
         mpl.rcdefaults()  # not what a user's matplotlibrc says
         mpl.rcParams.update(_STYLE)

@@ -65,7 +65,7 @@ def render(
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise MissingExtraError("report.html needs jinja2: pip install 'expunge[report]'") from error
+        raise MissingExtraError("report.html needs jinja2: pip install '.[report]' in expunge's sources") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("expunge.report").joinpath("page.html.jinja").read_text("utf-8"))
     layers = layer_rows({name: l1 for name, (l1, _) in report.change.by_layer.items()})

@@ -42,7 +42,7 @@ def check_available() -> None:
     try:
         import_module("matplotlib")
     except ImportError as error:
-        raise MissingExtraError("the figure needs matplotlib: pip install 'expunge[report]'") from error
+        raise MissingExtraError("the figure needs matplotlib: pip install '.[report]' in expunge's sources") from error
 
 
 def draw_theory(report: "TheoryReport", path: Path) -> None:

@@ -57,8 +57,8 @@ def advice(report: AuditReport) -> str:
         )
     if over_forgotten(report) and not memorised(report):
         return (
-            "If it matters that nobody can see what was deleted, do not release this model. An earlier end, a gentler "
-            "setting or a method that uses some retained examples may leave less of a mark; retraining leaves none."
+            "If it matters that nobody can see what was deleted, do not release this model. The method calibrated, "
+            "with a test set, an earlier end or a gentler setting may leave less of a mark; retraining leaves none."
         )
     return (
         "Do not call these examples forgotten. Try a stronger setting or another method, then audit again; "
