@@ -1,6 +1,8 @@
 """The default audit on real networks: what it sees, what it costs, what it refuses."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,19 @@ from expunge.report.wording import mark_of_accuracy
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
 
+OUT_OF_MEMORY = """
+import resource, torch
+from torch import nn
+from expunge.audit import audit
+from expunge.data import Examples
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(4, 200_000), nn.ReLU(), nn.Linear(200_000, 8), nn.Linear(8, 2))  # 0.8 MB an example
+forget, heldout = (Examples(torch.rand(n, 4), torch.arange(n) % 2) for n in (20, 600))
+audit(model, model, forget, heldout.take(torch.arange(60)))  # loads code
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, resource.RLIM_INFINITY))
+print(audit(model, model, forget, heldout).num_heldout)
+"""
 TRAINED_ON = 200
 HELD_OUT = 600
 
@@ -75,6 +90,11 @@ def test_forced_mistakes_fail_and_the_report_says_so(
     assert "itself a mark" in (mark_of_accuracy(report) or "")
     assert "memorised" not in {found.side for found in report.recognisable}
     assert report.leakage.auc > 0.6
+
+
+def test_fewer_examples_are_read_at_once_where_memory_is_short() -> None:
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=240)
+    assert done.stdout == "600\n", done.stderr
 
 
 def test_the_default_device_is_left_alone(

@@ -399,7 +399,7 @@ def test_a_place_that_cannot_be_written(place: Place) -> None:
     assert tree(place.root) == before
 
 
-@pytest.mark.parametrize("command", ["train", "record", "forget"])
+@pytest.mark.parametrize("command", ["train", "record", "state", "forget"])
 def test_a_full_disk(place: Place, command: str) -> None:
     """No file may grow over 8 kB; the checkpoint has 27."""
     if command == "forget":
@@ -407,6 +407,7 @@ def test_a_full_disk(place: Place, command: str) -> None:
     else:
         arguments = place.train("--set", "epochs=1", "--set", "width=4")
         arguments += ["--record-updates", place.ids("0", "1")] if command == "record" else []
+        arguments += ["--state", place.root / "state"] if command == "state" else []
     before = tree(place.root)
     done = expunge(*arguments, launcher=("bash", "-c", 'ulimit -f 8; exec "$@"', "bash"))
     if command == "record":

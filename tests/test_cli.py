@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from expunge import commands
 from expunge.data import draw_ids, load_data
-from expunge.errors import MissingExtraError
+from expunge.errors import MissingExtraError, SettingError
 from expunge.methods import METHODS
 from expunge.methods._loop import Descent
 from expunge.terminal import print_table
 from expunge.training import Recipe
-from tests.conftest import COMMAND, expunge, pixels, running, succeed, tree, write_folder
+from tests.conftest import COMMAND, LAUNCHER, expunge, pixels, running, succeed, tree, write_folder
 
 COMMANDS = [
     [],
@@ -333,3 +334,79 @@ def test_retraining_takes_the_originals_recipe_with_a_protocol_too(trained: Path
         succeed("forget", *done)
         settings = json.loads((tmp_path / out / "report.json").read_text())["trace"]["settings"]
         assert settings["batch_size"] == recipe["batch_size"]
+
+
+def test_a_narrow_table_gives_up_names_and_never_digits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("a name that is far longer than the terminal is wide", "1,234.5678e-10", "50.25%")]
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table("title", ["", "before", "after"], rows)
+    printed = capsys.readouterr().out
+    assert "1,234.5678e-10" in printed
+    assert "50.25%" in printed
+    assert "…" not in printed
+    monkeypatch.delenv("COLUMNS")  # into a pipe
+    print_table("title", ["", "before", "after"], rows)
+    assert rows[0][0] in capsys.readouterr().out
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:
+    write_folder(tmp_path, pixels(2), ["a", "x\x1b[31mred"])
+    text = succeed("data", "show", f"folder:{tmp_path}")
+    assert "x\\x1b[31mred" in text
+    assert "\x1b" not in text
+
+
+def test_training_goes_on_where_the_test_split_cannot_be_read(tmp_path: Path) -> None:
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    write_folder(tmp_path / "cifar10/train", pixels(20, channels=3, side=8), names * 2)
+    options = ("--model", "small_resnet", "--set", "epochs=1", "--set", "width=4", "--set", "batch_size=4")
+    data = ("--data", "cifar10", "--out", tmp_path / "out")
+    done = expunge("train", *data, *options, env={"EXPUNGE_DATA": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "no test accuracy: " in done.stderr
+    assert json.loads((tmp_path / "out/training.json").read_text())["test_accuracy"] is None
+
+
+def test_classes_without_images_are_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", pixels(8, channels=3, side=16), ["cat", "dog"] * 4)
+    (tmp_path / "data/lost+found").mkdir()
+    options = ("--model", "small_resnet", "--set", "epochs=1", "--set", "width=4", "--out", tmp_path / "out")
+    done = expunge("train", "--data", f"folder:{tmp_path}/data", *options)
+    assert (done.returncode, done.stderr) == (0, "1 of 3 classes have no images: lost+found\n")
+
+
+@pytest.mark.parametrize(("method", "said"), [("nosuch", "unknown method"), ("amnesiac_undo", "needs the update log")])
+def test_the_demo_refuses_a_method_before_it_trains(tmp_path: Path, method: str, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        commands.demo(str(tmp_path / "out"), method=method)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_after_the_work_says_that_it_was_done(trained: Path, ids: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()  # a reader that does not read, as a pager
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(1))
+    os.set_blocking(writing, True)
+    out = tmp_path / "out"
+    options = ("--model", trained, "--forget", "sample", "--ids", ids, "--set", "epochs=1", "--json", "--out", out)
+    command = [sys.executable, "-c", LAUNCHER, str(COMMAND), "forget", *map(str, options)]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not out.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # into the printing
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        os.close(reading)
+        errors = process.communicate(timeout=30)[1]
+    os.close(writing)
+    assert (out / "model.safetensors").exists()
+    assert "nothing was written" not in errors
+    assert process.returncode == 1

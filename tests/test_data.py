@@ -22,7 +22,7 @@ import expunge.data.sample
 from expunge.data import ImageSet, check_disjoint, clear_decoded, digests, draw_ids, load_data, materialise, read_ids
 from expunge.data.idx import FASHION_MNIST_CLASSES
 from expunge.data.locations import cache_dir
-from expunge.errors import InputError, SettingError
+from expunge.errors import ExpungeError, InputError, SettingError
 from tests.conftest import pixels, succeed, write_folder, write_image
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -386,6 +386,89 @@ def test_an_image_that_would_be_left_out_of_a_folder_is_refused(tmp_path: Path) 
         load_data(f"folder:{tmp_path}/one")
 
 
+@pytest.mark.parametrize("name", ["k.tga", "k.ico", "k.jxl", "k.jpeg2000", "k.pbm", "k.HEIC"])
+def test_images_of_rare_formats_are_refused(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path, pixels(2), ["a", "b"])
+    (tmp_path / "a" / name).write_bytes(b"whatever")
+    with pytest.raises(InputError, match=f"a/{name} would be left out; convert it"):
+        load_data(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("form", ["BMP", "AVIF", "JPEG2000", "heic", "jxl"])
+def test_images_of_rare_formats_without_their_suffix_are_refused(tmp_path: Path, form: str) -> None:
+    from PIL import Image, features
+
+    write_folder(tmp_path, pixels(2), ["a", "b"])
+    if form == "heic":
+        (tmp_path / "a/k").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    elif form == "jxl":
+        (tmp_path / "a/k").write_bytes(b"\xff\x0a" + bytes(20))
+    elif form == "AVIF" and not features.check("avif"):
+        (tmp_path / "a/k").write_bytes(b"\0\0\0\x20ftypavif\0\0\0\0")
+    else:
+        Image.fromarray(pixels(1)[0, 0].numpy()).convert("RGB").save(tmp_path / "a/k", form)
+    with pytest.raises(InputError, match="a/k would be left out; give it the suffix"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_what_cannot_be_read_of_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, pixels(3), ["a", "b", "b"])
+    (tmp_path / "b/x.png").mkdir()  # no image
+    (tmp_path / "b/notes").write_text("no image")
+    assert len(load_data(f"folder:{tmp_path}")) == 3
+    for call in ("scandir", "open"):  # root, whom tests may run as, may read all
+        real = getattr(os if call == "scandir" else Path, call)
+
+        def refusing(path: Any, *rest: Any, real: Any = real) -> Any:
+            if str(path).endswith(("b", "notes")):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os if call == "scandir" else Path, call, refusing)
+            with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+                load_data(f"folder:{tmp_path}")
+
+
+def test_class_names_are_one_however_their_accents_are_written(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for folder, model in ((composed, decomposed), (decomposed, composed)):
+        write_folder(tmp_path / folder, pixels(2), [folder, "b"])
+        assert load_data(f"folder:{tmp_path / folder}", class_names=("a", "b", model)).labels.tolist() == [1, 2]
+
+
+def test_a_user_without_a_home_reads_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("expunge.data.folder._CACHE_FROM", 2)
+    write_folder(tmp_path, pixels(3), ["a", "b", "b"])
+    assert len(load_data(f"folder:{tmp_path}")) == 3
+    with pytest.raises(InputError, match="cifar10 is not on this machine"):
+        load_data("cifar10")
+    with pytest.raises(ExpungeError, match="no home directory"):
+        clear_decoded()
+
+
+def test_a_cache_that_one_may_not_look_into_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.stat
+
+    def refusing(path: Path, **rest: Any) -> os.stat_result:
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **rest)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "closed"))
+    monkeypatch.setattr(Path, "stat", refusing)
+    monkeypatch.setattr("expunge.data.folder._CACHE_FROM", 2)
+    write_folder(tmp_path / "images", pixels(3), ["a", "b", "b"])
+    assert len(load_data(f"folder:{tmp_path}/images")) == 3
+    with pytest.raises(InputError, match="cifar10 is not on this machine"):
+        load_data("cifar10")
+
+
 def test_named_data_is_matched_by_name_to_the_models_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = load_data("sample:test")
     names = tuple(sorted(plain.class_names))
@@ -616,6 +699,13 @@ def test_a_saved_hugging_face_dataset(tmp_path: Path, channels: int) -> None:
     assert renamed.labels.tolist() == [1, 2, 1, 0]
 
 
+def test_a_hugging_face_dataset_is_grey_only_where_all_of_it_is(tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    grey, coloured = hf_dataset(pixels(1), [0], ["x"]), hf_dataset(pixels(2, channels=3), [0, 0], ["x"])
+    datasets.concatenate_datasets([grey, coloured]).save_to_disk(tmp_path / "saved")
+    assert load_data(f"hf:{tmp_path}/saved").images.shape == (3, 3, 28, 28)
+
+
 def test_the_split_of_a_saved_dataset_dict(tmp_path: Path) -> None:
     datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
     images = pixels(3)
@@ -788,6 +878,12 @@ def test_select_take_and_without() -> None:
     assert torch.equal(chosen.images, images.images[[4, 1]])
     assert chosen.labels.tolist() == [1, 1]
     assert images.take([0, 0][:1]).ids == ("0",)
+    assert images.take(torch.tensor([False, True, False, False, True, False])).ids == ("1", "4")
+    assert len(images.take([])) == 0
+    with pytest.raises(InputError, match=r"positions are integers, not torch\.float32"):
+        images.take(torch.tensor([1.7]))
+    spaced = ImageSet(images.images, images.labels, images.class_names, (" 0", "1", "2", "3", "4", "5 "))
+    assert spaced.select([" 0", " 1 ", "5 "]).ids == (" 0", "1", "5 ")
     rest = images.without(chosen)
     assert rest.ids == ("0", "2", "3", "5")
     assert len(images.without(images)) == 0
@@ -825,9 +921,12 @@ def test_an_image_set_is_checked(images: torch.Tensor, labels: torch.Tensor, ids
 def test_ids_files(tmp_path: Path) -> None:
     file = tmp_path / "ids"
     file.write_bytes("\ufeff3\r\n\n  a/b c.png \n".encode())
-    assert read_ids(file) == ["3", "a/b c.png"]
-    file.write_bytes(b"\xff\xfe")
-    for path in (file, tmp_path / "none", tmp_path):
+    assert image_set().select(read_ids(file)[:1]).ids == ("3",)
+    assert [line.strip() for line in read_ids(str(file))] == ["3", "a/b c.png"]
+    file.write_text("3\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"is not UTF-8 .*; save it as such"):
+        read_ids(file)
+    for path in (tmp_path / "none", tmp_path):
         with pytest.raises(InputError, match="cannot read the list of ids"):
             read_ids(path)
 

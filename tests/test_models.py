@@ -141,6 +141,9 @@ def test_the_stem_follows_the_size_of_the_images(
         (spec(width=-4), "small_resnet cannot be built with"),
         (spec("vit", side=31), "divisible by 8 or 7"),
         (spec("vit", heads=2), "vit cannot be built with"),
+        (spec("vit", num_heads=5), "vit cannot be built with"),
+        (spec("vit", norm_layer="nothing"), "vit cannot be built with"),
+        (spec("timm:vit_tiny_patch16_224", num_heads=5), "timm cannot build"),
         (spec("timm:resnet_of_nobody"), "timm cannot build"),
         (spec("timm:resnet10t", nonsense=3), "timm cannot build"),
     ],
@@ -336,6 +339,100 @@ def test_timm_models_take_foreign_weights(tmp_path: Path) -> None:
         load_model("timm:nothing", weights=tmp_path / "weights.safetensors")
 
 
+def test_timm_models_of_ours_are_normalised_as_they_were_trained(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="the extra vision is not installed")
+    described = spec("timm:resnet10t", side=32)
+    model = build(described).eval()
+    save_checkpoint(tmp_path / "model.safetensors", model, header(described))
+    given = "timm:resnet10t,num_classes=5,in_chans=1"
+    again, told = load_model(given, weights=tmp_path / "model.safetensors")
+    images = pixels(3, side=32)
+    assert torch.equal(logits_of(again, images), logits_of(model, images))
+    assert told == header(described)
+
+
+@pytest.mark.parametrize("options", [{"checkpoint_path": "x.pth"}, {"pretrained": True}, {"pretrained_cfg": {}}])
+def test_a_description_cannot_have_timm_read_other_files(tmp_path: Path, options: dict[str, Any]) -> None:
+    pytest.importorskip("timm", reason="the extra vision is not installed")
+    described = spec("timm:resnet10t", side=32)
+    save_checkpoint(tmp_path / "model.safetensors", build(described), header(replace(described, options=options)))
+    with pytest.raises(InputError, match="would read other files"):
+        load_model(tmp_path)
+    for name in ("hf-hub:someone/something", "local-dir:/tmp"):
+        with pytest.raises(SettingError, match="would read other files"):
+            build(spec(f"timm:{name}"))
+        with pytest.raises(SettingError, match="would read other files"):
+            load_model(f"timm:{name}", weights=tmp_path / "model.safetensors")
+
+
+def test_weights_under_a_wrappers_names_are_taken(tmp_path: Path, module: Any) -> None:
+    network = module.Tied().eval()
+    state, images = network.state_dict(), torch.rand(4, 1, 28, 28)
+    for n, content in enumerate(
+        (
+            {f"module.{name}": value for name, value in state.items()},
+            {"model_state_dict": {f"_orig_mod.module.{name}": value for name, value in state.items()}},
+            {"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 3},
+        )
+    ):
+        torch.save(content, tmp_path / f"{n}.pt")
+        model, _ = load_model("py:their_models:Tied", weights=tmp_path / f"{n}.pt", allow_pickle=True)
+        assert torch.equal(logits_of(model, images), logits_of(network, images))
+    first, others = "head.weight", [name for name in state if name != "head.weight"]
+    torch.save({f"net.{first}": state[first], **{name: state[name] for name in others}}, tmp_path / "mixed.pt")
+    with pytest.raises(InputError, match=f"1 missing, such as '{first}', and 1 unknown, such as 'net.{first}'"):
+        load_model("py:their_models:Tied", weights=tmp_path / "mixed.pt", allow_pickle=True)
+    torch.save(state | {first: state[first].to_sparse()}, tmp_path / "sparse.pt")
+    with pytest.raises(InputError, match=f"'{first}' is sparse"):
+        load_model("py:their_models:Tied", weights=tmp_path / "sparse.pt", allow_pickle=True)
+
+
+class Sharing(nn.Module):
+    """Buffers that share their memory, wholly, in part, and with themselves."""
+
+    shift: Tensor
+    scale: Tensor
+    same: Tensor
+    part: Tensor
+    one: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 5)
+        both = torch.linspace(0.5, 1, 16).view(2, 8)
+        for name, buffer in (("shift", both[0]), ("scale", both[1]), ("same", both[1]), ("part", both[1, :3])):
+            self.register_buffer(name, buffer)
+        self.register_buffer("one", torch.tensor(0.5).expand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head((x - self.shift) * self.scale * self.one + self.same) + self.part.sum()
+        return logits
+
+
+def test_buffers_that_share_memory_come_back(tmp_path: Path) -> None:
+    described = replace(spec(), architecture="py:tests.test_models:Sharing")
+    network = Sharing()
+    model = Classifier(described, network)
+    save_checkpoint(tmp_path / "model.safetensors", model, header(described))
+    with torch.no_grad():
+        network.shift += 1
+        network.head.weight += 1
+    save_checkpoint(tmp_path / "changed.safetensors", model, header(described))
+    again, _ = load_model("py:tests.test_models:Sharing", weights=tmp_path / "changed.safetensors")
+    assert state_bits(again) == state_bits(model)
+
+
+def test_a_second_request_to_a_model_of_ones_own_knows_all_of_its_classes(tmp_path: Path, module: Any) -> None:
+    save_file({k: v.clone() for k, v in module.Tied().state_dict().items()}, tmp_path / "weights.safetensors")
+    weights, settings = tmp_path / "weights.safetensors", ("--method", "neg_grad", "--set", "epochs=1")
+    for name in ("0", "2", "4"):  # each folder holds one of the five classes
+        data = f"folder:{write_folder(tmp_path / name / 'images', pixels(2, seed=int(name)), [name, name])}"
+        model = ("--model", "py:their_models:Tied,image_size=28,in_chans=1", "--weights", weights, "--resize")
+        succeed("forget", *model, "--forget", data, "--out", tmp_path / name / "out", *settings)
+        weights = tmp_path / name / "out/model.safetensors"
+    assert len(read_header(weights).history) == 3
+
+
 def test_factories_take_foreign_weights(tmp_path: Path, module: Any) -> None:
     network = module.Tied().eval()
     state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -409,6 +506,36 @@ def test_inputs_of_a_hugging_face_model_are_scaled_as_its_processor_says(
     with torch.no_grad():
         logits = original(expected(images.float())).logits
     torch.testing.assert_close(logits_of(load_model(f"hf:{tmp_path}/hf")[0], images), logits)
+
+
+def test_a_hugging_face_processor_that_scales_twice_is_followed(tmp_path: Path) -> None:
+    original = hugging_face(tmp_path / "hf")
+    images = pixels(3)
+    told = {"image_mean": [0.25], "image_std": [0.5]}
+    twice = {"image_processor_type": "EfficientNetImageProcessorFast"}
+    for more, std in (({"include_top": True}, 0.25), (twice, 0.25), (twice | {"include_top": False}, 0.5)):
+        (tmp_path / "hf/preprocessor_config.json").write_text(json.dumps(told | more))
+        with torch.no_grad():
+            logits = original((images.float() / 255 - 0.25) / std).logits
+        torch.testing.assert_close(logits_of(load_model(f"hf:{tmp_path}/hf")[0], images), logits)
+
+
+@pytest.mark.parametrize(
+    ("processor", "side"),
+    [
+        ({"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}, 28),
+        ({"size": {"shortest_edge": 32}, "crop_size": 28, "do_center_crop": True}, 28),
+        ({"size": {"height": 32, "width": 32}, "crop_size": {"height": 28, "width": 28}, "do_center_crop": False}, 32),
+        ({"size": 48}, 48),
+        ({}, 28),
+    ],
+)
+def test_a_hugging_face_models_images_are_of_the_size_that_its_processor_makes(
+    tmp_path: Path, processor: dict[str, Any], side: int
+) -> None:
+    hugging_face(tmp_path / "hf")
+    (tmp_path / "hf/preprocessor_config.json").write_text(json.dumps(processor))
+    assert load_model(f"hf:{tmp_path}/hf")[1].spec.image_size == side
 
 
 def test_hugging_face_models_whose_inputs_cannot_be_made_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from expunge import progress
 from expunge.commands import train as train_command
 from expunge.data import Examples, ImageSet, digests, draw_ids
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
-from expunge.models import load_model
+from expunge.models import ModelSpec, build, load_model
 from expunge.training import Recipe, TrainedEpoch, augmented, train
+from expunge.training_state import identity
 from expunge.update_log import UpdateRecorder, matching_updates, watched_by
 from tests.arrangements import NETWORKS, pairs, state_bits
 from tests.conftest import expunge, running
@@ -107,6 +109,29 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, An
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged; remove it"):
         run(None, state)
+
+
+def test_a_state_is_of_one_network_also_where_its_tensors_do_not_show_it() -> None:
+    pytest.importorskip("timm", reason="the extra vision is not installed")
+    held = examples(4)
+    described = ModelSpec(
+        architecture="vit", num_classes=4, in_channels=1, image_size=8, mean=(0.5,), std=(0.2,),
+        options={"num_heads": 3, "depth": 1},
+    )  # fmt: skip
+
+    def identified(spec: ModelSpec) -> str:
+        torch.manual_seed(0)
+        return identity(build(spec), held, {}, 0)
+
+    known = identified(described)
+    assert identified(described) == known
+    assert identified(replace(described, options={"num_heads": 6, "depth": 1})) != known
+    assert identified(replace(described, mean=(0.4,))) != known
+    plain = [nn.Sequential(nn.Linear(4, 4), activation) for activation in (nn.ReLU(), nn.Tanh(), nn.ReLU())]
+    for network in plain[1:]:
+        network.load_state_dict(plain[0].state_dict())
+    found = [identity(network, held, {}, 0) for network in plain]
+    assert found[0] == found[2] != found[1]
 
 
 def test_a_training_whose_network_makes_tensors_as_it_runs_says_that_it_cannot_be_gone_on_with(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import typer
 
 from expunge import cli_bench
 from expunge.errors import ExpungeError, SettingError
-from expunge.stopping import Stopped, fail, stop_on_signals, stopped, work
-from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table
+from expunge.stopping import Stopped, fail, stop_on_signals, stopped_outside, work
+from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table, printable
 
 if TYPE_CHECKING:
     from expunge.commands import Report
@@ -337,7 +337,7 @@ def data_show(data: Annotated[str, typer.Argument(help="DATA, such as fashion-mn
     channels, height, width = images.images.shape[1:]
     counts = images.labels.bincount(minlength=len(images.class_names)).tolist()
     ids = f"; ids {images.ids[0]} … {images.ids[-1]}" if images.ids else ""
-    print(f"{data}: {len(images):,} images, {channels} × {height} × {width}{ids}")
+    print(printable(f"{data}: {len(images):,} images, {channels} × {height} × {width}{ids}"))
     print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
 
 
@@ -414,7 +414,7 @@ def main() -> None:
     except ExpungeError as error:
         fail(str(error), error.exit_code)
     except (Stopped, KeyboardInterrupt, typer.Abort):
-        stopped("nothing was written")
+        stopped_outside()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; let exit flush quietly
         sys.exit(1)

@@ -34,12 +34,13 @@ def written_whole(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: str | Path) -> Iterator[Path]:
     """Gives a temporary directory beside `path`; on success it becomes `path`, else it is removed.
 
     Raises:
         InputError: `path` is there already.
     """
+    path = Path(path)
     check_unused(path)
     made = [parent for parent in path.parents if not parent.exists()]  # the innermost first
     try:
@@ -62,8 +63,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         _remove_empty(made)
 
 
-def check_unused(path: Path) -> None:
+def check_unused(path: str | Path) -> None:
     """Raises `InputError` when something is at `path` already, or safetensors could not read what is written there."""
+    path = Path(path)
     if not is_utf8(str(path)):
         raise InputError(f"{path} is not UTF-8; choose another --out")
     if path.exists() or path.is_symlink():

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+_finished: list[bool] = []
+"""Holds something once the work of this process is done."""
+
 
 class Stopped(BaseException):
     """Ctrl-C and the like. Its own type: what typer makes of KeyboardInterrupt changes from version to version."""
@@ -52,10 +55,16 @@ def work(kept: str | None = None) -> Iterator[None]:
     try:
         with progress.show(check=_stop_if_asked):
             yield
+        _finished.append(True)
     except (Stopped, KeyboardInterrupt):
         if kept is None:
             raise
         stopped(f"what was finished is kept in {kept}, run it again to go on")
+
+
+def stopped_outside() -> NoReturn:
+    """`stopped`, for a stop that `work` did not see to: before it, inside of it, or while its results are printed."""
+    stopped("the work was done before, and its files are there" if _finished else "nothing was written")
 
 
 def stopped(what: str) -> NoReturn:
@@ -67,7 +76,8 @@ def stopped(what: str) -> NoReturn:
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process with one line on standard error."""
-    print(f"expunge: error: {' '.join(message.split())}", file=sys.stderr)
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(message.split()))
+    print(f"expunge: error: {shown}", file=sys.stderr)
     sys.exit(code)
 
 

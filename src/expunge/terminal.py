@@ -1,6 +1,8 @@
 """What the commands print for people: tables and sentences."""
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,14 +141,27 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
     from rich.table import Table
 
     table = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows = [tuple(map(printable, row)) for row in rows]
     for n, column in enumerate(columns):
-        table.add_column(column, justify="left" if n == 0 or column.startswith("what") else "right", no_wrap=n == 0)
+        if n == 0 or column.startswith("what"):
+            table.add_column(column, overflow="fold")
+            continue
+        # Names give way where the terminal is narrow; a number without its end would be another number.
+        longest = max((len(line) for row in rows for line in row[n].splitlines()), default=0)
+        table.add_column(column, justify="right", no_wrap=True, min_width=longest, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, emoji=False)  # names of classes may look like either
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        console.width = max(console.width, 100)  # a file, or another program: nothing is narrow there
     if title:  # not the table's own, which wraps at the table's width
         console.print(title, style="italic", highlight=False)
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out: names of classes may hold what would command a terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def percent(value: float | None) -> str:

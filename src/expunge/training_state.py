@@ -2,8 +2,10 @@
 
 import pickle
 import random
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,16 @@ FORMAT = "expunge-training-state/3"
 
 
 def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
-    """A digest of what a training starts from: settings, seed, initial tensors and examples, in their order."""
-    seen = blake2b(repr((sorted(settings.items()), seed, examples.labels.tolist())).encode(), digest_size=16)
+    """A digest of what a training starts from: settings, seed, network and its tensors, and examples in their order."""
+    spec = getattr(model, "spec", None)
+    # Options need not show in tensors. Names of functions come with addresses, which change from run to run.
+    network = repr(spec) if spec is not None else re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    start = repr((sorted(settings.items()), seed, examples.labels.tolist(), network))
+    seen = blake2b(start.encode(), digest_size=16)
     for digest in digests(examples.inputs):
         seen.update(digest)
-    for name, tensor in model.state_dict().items():
+    tensors = {**dict(model.named_buffers()), **model.state_dict()}  # some buffers are in no state dict
+    for name, tensor in tensors.items():
         if isinstance(tensor, Tensor):  # a module may keep more
             seen.update(name.encode() + digests(tensor[None])[0])
     return seen.hexdigest()
@@ -54,7 +61,9 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
-        torch.save(content, temporary)
+        whole = BytesIO()  # to a file, it hides what the disk says
+        torch.save(content, whole)
+        temporary.write_bytes(whole.getbuffer())
 
 
 def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.audit.parameter_change import last_layer
 from expunge.data import Examples
 from expunge.errors import SettingError
-from expunge.models import as_float, device_and_dtype, forward, refusing
+from expunge.models import as_float, device_and_dtype, enough_memory, forward, in_memory, refusing
 from expunge.progress import advance
 
 
@@ -51,12 +51,13 @@ def outputs_of(
         model: maps a batch to logits (B, C).
         examples: inputs of any device; they are brought to the model a batch at a time.
         features: also keep the last linear layer's inputs.
-        batch_size: examples a forward pass.
+        batch_size: examples a forward pass; fewer where memory does not suffice.
         label: what the progress bar and errors say.
 
     Raises:
         InputError: the model has no parameters, cannot take the inputs, or returns no tensor.
         SettingError: batch_size < 1.
+        NotEnoughMemoryError: memory does not suffice for one example.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> outputs = outputs_of(net, Examples(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)), features=True)
@@ -75,17 +76,23 @@ def outputs_of(
     model.eval()
     logits: list[Tensor] = []
     kept: list[Tensor] = []
+
+    def run(inputs: Tensor) -> None:
+        caught.clear()
+        batch = Examples(inputs, examples.labels[: len(inputs)]).to(device, dtype)
+        # Not in inference mode: a tensor that the model keeps must serve training still.
+        with torch.no_grad(), refusing(inputs, label):
+            found = forward(model, batch.inputs).cpu()
+        logits.append(found)
+        if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), found):
+            kept.append(as_float(caught[0][0]).cpu())
+
     try:
-        for start in range(0, len(examples), batch_size):
-            stop = min(start + batch_size, len(examples))
-            batch = Examples(examples.inputs[start:stop], examples.labels[start:stop])
-            caught.clear()
-            # Not in inference mode: a tensor that the model keeps must serve training still.
-            with torch.no_grad(), refusing(batch.inputs, label):
-                logits.append(forward(model, batch.to(device, dtype).inputs).cpu())
-            if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), logits[-1]):
-                kept.append(as_float(caught[0][0]).cpu())
-            advance(label, stop, len(examples))
+        with enough_memory("one example at a time is too much for it; take a machine with more"):
+            for start in range(0, len(examples), batch_size):
+                stop = min(start + batch_size, len(examples))
+                in_memory(run, examples.inputs[start:stop])
+                advance(label, stop, len(examples))
     finally:
         if hook is not None:
             hook.remove()

@@ -57,7 +57,7 @@ class Measured:
         ]
 
 
-def load_measured(directory: Path) -> Measured:
+def load_measured(directory: str | Path) -> Measured:
     """Reads the results of `expunge bench run`.
 
     Of one dataset and architecture, only results of one original model and one subset for the retain accuracy can be
@@ -67,7 +67,7 @@ def load_measured(directory: Path) -> Measured:
     Raises:
         InputError: there is no result, or a line that is none.
     """
-    results = read_results(directory)
+    results = read_results(Path(directory))
     if not results:
         raise InputError(f"there are no results in {directory}; `expunge bench run` writes them")
     notes: list[str] = []

@@ -26,7 +26,7 @@ from expunge.training import Recipe
 def audit(
     sources: Sources,
     after: str,
-    out: Path,
+    out: str | Path,
     *,
     after_weights: Path | None = None,
     seed: int = 0,
@@ -47,6 +47,7 @@ def audit(
         correct_difficulty: for a forget set that is no random draw: train networks on the test set alone, and take
             off the scores how hard each example is for them. The verdict is then that of the corrected scores.
     """
+    out = Path(out)
     check_unused(out)
     where = device_named(device)
     if sources.test is None:

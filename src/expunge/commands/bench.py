@@ -15,7 +15,7 @@ from expunge.errors import SettingError
 
 def bench_run(
     grid: Path,
-    out: Path,
+    out: str | Path,
     *,
     models: Path | None = None,
     only_cells: Sequence[str] = (),
@@ -45,6 +45,7 @@ def bench_run(
         device: `cpu`, `cuda` or `auto`; a Ray cluster's is its own.
         announce, beat: as in `expunge.bench.runner.run_cells`.
     """
+    out = Path(out)
     if limit_minutes is not None and not limit_minutes > 0:
         raise SettingError(f"--limit is a number of minutes above 0, not {limit_minutes}")
     if workers < 1:

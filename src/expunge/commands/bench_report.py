@@ -9,7 +9,7 @@ from expunge.bench.tables import entries, to_csv, to_latex, to_markdown
 from expunge.files import check_unused, new_directory
 
 
-def bench_tables(directory: Path, *, beside_paper: bool = False, out: Path | None = None) -> str:
+def bench_tables(directory: str | Path, *, beside_paper: bool = False, out: str | Path | None = None) -> str:
     """The paper's Tables 1 to 16 from the results in a directory.
 
     Args:
@@ -38,7 +38,7 @@ def bench_tables(directory: Path, *, beside_paper: bool = False, out: Path | Non
     return to_markdown(found, measured, beside_paper=beside_paper)
 
 
-def bench_figures(directory: Path, out: Path) -> str:
+def bench_figures(directory: str | Path, out: str | Path) -> str:
     """The paper's Figures 1 to 8 from the results in a directory.
 
     Args:
@@ -65,7 +65,7 @@ def bench_figures(directory: Path, out: Path) -> str:
     return captions
 
 
-def bench_compare(directory: Path, *, out: Path | None = None) -> Comparison:
+def bench_compare(directory: str | Path, *, out: str | Path | None = None) -> Comparison:
     """Which of the paper's claims hold in the results in a directory; see `expunge.bench.compare` for the rules.
 
     Args:

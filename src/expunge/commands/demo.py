@@ -8,7 +8,9 @@ from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import Sources
 from expunge.commands.train import train
 from expunge.data import draw_ids, load_data
+from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
+from expunge.methods import Needs, make_method
 
 DEMO_SIZE = 32
 """How many images the demo forgets."""
@@ -17,12 +19,15 @@ DEMO_EPOCHS = 15
 """Half of what the recipe trains: enough to learn every image by heart."""
 
 
-def demo(out: Path, *, method: str | None = None, seed: int = 0) -> Report:
+def demo(out: str | Path, *, method: str | None = None, seed: int = 0) -> Report:
     """Trains the small residual network on the embedded sample and makes it forget 32 of its images.
 
     Writes `original/` (as `train` does), `ids.txt` and `forgot/` (as `forget` does) to the new directory `out`.
     """
+    out = Path(out)
     check_unused(out)
+    if method is not None and Needs.UPDATES in make_method(method).needs:
+        raise SettingError(f"{method} needs the update log of a training, which the demo does not write; name another")
     with new_directory(out) as temporary:
         settings = {"epochs": DEMO_EPOCHS}
         train("sample:train", "small_resnet", temporary / "original", settings=settings, seed=seed, device="cpu")

@@ -121,7 +121,7 @@ def forget(
             "calibration_seeds": [seed] if trace.num_heldout else [],
             "undone_steps": sorted({*undone_steps(result.model)} - {*undone_steps(network)}),
         }
-        header = replace(header, class_names=class_names, history=(*header.history, entry))
+        header = replace(header, history=(*header.history, entry))
         save_checkpoint(temporary / FILE_NAME, result.model.cpu(), header)
         return write_report(temporary, report, forgotten if with_images else None)
 

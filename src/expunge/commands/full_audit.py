@@ -20,7 +20,7 @@ def full_audit(
     sources: Sources,
     train: str | None,
     references: Path | None,
-    out: Path,
+    out: str | Path,
     *,
     methods: Sequence[str] = ("targeted",),
     num_models: int = 64,
@@ -43,6 +43,7 @@ def full_audit(
         seed: of everything random.
         announce: is told how much there is to do, and how long it will take.
     """
+    out = Path(out)
     check_unused(out)
     references = references or out.with_name(f"{out.name}-references")
     if out.resolve() in [references.resolve(), *references.resolve().parents]:

@@ -125,7 +125,7 @@ def theory(
     weights: Path | None = None,
     allow_pickle: bool = False,
     resize: bool = False,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> TheoryReport:
     """Measures how concentrated updates are: single steps, which theorem 4.1 is about, and runs, which it is not.
 

@@ -103,6 +103,14 @@ def train(
     if recipe.precision == "bf16" and not computes_in_bf16(where):
         announce("this processor has no instructions for bf16: precision=fp32 would be about ten times as quick")
     spec = spec_for(images, model, options)
+    if empty := sorted(set(range(len(images.class_names))) - set(images.labels.tolist())):
+        names = ", ".join(images.class_names[n] for n in empty[:5]) + ", …" * (len(empty) > 5)
+        announce(f"{len(empty)} of {len(images.class_names)} classes have no images: {names}")
+    try:
+        test = _test_split(data)
+    except InputError as error:
+        announce(f"no test accuracy: {error}")
+        test = None
     with seeded(seed, where), new_directory(out) as temporary:
         network = _build(spec).to(where)
         recorder = None
@@ -119,7 +127,6 @@ def train(
         with enough_memory(f"lower batch_size (now {recipe.batch_size}) with --set"):
             history = train_network(network, images.examples, recipe, rng=rng, updates=recorder, state=state)
         seconds = time.perf_counter() - started
-        test = _test_split(data)
         done = Training(
             directory=str(out),
             data=data,

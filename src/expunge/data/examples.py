@@ -96,17 +96,21 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return Examples(self.images, self.labels)
 
     def take(self, index: Sequence[int] | Tensor, name: str | None = None) -> "ImageSet":
-        """The examples at the positions `index`, in that order."""
-        at = torch.as_tensor(index, dtype=torch.int64)
+        """The examples at the positions `index`, in that order, or those where a mask `index` (N,) is true."""
+        at = torch.as_tensor(index)
+        if at.is_floating_point() and len(at):
+            raise InputError(f"positions are integers, not {at.dtype}")
+        at = at.nonzero()[:, 0] if at.dtype == torch.bool else at.long()
         ids = tuple(self.ids[i] for i in at.tolist())
         return ImageSet(self.images[at], self.labels[at], self.class_names, ids, name or self.name)
 
     def select(self, ids: Sequence[str]) -> "ImageSet":
         """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids."""
+        position = {i: n for n, i in enumerate(self.ids)}
+        ids = [i if i in position else i.strip() for i in ids]  # a file's name may begin or end with a blank
         repeated = [i for i, count in Counter(ids).items() if count > 1]
         if repeated:
             raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")
-        position = {i: n for n, i in enumerate(self.ids)}
         unknown = [i for i in ids if i not in position]
         if unknown:
             run = f"run from {self.ids[0]!r} to {self.ids[-1]!r}" if self.ids else "are none"
@@ -124,13 +128,15 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return self.take([n for n, digest in enumerate(digests(self.images)) if digest not in gone])
 
 
-def read_ids(path: Path) -> list[str]:
+def read_ids(path: str | Path) -> list[str]:
     """Reads a list of ids: one id a line, blank lines ignored. Raises `InputError` if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows write a mark
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a mark
+    except UnicodeDecodeError as error:
+        raise InputError(f"the list of ids {path} is not UTF-8 ({error}); save it as such") from error
+    except OSError as error:
         raise InputError(f"cannot read the list of ids {path}: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:

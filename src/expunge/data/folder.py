@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from io import BytesIO
@@ -28,10 +28,27 @@ GREY = frozenset({"1", "L", "LA"})
 """Pillow's names of modes without colour."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-OTHERS = {".gif", ".tif", ".tiff", ".jpe", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm"}
+OTHERS = {
+    ".gif", ".tif", ".tiff", ".jpe", ".jfif", ".jif", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jxl",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpeg2000", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm",
+    ".tga", ".ico", ".icns", ".cur", ".dib", ".pcx", ".dcx", ".psd", ".exr", ".hdr", ".qoi", ".dds", ".svg",
+    ".sgi", ".rgb", ".xbm", ".xpm", ".apng", ".mpo", ".dcm", ".nef", ".cr2", ".cr3", ".arw", ".dng", ".raw",
+    ".orf", ".rw2",
+}  # fmt: skip
 """Suffixes of images that are not read. Such a file is refused: left out, it would not be forgotten."""
-HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
-"""What files of PNG, JPEG, GIF and TIFF begin with, whatever they are called."""
+HEADS = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"\xff\x0a",
+    b"\0\0\0\x0cJXL ",
+    b"\0\0\0\x0cjP  ",
+)
+"""What files of PNG, JPEG, GIF, TIFF, JPEG XL and JPEG 2000 begin with, whatever they are called."""
+BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
+"""What comes after four bytes in AVIF and HEIF."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
 
@@ -65,8 +82,8 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     loose = [path for path in sorted(root.iterdir()) if path.suffix.lower() in SUFFIXES | OTHERS and path.is_file()]
     _refuse(folder, [path for path in loose if not _hidden(path, root)], "put it into the folder of its class")
     for label, name in enumerate(class_names):
-        there = sorted(path for path in (root / name).rglob("*") if not _hidden(path, root))
-        found = [path for path in there if path.suffix.lower() in SUFFIXES]
+        there = sorted(path for path in _below(root / name) if not _hidden(path, root))
+        found = [path for path in there if path.suffix.lower() in SUFFIXES and not path.is_dir()]
         _refuse(folder, [path for path in there if path.suffix.lower() in OTHERS], "convert it to PNG or remove it")
         unnamed = [path for path in there if path.suffix.lower() not in SUFFIXES | OTHERS and _begins_as_image(path)]
         _refuse(folder, unnamed, "give it the suffix of its format, such as .png, or remove it")
@@ -91,14 +108,28 @@ def _refuse(folder: str, paths: Sequence[Path], advice: str) -> None:
         raise InputError(f"{folder}: {paths[0].relative_to(folder)}{more} would be left out; {advice}")
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """All files and directories below `folder`; links to directories are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): what it holds would be left out")
+
+    for place, directories, files in os.walk(folder, onerror=refuse):
+        yield from (Path(place) / name for name in (*directories, *files))
+
+
 def _begins_as_image(path: Path) -> bool:
-    """Whether the first bytes of a file are those of an image."""
+    """Whether the first bytes of a file are those of an image. Raises `InputError` where they cannot be read."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             head = file.read(12)
-    except OSError:  # a directory
-        return False
-    return head.startswith(HEADS) or (head.startswith(b"RIFF") and head.endswith(b"WEBP"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): it may be an image, and left out") from error
+    bitmap = head.startswith(b"BM") and int.from_bytes(head[2:6], "little") == path.stat().st_size
+    webp = head.startswith(b"RIFF") and head.endswith(b"WEBP")
+    return bitmap or webp or head.startswith(HEADS) or head[4:].startswith(BRANDS)
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -112,13 +143,11 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
     The cache holds all pixels: it is readable by its owner alone, and `expunge data clear` removes it.
     """
     cached = _cache_path(paths, size, channels) if len(paths) >= _CACHE_FROM else None
-    if cached is not None and cached.exists():
-        try:
+    if cached is not None:
+        with suppress(SafetensorError, OSError, KeyError):  # not there, or damaged: decoded afresh and written over
             return load_file(cached)["images"]
-        except (SafetensorError, OSError, KeyError):
-            pass  # damaged: decoded afresh and written over
     if channels is None:
-        channels = 3 if any(_has_colour(path) for path in paths) else 1
+        channels = 3 if any(has_colour(path) for path in paths) else 1
     first = decode(paths[0], str(paths[0]), size, channels)
     images = torch.empty((len(paths), *first.shape), dtype=torch.uint8, device="cpu")
     for n, path in enumerate(track(paths, "decoding images", len(paths))):
@@ -138,7 +167,7 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
 
 
 def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -> Path | None:
-    """The cache's name for these files: it changes with any path, length or time of writing. None: one is not there."""
+    """The cache's name for these files: it changes with any path, length or time of writing. None: no cache."""
     key = blake2b(repr((size, channels)).encode(), digest_size=16)
     for path in paths:
         try:
@@ -146,7 +175,10 @@ def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -
         except OSError:
             return None
         key.update(os.fsencode(path.resolve()) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return decoded_dir() / f"{key.hexdigest()}.safetensors"
+    try:
+        return decoded_dir() / f"{key.hexdigest()}.safetensors"
+    except ExpungeError:
+        return None
 
 
 def decoded_dir() -> Path:
@@ -166,12 +198,12 @@ def clear_decoded() -> tuple[int, int]:
     return len(files), size
 
 
-def _has_colour(path: Path) -> bool:
+def has_colour(source: Path | BytesIO) -> bool:
     """Whether an image file, by its header, is of more than grey; False where it cannot be read: `decode` tells."""
     try:
         from PIL import Image
 
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
             return image.mode not in GREY
     except Exception:
         return False

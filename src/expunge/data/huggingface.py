@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.examples import ImageSet
-from expunge.data.folder import decode
+from expunge.data.folder import decode, has_colour
 from expunge.errors import InputError, MissingExtraError
 from expunge.progress import track
 
@@ -20,7 +20,7 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
         source: `NAME_OR_DIR:SPLIT`. A directory is read with `datasets.load_from_disk`, a name with
             `datasets.load_dataset`. The split is `train` where it is left out, or that which was saved alone.
         size: resize every image to size × size.
-        channels: 1 (grey) or 3 (RGB); None takes what the first image has.
+        channels: 1 (grey) or 3 (RGB); None takes 3 if any image has colour, else 1.
     """
     try:
         import datasets
@@ -56,14 +56,16 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
         raise InputError(f"hf:{source} is empty")
     # As files, not as decoded by the library: the same formats, limits and messages as for a folder.
     rows = rows.cast_column(image_columns[0], datasets.Image(decode=False))
+    if channels is None:
+        coloured = any(has_colour(_file(row[image_columns[0]])) for row in rows if row[image_columns[0]] is not None)
+        channels = 3 if coloured else 1
     images: list[Tensor] = []
     for n, row in enumerate(track(rows, "decoding images", len(rows))):
         file = row[image_columns[0]]
         if file is None:
             raise InputError(f"hf:{source} example {n} has no image; remove it")
-        content = BytesIO(file["bytes"]) if file["bytes"] is not None else Path(file["path"])
-        given = channels or (len(images[0]) if images else None)
-        image = decode(content, f"hf:{source} example {n}", size, given, upright=True)  # as the library decodes it
+        # As the library decodes it.
+        image = decode(_file(file), f"hf:{source} example {n}", size, channels, upright=True)
         if images and image.shape != images[0].shape:
             raise InputError(f"hf:{source}: images differ in size; make them alike, or add --resize")
         images.append(image)
@@ -73,3 +75,7 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
     labels = torch.tensor([int(label) for label in given_labels], device="cpu")
     class_names = tuple(rows.features[label_columns[0]].names)
     return ImageSet(torch.stack(images), labels, class_names, name=f"hf:{source}")
+
+
+def _file(given: dict[str, Any]) -> BytesIO | Path:
+    return BytesIO(given["bytes"]) if given["bytes"] is not None else Path(given["path"])

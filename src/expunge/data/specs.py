@@ -1,5 +1,6 @@
 """DATA specs: from a text such as `fashion-mnist:train` or `folder:photos` to an `ImageSet`."""
 
+import unicodedata
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -124,8 +125,18 @@ def _from_factory(path: str) -> ImageSet:
 
 def _shared(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageSet:
     """`_to_classes` where a name is shared; else the numbers count, as with a model whose classes are numbers."""
-    known = {name.replace("/", "_") for name in class_names or ()}.union(class_names or ())
-    return images if known.isdisjoint(images.class_names) else _to_classes(images, class_names)
+    known = {alias for name in class_names or () for alias in _aliases(name)}
+    return images if known.isdisjoint(map(_composed, images.class_names)) else _to_classes(images, class_names)
+
+
+def _composed(name: str) -> str:
+    """The name with composed letters: file systems differ in how they write accents."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _aliases(name: str) -> set[str]:
+    """What a folder of the class may be called."""
+    return {_composed(name), _composed(name).replace("/", "_")}
 
 
 def _to_classes(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageSet:
@@ -134,21 +145,22 @@ def _to_classes(images: ImageSet, class_names: tuple[str, ...] | None) -> ImageS
         return images
     labels_of: dict[str, set[int]] = {}
     for label, name in enumerate(class_names):
-        for alias in {name, name.replace("/", "_")}:
+        for alias in _aliases(name):
             labels_of.setdefault(alias, set()).add(label)
-    unknown = [name for name in images.class_names if name not in labels_of]
+    names = [_composed(name) for name in images.class_names]
+    unknown = [name for name in names if name not in labels_of]
     if unknown:
         raise InputError(
             f"{images.name} has a class {unknown[0]!r} that the model does not know; name the folders after its "
             f"classes: {', '.join(class_names[:12])}{', …' if len(class_names) > 12 else ''}"
         )
-    double = [name for name in images.class_names if len(labels_of[name]) > 1]
+    double = [name for name in names if len(labels_of[name]) > 1]
     if double:
         raise InputError(
             f"{images.name} has a class {double[0]!r}, and the model has {len(labels_of[double[0]])} classes of that "
             "name: rename the model's classes, so that each has a name of its own"
         )
-    renumber = torch.tensor([min(labels_of[name]) for name in images.class_names], device="cpu")
+    renumber = torch.tensor([min(labels_of[name]) for name in names], device="cpu")
     return ImageSet(images.images, renumber[images.labels], class_names, images.ids, images.name)
 
 

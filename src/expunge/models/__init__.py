@@ -11,6 +11,7 @@ from expunge.models.inference import (
     device_name,
     enough_memory,
     forward,
+    in_memory,
     logits_of,
     refusing,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "device_name",
     "enough_memory",
     "forward",
+    "in_memory",
     "load_model",
     "load_weights",
     "logits_of",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import ExpungeError, SettingError
+from expunge.errors import ExpungeError, SettingError, one_line
 from expunge.models.small_resnet import small_resnet
 from expunge.models.spec import ModelSpec
 
@@ -99,5 +99,6 @@ def build(spec: ModelSpec) -> nn.Module:
         return Classifier(spec, ARCHITECTURES[spec.architecture](spec))
     except ExpungeError:
         raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # what torch makes of odd options
-        raise SettingError(f"{spec.architecture} cannot be built with {dict(spec.options)}: {error}") from error
+    except Exception as error:  # of odd options, torch and timm raise many types
+        options = dict(spec.options)
+        raise SettingError(f"{spec.architecture} cannot be built with {options}: {one_line(error)}") from error

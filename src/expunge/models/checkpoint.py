@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from expunge.errors import InputError, SettingError
@@ -77,8 +77,16 @@ def checkpoint_path(path: Path) -> Path:
 def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
     """Writes weights and header to `path` whole or not at all. Tied weights are stored once."""
     metadata = {"format": FORMAT, "expunge": json.dumps(header.to_json())}
+    named = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    # All but tied weights apart: views of one tensor are tensors of their own in a file.
+    kept = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in named.items()
+        if first[id(tensor)] == name
+    }
     with written_whole(Path(path)) as temporary:
-        save_model(model, str(temporary), metadata=metadata)
+        save_file(kept, str(temporary), metadata=metadata)
 
 
 def read_header(path: Path) -> Header:
@@ -112,14 +120,16 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
         InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity.
     """
     state = _read_pickle(path, allow_pickle) if path.suffix != ".safetensors" else _read_safetensors(path)
-    _fill_in_ties(model, state)
     wanted = model.state_dict()
+    state = _without_prefix(state, wanted)
+    _fill_in_ties(model, state)
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     shapes = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
     if missing or extra or shapes:
         if missing or extra:
-            name = (missing or extra)[0]
-            why = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {name!r}"
+            groups = [(missing, "missing"), (extra, "unknown")]
+            counts = [f"{len(names)} {what}, such as {names[0]!r}" for names, what in groups if names]
+            why = f"of its tensors are {', and '.join(counts)}"
         else:
             name = shapes[0]
             why = f"{name!r} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
@@ -132,6 +142,8 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in dtypes and dtypes[name] != tensor.dtype:
             tensor.data = tensor.data.to(dtypes[name])
+        if 0 in tensor.stride() and tensor.numel() > 1:  # expanded: one number for all
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     model.load_state_dict(state)
     normalise_in_its_dtype(model)
 
@@ -171,6 +183,15 @@ def _fill_in_ties(model: nn.Module, state: dict[str, Tensor]) -> None:
             state.update(dict.fromkeys(tied, state[stored]))
 
 
+def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights under the network's names, where all theirs have one prefix more: wrappers put such before."""
+    name = next(iter(state), "")
+    for end in [n for n, letter in enumerate(name, 1) if letter == "."]:
+        if all(key.startswith(name[:end]) and key[end:] in wanted for key in state):
+            return {key[end:]: value for key, value in state.items()}
+    return state
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
@@ -208,10 +229,14 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle raises many types
         raise InputError(f"{path} cannot be loaded with weights_only=True; convert it to safetensors") from error
-    if isinstance(state, dict) and set(state) >= {"state_dict"}:
-        state = state["state_dict"]
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} does not hold a state dict (names and tensors)")
+    odd = next((name for name, value in state.items() if value.layout != torch.strided or value.is_meta), None)
+    if odd is not None:
+        raise InputError(f"{path}: {odd!r} is sparse, or holds no values; give plain tensors")
     return state
 
 

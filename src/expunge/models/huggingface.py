@@ -64,7 +64,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
         "config": config,
         "num_classes": len(names),
         "in_channels": channels,
-        "image_size": _side(config.get("image_size") or _size(processor), directory),
+        "image_size": _side(_size(processor) or config.get("image_size") or 224, directory),
         "mean": mean,
         "std": std,
         "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
@@ -91,13 +91,24 @@ def _scale(processor: dict[str, Any], channels: int, directory: str) -> tuple[tu
         values = given if isinstance(given, list | tuple) else [given] * channels
         if len(values) != channels:
             raise InputError(f"hf:{directory}: {key} is of {len(values)} channels, the model takes {channels}")
-        moments.append(tuple(float(value) / factor for value in values))
-    return moments[0], moments[1]
+        moments.append(tuple(float(value) for value in values))
+    mean, std = moments
+    kind = str(processor.get("image_processor_type", ""))
+    if processor.get("include_top", kind.startswith("EfficientNet")):  # it divides by the deviation once more
+        given = processor.get("image_std", [0.5] * channels)
+        again = given if isinstance(given, list | tuple) else [given] * channels
+        std = tuple(one * float(other) for one, other in zip(std, again, strict=True))
+    return tuple(value / factor for value in mean), tuple(value / factor for value in std)
 
 
 def _size(processor: dict[str, Any]) -> Any:
-    size = processor.get("size", {})
-    return (size.get("height") or size.get("shortest_edge") if isinstance(size, dict) else size) or 224
+    """What its images end as: cropped, if they are, else resized; None where it does not say."""
+    cropped = processor.get("do_center_crop", True) and processor.get("crop_size")
+    size = cropped or processor.get("size")
+    if not isinstance(size, dict):
+        return size
+    sides = [size[key] for key in ("height", "width") if size.get(key)]
+    return sides or size.get("shortest_edge")
 
 
 def _side(size: Any, directory: str) -> int:

@@ -4,11 +4,14 @@ import copy
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
+
+Made = TypeVar("Made")
 
 
 def as_float(logits: object) -> Tensor:
@@ -33,17 +36,19 @@ def logits_of(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor
     """
     model.eval()
     with torch.no_grad():
-        return torch.cat([_in_memory(model, batch) for batch in inputs.split(batch_size)])
+        parts = [in_memory(lambda part: forward(model, part), batch) for batch in inputs.split(batch_size)]
+        return torch.cat([logits for part in parts for logits in part])
 
 
-def _in_memory(model: nn.Module, batch: Tensor) -> Tensor:
+def in_memory(run: Callable[[Tensor], Made], batch: Tensor) -> list[Made]:
+    """What `run` makes of a batch (N, ...), or, where memory does not suffice, of its halves, their halves, ..."""
     try:
-        return forward(model, batch)
+        return [run(batch)]
     except Exception as error:
         if len(batch) == 1 or not _is_of_memory(error):
             raise
     # Out of the handler: the traceback holds what was computed.
-    return torch.cat([_in_memory(model, half) for half in batch.split((len(batch) + 1) // 2)])
+    return [made for half in batch.split((len(batch) + 1) // 2) for made in in_memory(run, half)]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """MODEL specs: from a text such as `runs/fm-r18` or `timm:vit_tiny_patch16_224` to a network with weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -38,6 +39,10 @@ def load_model(
         model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
         ours = _read_own_header(weights)
         if ours is not None and ours.spec.architecture == header.spec.architecture:
+            if kind == "timm":  # normalised as it was trained, and not as timm's own weights
+                model = _built(ours, weights)
+            else:  # what the command says of a factory goes before what an earlier one said
+                ours = replace(ours, spec=header.spec, class_names=header.class_names)
             load_weights(model, weights)
             return _marked(model, ours)
         load_weights(_network(model), weights, allow_pickle=allow_pickle)
@@ -54,12 +59,16 @@ def load_model(
             f"{path} was built by {header.spec.architecture}, code that expunge does not run on a file's word; "
             f"give --model {header.spec.architecture} --weights {path}"
         )
-    try:
-        model = build(header.spec)
-    except SettingError as error:  # the file is at fault, not the command
-        raise InputError(f"{path} cannot be built: {error}") from error
+    model = _built(header, path)
     load_weights(model, path)
     return _marked(model, header)
+
+
+def _built(header: Header, path: Path) -> nn.Module:
+    try:
+        return build(header.spec)
+    except SettingError as error:  # the file is at fault, not the command
+        raise InputError(f"{path} cannot be built: {error}") from error
 
 
 def _marked(model: nn.Module, header: Header) -> tuple[nn.Module, Header]:

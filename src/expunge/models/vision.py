@@ -4,10 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from expunge.errors import MissingExtraError, SettingError
+from expunge.errors import MissingExtraError, SettingError, one_line
 from expunge.models.spec import ModelSpec
 
 SMALL_STEM_BELOW = 64  # pixels: the standard stem would leave a 1 × 1 map before the last stage's end
+READS_FILES = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable"}
+"""Options of `timm.create_model` that have it read or compile more than the network's code."""
 
 
 def resnet(name: str, spec: ModelSpec) -> nn.Module:
@@ -52,17 +54,21 @@ def vit(spec: ModelSpec) -> nn.Module:
 def timm_network(spec: ModelSpec) -> nn.Module:
     """The network that `timm:NAME` names, with random weights (nothing is downloaded)."""
     name = spec.architecture.removeprefix("timm:")
+    if ":" in name or not spec.options.keys().isdisjoint(READS_FILES):  # files may be pickles, or on the network
+        raise SettingError(f"timm:{name} with {dict(spec.options)} would read other files; give weights by --weights")
     try:
         network: nn.Module = _timm().create_model(
             name, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_channels, **spec.options
         )
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise SettingError(f"timm cannot build {name!r}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of odd options, networks raise many types
+        raise SettingError(f"timm cannot build {name!r}: {one_line(error)}") from error
     return network
 
 
 def timm_defaults(name: str) -> dict[str, Any]:
     """timm's own description of NAME: `num_classes`, `input_size` (C, H, W), `mean`, `std`."""
+    if ":" in name:
+        raise SettingError(f"timm:{name} would read other files; give a plain name, and weights by --weights")
     try:
         config: dict[str, Any] = _timm().create_model(name, pretrained=False).pretrained_cfg
     except RuntimeError as error:
