@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import expunge
@@ -193,6 +193,27 @@ def test_the_trace_is_of_the_model_that_is_given_back_where_rounding_undoes_the_
     assert result.model.weight.dtype == torch.bfloat16
     assert result.trace.forget_accuracy_after == accuracy(result.model, Examples(*forget.tensors)) == 1
     assert "moved the forget accuracy from 0.0000 to 1.0000" in " ".join(result.trace.warnings)
+
+
+def test_what_is_not_of_half_precision_in_such_a_model_is_kept_to_the_bit() -> None:
+    class Scaled(nn.Module):
+        scale: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3).half()
+            self.register_buffer("scale", torch.tensor(1 / 3, dtype=torch.float64))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits: Tensor = self.head((inputs * self.scale).to(self.head.weight.dtype))
+            return logits
+
+    model = Scaled()
+    forget = TensorDataset(torch.eye(4)[:2], torch.tensor([0, 1]))
+    result = unlearn(model, forget, method=expunge.Targeted(lr=0.1, epochs=3)).model
+    assert torch.equal(result.get_buffer("scale"), model.scale)
+    assert result.get_buffer("scale").dtype == torch.float64
+    assert next(result.parameters()).dtype == torch.float16
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -205,8 +205,10 @@ def _own_copy(model: nn.Module) -> nn.Module:
         own = copy.deepcopy(model)
     except Exception as error:  # the model's own code may run here, and raise anything
         raise InputError(f"the model cannot be copied ({one_line(error)}); give a plain nn.Module") from error
-    if any(parameter.dtype in {torch.bfloat16, torch.float16} for parameter in own.parameters()):
-        own = own.float()
+    halves = {torch.bfloat16, torch.float16}
+    if any(parameter.dtype in halves for parameter in own.parameters()):
+        for tensor in (*own.parameters(), *own.buffers()):
+            tensor.data = tensor.data.float() if tensor.dtype in halves else tensor.data
     return own
 
 
