@@ -97,6 +97,24 @@ def test_fewer_examples_are_read_at_once_where_memory_is_short() -> None:
     assert done.stdout == "600\n", done.stderr
 
 
+def test_a_batch_for_which_memory_does_not_suffice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def failing(logits: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 1:  # at the last thing that is done to the batch
+            raise torch.OutOfMemoryError
+        return logits.float()
+
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), Examples(torch.rand(10, 4), torch.arange(10) % 3)
+    plain = outputs_of(model, data, features=True)
+    monkeypatch.setattr("expunge.audit.forward.as_float", failing)
+    found = outputs_of(model, data, features=True)
+    assert np.allclose(found.logits, plain.logits)
+    assert found.features is not None
+    assert plain.features is not None
+    assert torch.allclose(found.features, plain.features)
+
+
 def test_the_default_device_is_left_alone(
     original: nn.Module, unlearned: nn.Module, sets: tuple[Examples, Examples]
 ) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from expunge import commands
 from expunge.data import draw_ids, load_data
-from expunge.errors import MissingExtraError, SettingError
+from expunge.errors import MissingExtraError, SettingError, printable
 from expunge.methods import METHODS
 from expunge.methods._loop import Descent
 from expunge.terminal import print_table
@@ -336,26 +336,46 @@ def test_retraining_takes_the_originals_recipe_with_a_protocol_too(trained: Path
         assert settings["batch_size"] == recipe["batch_size"]
 
 
-def test_a_narrow_table_gives_up_names_and_never_digits(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200, None])
+def test_a_narrow_table_folds_names_and_cuts_nothing(
+    width: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [("a name that is far longer than the terminal is wide", "1,234.5678e-10", "50.25%")]
-    monkeypatch.setenv("COLUMNS", "40")
-    print_table("title", ["", "before", "after"], rows)
+    heads = [
+        "model",
+        "what it is",
+        "test accuracy",
+        "ε median / of all at once (ceiling)",
+        "pass / inconclusive / fail",
+    ]
+    cells = [
+        "a name that is longer than the terminal is wide",
+        "it may wrap",
+        "50.25%",
+        "0.00 / 1.38 (2.10)",
+        "0 / 12 / 52",
+    ]
+    if width is None:
+        monkeypatch.delenv("COLUMNS")  # into a pipe
+    else:
+        monkeypatch.setenv("COLUMNS", str(width))
+    print_table("title", heads, [tuple(cells)])
     printed = capsys.readouterr().out
-    assert "1,234.5678e-10" in printed
-    assert "50.25%" in printed
+    for cell in cells[2:]:
+        assert cell in printed
+    letters = "".join(printed.split())
+    for text in (*heads, cells[0], cells[1]):  # in the order of its lines, with others' between
+        assert all(word[:8] in letters for word in text.split()), text
     assert "…" not in printed
-    monkeypatch.delenv("COLUMNS")  # into a pipe
-    print_table("title", ["", "before", "after"], rows)
-    assert rows[0][0] in capsys.readouterr().out
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:
     write_folder(tmp_path, pixels(2), ["a", "x\x1b[31mred"])
-    text = succeed("data", "show", f"folder:{tmp_path}")
-    assert "x\\x1b[31mred" in text
-    assert "\x1b" not in text
+    done = expunge("data", "show", f"folder:{tmp_path}")
+    refused = expunge("train", "--data", f"folder:{tmp_path}", "--model", "nothing", "--out", tmp_path / "x\x1b[31mred")
+    for text in (done.stdout, refused.stderr):
+        assert "\x1b" not in text
+    assert "x\\x1b[31mred" in done.stdout
+    assert printable("\u200f\u00a0é\u200d\u3000\x07") == "\\u200f\u00a0é\u200d\u3000\\x07"
 
 
 def test_training_goes_on_where_the_test_split_cannot_be_read(tmp_path: Path) -> None:
@@ -403,10 +423,8 @@ def test_a_stop_after_the_work_says_that_it_was_done(trained: Path, ids: Path, t
             time.sleep(0.05)
         time.sleep(0.5)  # into the printing
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        os.close(reading)
-        errors = process.communicate(timeout=30)[1]
-    os.close(writing)
+        errors = process.communicate(timeout=60)[1]
+    for end in (reading, writing):
+        os.close(end)
     assert (out / "model.safetensors").exists()
-    assert "nothing was written" not in errors
-    assert process.returncode == 1
+    assert (process.returncode, errors) == (1, "expunge: error: stopped; the work was done before\n")

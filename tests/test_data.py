@@ -416,16 +416,25 @@ def test_what_cannot_be_read_of_a_folder_is_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "b/x.png").mkdir()  # no image
     (tmp_path / "b/notes").write_text("no image")
     assert len(load_data(f"folder:{tmp_path}")) == 3
-    for call in ("scandir", "open"):  # root, whom tests may run as, may read all
-        real = getattr(os if call == "scandir" else Path, call)
+    write_folder(tmp_path / "b", pixels(1), ["session.raw"])
+    assert len(load_data(f"folder:{tmp_path}")) == 4
+    (tmp_path / "b/.hidden_b").mkdir()
+    for call in ("hidden", "scandir", "open"):  # root, whom tests may run as, may read all
+        owner, name = (Path, "open") if call == "open" else (os, "scandir")
+        real = getattr(owner, name)
 
-        def refusing(path: Any, *rest: Any, real: Any = real) -> Any:
-            if str(path).endswith(("b", "notes")):
+        denied = "/.hidden_b" if call == "hidden" else ("/b", "notes")
+
+        def refusing(path: Any, *rest: Any, real: Any = real, denied: str | tuple[str, ...] = denied) -> Any:
+            if str(path).endswith(denied):
                 raise PermissionError(13, "Permission denied", str(path))
             return real(path, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os if call == "scandir" else Path, call, refusing)
+            patch.setattr(owner, name, refusing)
+            if call == "hidden":
+                assert len(load_data(f"folder:{tmp_path}")) == 4
+                continue
             with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
                 load_data(f"folder:{tmp_path}")
 
@@ -882,6 +891,12 @@ def test_select_take_and_without() -> None:
     assert len(images.take([])) == 0
     with pytest.raises(InputError, match=r"positions are integers, not torch\.float32"):
         images.take(torch.tensor([1.7]))
+    with pytest.raises(InputError, match="a mask of 2 is not of 6 images"):
+        images.take(torch.tensor([True, False]))
+    with pytest.raises(InputError, match="no example '9'"):
+        images.select([9])  # type: ignore[list-item]
+    with torch.device("meta"):
+        assert images.without(images.take([1, 2])).ids == ("0", "3", "4", "5")
     spaced = ImageSet(images.images, images.labels, images.class_names, (" 0", "1", "2", "3", "4", "5 "))
     assert spaced.select([" 0", " 1 ", "5 "]).ids == (" 0", "1", "5 ")
     rest = images.without(chosen)

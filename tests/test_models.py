@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from expunge.commands.sources import is_same_network, load_for
 from expunge.data import ImageSet
-from expunge.errors import ExpungeError, InputError, SettingError
+from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
 from expunge.files import check_unused, new_directory, written_whole
 from expunge.methods import Targeted
 from expunge.models import (
@@ -349,6 +350,20 @@ def test_timm_models_of_ours_are_normalised_as_they_were_trained(tmp_path: Path)
     images = pixels(3, side=32)
     assert torch.equal(logits_of(again, images), logits_of(model, images))
     assert told == header(described)
+    with pytest.raises(SettingError, match=r"says num_classes=7, and .* num_classes=5: leave it out"):
+        load_model("timm:resnet10t,num_classes=7,in_chans=1", weights=tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="was written for timm:resnet10t: give that as the model"):
+        load_model("timm:resnet18", weights=tmp_path / "model.safetensors")
+
+
+def test_a_missing_package_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = spec("timm:resnet10t", side=32)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingExtraError, match="needs timm"):
+        build(described)
+    monkeypatch.setattr("expunge.models.building.small_resnet", lambda **_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        build(spec())
 
 
 @pytest.mark.parametrize("options", [{"checkpoint_path": "x.pth"}, {"pretrained": True}, {"pretrained_cfg": {}}])
@@ -407,6 +422,12 @@ class Sharing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head((x - self.shift) * self.scale * self.one + self.same) + self.part.sum()
         return logits
+
+
+def test_weights_of_another_of_our_networks_are_refused(tmp_path: Path, module: Any) -> None:
+    save_checkpoint(tmp_path / "model.safetensors", tiny(), header(spec(width=4)))
+    with pytest.raises(InputError, match="was written for small_resnet: give that as the model"):
+        load_model("py:their_models:Tied", weights=tmp_path / "model.safetensors")
 
 
 def test_buffers_that_share_memory_come_back(tmp_path: Path) -> None:
@@ -527,6 +548,8 @@ def test_a_hugging_face_processor_that_scales_twice_is_followed(tmp_path: Path) 
         ({"size": {"shortest_edge": 32}, "crop_size": 28, "do_center_crop": True}, 28),
         ({"size": {"height": 32, "width": 32}, "crop_size": {"height": 28, "width": 28}, "do_center_crop": False}, 32),
         ({"size": 48}, 48),
+        ({"size": {"height": 48, "width": 48}, "do_resize": False}, 28),
+        ({"image_processor_type": "PerceiverImageProcessor", "size": 48, "crop_size": 56}, 48),
         ({}, 28),
     ],
 )

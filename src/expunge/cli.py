@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge import cli_bench
-from expunge.errors import ExpungeError, SettingError
+from expunge.errors import ExpungeError, SettingError, printable
 from expunge.stopping import Stopped, fail, stop_on_signals, stopped_outside, work
-from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table, printable
+from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table
 
 if TYPE_CHECKING:
     from expunge.commands import Report
@@ -96,7 +96,7 @@ def train(
             device=device,
             record_updates=record_updates,
             state=state,
-            announce=lambda line: print(line, file=sys.stderr),
+            announce=lambda line: print(printable(line), file=sys.stderr),
         )
     if as_json:
         print(done.to_json())
@@ -235,7 +235,7 @@ def audit(
                 num_models=num or 64,
                 workers=workers or 2,
                 seed=seed,
-                announce=lambda line: print(line, file=sys.stderr),
+                announce=lambda line: print(printable(line), file=sys.stderr),
             )
         else:
             assert after is not None
@@ -391,7 +391,7 @@ def bench_run(
             train_missing=not no_train,
             retry_failed=retry_failed,
             device=device,
-            announce=lambda line: print(line, file=sys.stderr),
+            announce=lambda line: print(printable(line), file=sys.stderr),
             beat=None if sys.stderr.isatty() else 60.0,
         )
     print_bench(done, as_json)

@@ -4,6 +4,8 @@ Each message is one line that says what is wrong and what to do. The command lin
 `exit_code`; nothing has been written by then.
 """
 
+from unicodedata import category
+
 
 class ExpungeError(Exception):
     """Something could not be done. Base of every error that expunge raises on purpose."""
@@ -37,3 +39,13 @@ def one_line(error: BaseException) -> str:
     """What another's code raised, for a message of ours: its type and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text with control characters and marks of writing direction written out: names may hold them.
+
+    A class or a file may be called by what would command a terminal. Joiners, which some scripts need, stay.
+    """
+    kept = {"\n", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
+    hidden = {"Cc", "Cs", "Cf"}
+    return "".join(repr(c)[1:-1] if category(c) in hidden and c not in kept else c for c in text)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from expunge.errors import printable
+
 _finished: list[bool] = []
 """Holds something once the work of this process is done."""
 
@@ -64,7 +66,7 @@ def work(kept: str | None = None) -> Iterator[None]:
 
 def stopped_outside() -> NoReturn:
     """`stopped`, for a stop that `work` did not see to: before it, inside of it, or while its results are printed."""
-    stopped("the work was done before, and its files are there" if _finished else "nothing was written")
+    stopped("the work was done before" if _finished else "nothing was written")
 
 
 def stopped(what: str) -> NoReturn:
@@ -76,8 +78,7 @@ def stopped(what: str) -> NoReturn:
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process with one line on standard error."""
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(message.split()))
-    print(f"expunge: error: {shown}", file=sys.stderr)
+    print(f"expunge: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 

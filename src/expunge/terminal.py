@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from expunge.errors import printable
+
 if TYPE_CHECKING:
     from expunge.audit.full_audit import FullAudit
     from expunge.bench import BenchSummary
@@ -136,32 +138,34 @@ def print_comparison(found: "Comparison", as_json: bool) -> None:
 
 def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
     """A table under its title; without a head where `columns` are all empty."""
+    from textwrap import fill
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows = [tuple(map(printable, row)) for row in rows]
+    needed = 2
     for n, column in enumerate(columns):
         if n == 0 or column.startswith("what"):
             table.add_column(column, overflow="fold")
+            needed += 16
             continue
         # Names give way where the terminal is narrow; a number without its end would be another number.
         longest = max((len(line) for row in rows for line in row[n].splitlines()), default=0)
-        table.add_column(column, justify="right", no_wrap=True, min_width=longest, overflow="fold")
+        head = fill(column, max(longest, 8), break_long_words=False, break_on_hyphens=False)
+        table.add_column(head, justify="right", no_wrap=True)
+        needed += 2 + max(longest, *map(len, head.splitlines() or [""]))
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, emoji=False)  # names of classes may look like either
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = max(console.width, 100)  # a file, or another program: nothing is narrow there
+    console.width = max(console.width, needed)  # lines that the terminal breaks are better than cut ones
     if title:  # not the table's own, which wraps at the table's width
         console.print(title, style="italic", highlight=False)
     console.print(table)
-
-
-def printable(text: str) -> str:
-    """The text with control characters written out: names of classes may hold what would command a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def percent(value: float | None) -> str:

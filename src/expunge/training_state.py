@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from expunge.data import Examples, digests
 from expunge.errors import InputError
 from expunge.files import written_whole
+from expunge.models import ModelSpec
 
 FORMAT = "expunge-training-state/3"
 
@@ -24,13 +25,12 @@ def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], 
     """A digest of what a training starts from: settings, seed, network and its tensors, and examples in their order."""
     spec = getattr(model, "spec", None)
     # Options need not show in tensors. Names of functions come with addresses, which change from run to run.
-    network = repr(spec) if spec is not None else re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    network = repr(spec) if isinstance(spec, ModelSpec) else re.sub(r" at 0x[0-9a-f]+", "", repr(model))
     start = repr((sorted(settings.items()), seed, examples.labels.tolist(), network))
     seen = blake2b(start.encode(), digest_size=16)
     for digest in digests(examples.inputs):
         seen.update(digest)
-    tensors = {**dict(model.named_buffers()), **model.state_dict()}  # some buffers are in no state dict
-    for name, tensor in tensors.items():
+    for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):  # a module may keep more
             seen.update(name.encode() + digests(tensor[None])[0])
     return seen.hexdigest()

@@ -83,9 +83,11 @@ def outputs_of(
         # Not in inference mode: a tensor that the model keeps must serve training still.
         with torch.no_grad(), refusing(inputs, label):
             found = forward(model, batch.inputs).cpu()
-        logits.append(found)
+        last = []
         if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), found):
-            kept.append(as_float(caught[0][0]).cpu())
+            last = [as_float(caught[0][0]).cpu()]
+        logits.append(found)  # at the end: a batch for which memory does not suffice comes again in halves
+        kept.extend(last)
 
     try:
         with enough_memory("one example at a time is too much for it; take a machine with more"):

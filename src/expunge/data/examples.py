@@ -97,9 +97,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
     def take(self, index: Sequence[int] | Tensor, name: str | None = None) -> "ImageSet":
         """The examples at the positions `index`, in that order, or those where a mask `index` (N,) is true."""
-        at = torch.as_tensor(index)
+        at = index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")
         if at.is_floating_point() and len(at):
             raise InputError(f"positions are integers, not {at.dtype}")
+        if at.dtype == torch.bool and len(at) != len(self):
+            raise InputError(f"a mask of {len(at)} is not of {len(self)} images")
         at = at.nonzero()[:, 0] if at.dtype == torch.bool else at.long()
         ids = tuple(self.ids[i] for i in at.tolist())
         return ImageSet(self.images[at], self.labels[at], self.class_names, ids, name or self.name)
@@ -107,7 +109,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     def select(self, ids: Sequence[str]) -> "ImageSet":
         """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids."""
         position = {i: n for n, i in enumerate(self.ids)}
-        ids = [i if i in position else i.strip() for i in ids]  # a file's name may begin or end with a blank
+        ids = [i if i in position else str(i).strip() for i in ids]  # a file's name may begin or end with a blank
         repeated = [i for i, count in Counter(ids).items() if count > 1]
         if repeated:
             raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")

@@ -84,7 +84,8 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     for label, name in enumerate(class_names):
         there = sorted(path for path in _below(root / name) if not _hidden(path, root))
         found = [path for path in there if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-        _refuse(folder, [path for path in there if path.suffix.lower() in OTHERS], "convert it to PNG or remove it")
+        others = [path for path in there if path.suffix.lower() in OTHERS and not path.is_dir()]
+        _refuse(folder, others, "convert it to PNG or remove it")
         unnamed = [path for path in there if path.suffix.lower() not in SUFFIXES | OTHERS and _begins_as_image(path)]
         _refuse(folder, unnamed, "give it the suffix of its format, such as .png, or remove it")
         linked = [path for path in there if path.is_symlink() and path.is_dir()]
@@ -115,6 +116,7 @@ def _below(folder: Path) -> Iterator[Path]:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): what it holds would be left out")
 
     for place, directories, files in os.walk(folder, onerror=refuse):
+        directories[:] = [name for name in directories if not name.startswith(".")]  # they are left out: see _hidden
         yield from (Path(place) / name for name in (*directories, *files))
 
 
@@ -127,7 +129,7 @@ def _begins_as_image(path: Path) -> bool:
             head = file.read(12)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): it may be an image, and left out") from error
-    bitmap = head.startswith(b"BM") and int.from_bytes(head[2:6], "little") == path.stat().st_size
+    bitmap = head.startswith(b"BM") and int.from_bytes(head[2:6], "little") in {0, path.stat().st_size}
     webp = head.startswith(b"RIFF") and head.endswith(b"WEBP")
     return bitmap or webp or head.startswith(HEADS) or head[4:].startswith(BRANDS)
 

@@ -97,7 +97,7 @@ def build(spec: ModelSpec) -> nn.Module:
         raise SettingError(f"unknown model {spec.architecture!r}; there are {', '.join(ARCHITECTURES)} and timm:NAME")
     try:
         return Classifier(spec, ARCHITECTURES[spec.architecture](spec))
-    except ExpungeError:
+    except (ExpungeError, MemoryError):
         raise
     except Exception as error:  # of odd options, torch and timm raise many types
         options = dict(spec.options)

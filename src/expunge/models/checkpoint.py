@@ -142,7 +142,7 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in dtypes and dtypes[name] != tensor.dtype:
             tensor.data = tensor.data.to(dtypes[name])
-        if 0 in tensor.stride() and tensor.numel() > 1:  # expanded: one number for all
+        if tensor.layout == torch.strided and 0 in tensor.stride() and tensor.numel() > 1:  # one number for all
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     model.load_state_dict(state)
     normalise_in_its_dtype(model)
@@ -185,6 +185,8 @@ def _fill_in_ties(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights under the network's names, where all theirs have one prefix more: wrappers put such before."""
+    if state.keys() <= wanted.keys():
+        return state
     name = next(iter(state), "")
     for end in [n for n, letter in enumerate(name, 1) if letter == "."]:
         if all(key.startswith(name[:end]) and key[end:] in wanted for key in state):

@@ -103,10 +103,12 @@ def _scale(processor: dict[str, Any], channels: int, directory: str) -> tuple[tu
 
 def _size(processor: dict[str, Any]) -> Any:
     """What its images end as: cropped, if they are, else resized; None where it does not say."""
+    kind = str(processor.get("image_processor_type", ""))
     cropped = processor.get("do_center_crop", True) and processor.get("crop_size")
-    size = cropped or processor.get("size")
+    resized = processor.get("do_resize", True) and processor.get("size")
+    size = (resized or cropped) if kind.startswith("Perceiver") else (cropped or resized)  # that one crops first
     if not isinstance(size, dict):
-        return size
+        return size or None
     sides = [size[key] for key in ("height", "width") if size.get(key)]
     return sides or size.get("shortest_edge")
 

@@ -38,8 +38,11 @@ def load_model(
         weights = Path(weights)
         model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
         ours = _read_own_header(weights)
-        if ours is not None and ours.spec.architecture == header.spec.architecture:
+        if ours is not None and ours.spec.architecture != header.spec.architecture:
+            raise InputError(f"{weights} was written for {ours.spec.architecture}: give that as the model, not {spec}")
+        if ours is not None:
             if kind == "timm":  # normalised as it was trained, and not as timm's own weights
+                _check_numbers(rest, ours, weights)
                 model = _built(ours, weights)
             else:  # what the command says of a factory goes before what an earlier one said
                 ours = replace(ours, spec=header.spec, class_names=header.class_names)
@@ -101,6 +104,15 @@ def _options(rest: str, advice: str) -> tuple[str, dict[str, int]]:
             raise SettingError(f"{advice}, not {pair!r}")
         options[key] = int(value)
     return name, options
+
+
+def _check_numbers(rest: str, ours: Header, weights: Path) -> None:
+    """Raises `SettingError` where what a command says of a timm model is not what the checkpoint says."""
+    _, given = _options(rest, f"timm:{rest}")
+    known = {"num_classes": ours.spec.num_classes, "in_chans": ours.spec.in_channels, **ours.spec.options}
+    for key, value in given.items():
+        if key in known and known[key] != value:
+            raise SettingError(f"timm:{rest} says {key}={value}, and {weights} {key}={known[key]}: leave it out")
 
 
 def _from_timm(rest: str) -> tuple[nn.Module, Header]:

@@ -56,10 +56,13 @@ def timm_network(spec: ModelSpec) -> nn.Module:
     name = spec.architecture.removeprefix("timm:")
     if ":" in name or not spec.options.keys().isdisjoint(READS_FILES):  # files may be pickles, or on the network
         raise SettingError(f"timm:{name} with {dict(spec.options)} would read other files; give weights by --weights")
+    timm = _timm()
     try:
-        network: nn.Module = _timm().create_model(
+        network: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_channels, **spec.options
         )
+    except MemoryError:
+        raise
     except Exception as error:  # of odd options, networks raise many types
         raise SettingError(f"timm cannot build {name!r}: {one_line(error)}") from error
     return network
