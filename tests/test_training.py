@@ -103,12 +103,31 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, An
     assert len(torch.load(state, weights_only=True)["told"]["history"]) == 3
     with pytest.raises(InputError, match="other settings, data or seed"):
         run(None, state, seed=1)
-    again, told = run(None, state)
-    assert told == history
-    assert state_bits(again) == state_bits(whole)
+    for _ in range(2):  # the second time there is nothing left to train
+        again, told = run(None, state)
+        assert told == history
+        assert state_bits(again) == state_bits(whole)
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged; remove it"):
         run(None, state)
+
+
+def test_a_stop_after_the_last_epoch_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    given: dict[str, Any] = {"settings": {"epochs": 2, "width": 4}, "state": tmp_path / "state.pt"}
+    module = importlib.import_module("expunge.commands.train")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "accuracy", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_command("sample", "small_resnet", tmp_path / "out", **given)
+    assert len(torch.load(given["state"], weights_only=True)["told"]["history"]) == 2
+    resumed = train_command("sample", "small_resnet", tmp_path / "out", **given)
+    plain = train_command("sample", "small_resnet", tmp_path / "plain", settings=given["settings"])
+    assert resumed.history == plain.history
+    assert state_bits(load_model(tmp_path / "out")[0]) == state_bits(load_model(tmp_path / "plain")[0])
+    assert not given["state"].exists()
 
 
 def test_a_state_is_of_one_network_also_where_its_tensors_do_not_show_it() -> None:

@@ -162,6 +162,11 @@ def train(
     if state is not None and (told := restore(state, of, parts, rng)):
         history = [TrainedEpoch(*epoch) for epoch in told["history"]]
     step = len(history) * num_batches
+
+    def keep_all() -> None:
+        if state is not None:
+            keep(state, of, parts, rng, {"history": [[epoch.loss, epoch.accuracy] for epoch in history]})
+
     while len(history) < recipe.epochs:
         order = torch.randperm(len(examples), generator=rng, device="cpu")
         loss_sum = torch.zeros((), device=device)
@@ -196,11 +201,12 @@ def train(
         if not torch.isfinite(loss_sum):
             raise NonFiniteError(f"the training loss became NaN or infinite by step {step}; lower lr")
         history.append(epoch)
-        if state is not None and len(history) < recipe.epochs:
-            keep(state, of, parts, rng, {"history": [[epoch.loss, epoch.accuracy] for epoch in history]})
+        if len(history) < recipe.epochs:
+            keep_all()
     bad = unsound([(name, tensor) for name, tensor in _tensors(model) if name in sound], masks)
     if bad is not None:
         raise NonFiniteError(f"after {step} steps the network holds NaN or infinity in {bad!r}; lower lr")
+    keep_all()  # what comes after, such as accuracies, may be cut off too
     model.eval()
     return history
 
