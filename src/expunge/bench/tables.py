@@ -266,9 +266,10 @@ def _absent(found: Entries) -> list[str]:
         for table in TABLES
         if table not in there and TABLES[table][1] != MEAN
     ]
-    lines = [f"Not measured at all: Tables {', '.join(others)}."] if others else []
+    lines = [f"Not measured at all: Table{'s' * (len(others) > 1)} {', '.join(others)}."] if others else []
     if averages:
-        lines.append(f"Tables {', '.join(averages)} average over three architectures, which are not all measured.")
+        which = f"Tables {', '.join(averages)} average" if len(averages) > 1 else f"Table {averages[0]} averages"
+        lines.append(f"{which} over three architectures, which are not all measured.")
     return lines
 
 
