@@ -508,6 +508,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("bench") / "results", noisy(pairs=pairs))
 
 
+def test_a_panel_of_the_model_before_alone_says_so(tmp_path: Path) -> None:
+    alone = [r for r in noisy(pairs=[("cifar10", "vit")]) if r.row == "before"]
+    written(tmp_path / "results", [*noisy(pairs=[("cifar10", "resnet18")]), *alone])
+    bench_figures(tmp_path / "results", tmp_path / "out")
+    root = ElementTree.fromstring((tmp_path / "out" / "figure-5.svg").read_text())  # noqa: S314  (our own file)
+    texts = ["".join(element.itertext()).strip() for element in root.iter() if element.tag.endswith("}text")]
+    assert texts.count("not measured") == 1
+
+
 def test_the_figures(results: Path, tmp_path: Path) -> None:
     captions = bench_figures(results, tmp_path / "out")
     names = [f"figure-{n}.svg" for n in range(1, 9)]

@@ -94,8 +94,7 @@ def _draw(figure: "Figure", measured: Measured, plot: Plot, rows: Sequence[Seque
     for line, row in zip(axes, rows, strict=True):
         for ax, (dataset, architectures) in zip(line, row, strict=True):
             name = f"{DATASETS[dataset]}, {ARCHITECTURES[architectures[0]]}" if plot.grid else DATASETS[dataset]
-            pairs = [(dataset, architecture) for architecture in architectures]
-            if not any(measured.points(*pair) if plot.x else pair in measured.pairs() for pair in pairs):
+            if not _is_drawn(measured, dataset, architectures, plot):
                 ax.set_title(name, fontsize=9 if plot.x is None else 8)
                 ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", color=GREY)
                 ax.set_xticks([])
@@ -125,6 +124,13 @@ def _draw(figure: "Figure", measured: Measured, plot: Plot, rows: Sequence[Seque
             frameon=False,
             handlelength=3 if plot.x is None else 1,
         )
+
+
+def _is_drawn(measured: Measured, dataset: str, architectures: Sequence[str], plot: Plot) -> bool:
+    """Whether a panel has anything to show: the model before alone is none."""
+    if plot.x is not None:
+        return any(measured.points(dataset, architecture) for architecture in architectures)
+    return any(logarithms(measured, dataset, architectures, row, size, plot.y) for row in STYLES for size in SIZES)
 
 
 def _legend_order(labels: list[str]) -> list[str]:
