@@ -27,6 +27,7 @@ from expunge.methods._margins import (
     held_loss,
     margins,
     mixed,
+    mixed_with,
     ranks,
     transported,
     with_margins,
@@ -292,7 +293,9 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
         return descend(model, inputs, *args, passes=noted, **kwargs)
 
     monkeypatch.setattr(_distilling, "descend", noting)
-    method = Calibrated(epochs=60, stop="budget", retention_size=30, follow=follow, rank="margin")
+    method = Calibrated(
+        epochs=60, stop="budget", retention_size=30, follow=follow, rank="margin", mixtures=not held
+    )  # without held-out examples there are mixtures alone, whatever it says
     forget, heldout = pairs(20, seed=2), pairs(240, seed=8)  # of 6 × 6 pixels: too small to be shifted
     unlearn(network(), forget, method=method, heldout=heldout if held else None)
     assert len(drawn) == 60
@@ -311,15 +314,54 @@ def test_held_images_are_shifted_where_epochs_would_share_many() -> None:
     pixels = torch.arange(1.0, 1 + 16 * 16).view(1, 1, 16, 16).expand(40, 1, 16, 16)
     heldout = Examples(pixels.contiguous(), torch.zeros(40, dtype=torch.int64))
     task = Task(forget=heldout.take(torch.tensor([0])), forget_digests=(b"",), forget_logits=torch.zeros(1, 2))
-    plain = _distilling.drawn(replace(task, heldout=heldout), 10, torch.Generator().manual_seed(0))
+    plain = _distilling.drawn(replace(task, heldout=heldout), 10, 0, torch.Generator().manual_seed(0))
     assert torch.equal(plain, pixels[:10])
-    found = _distilling.drawn(replace(task, heldout=heldout), 40, torch.Generator().manual_seed(0))
+    found = _distilling.drawn(replace(task, heldout=heldout), 40, 0, torch.Generator().manual_seed(0))
     assert found.shape == (40, 1, 16, 16)
     assert len(found.unique(dim=0)) > 10
     assert torch.equal(found.flatten(1).amax(1) > 200, torch.ones(40, dtype=torch.bool))
 
 
-def test_mixtures_never_reach_the_statistics_of_normalisation_layers() -> None:
+def test_mixtures_of_held_out_and_forgotten_examples_are_held_beside() -> None:
+    """Here one pixel says where an input comes from: held-out ones have 100, forgotten ones 200."""
+    heldout, forget = (
+        Examples(torch.full((num, 1), value), torch.zeros(num, dtype=torch.int64))
+        for num, value in ((30, 100.0), (5, 200.0))
+    )
+    task = Task(forget=forget, forget_digests=(b"",) * 5, forget_logits=torch.zeros(5, 2), heldout=heldout)
+    rng = torch.Generator().manual_seed(0)
+    first, second = (_distilling.drawn(task, 40, 50, rng)[:, 0] for _ in range(2))
+    assert first.shape == (80,), "all held-out ones, and the mixtures"
+    assert bool((first[:30] == 100).all())
+    assert 100 <= first[30:].min() < 110
+    assert 140 < first[30:].max() <= 150, "nearer to the held-out one"
+    assert not torch.equal(first[30:], second[30:])
+
+
+@pytest.mark.parametrize("method", [Calibrated, MaskedDistillation])
+def test_mixtures_are_a_choice_and_of_the_calibration_side_alone(
+    monkeypatch: pytest.MonkeyPatch, method: type[Calibrated] | type[MaskedDistillation]
+) -> None:
+    asked: list[tuple[Tensor, Tensor, int]] = []
+
+    def noting(inputs: Tensor, others: Tensor, num: int, rng: torch.Generator) -> Tensor:
+        asked.append((inputs, others, num))
+        return mixed_with(inputs, others, num, rng)
+
+    monkeypatch.setattr(_distilling, "mixed_with", noting)
+    forget, heldout = pairs(20, seed=2), pairs(240, seed=8)
+    side = heldout.inputs[calibration_side(heldout.inputs, 0)].flatten(1)
+    for mixtures in (True, False):
+        asked.clear()
+        chosen = method(epochs=3, stop="budget", retention_size=30, mixtures=mixtures)
+        unlearn(network(), forget, method=chosen, heldout=heldout)
+        assert [num for *_, num in asked] == [30] * 3 * mixtures
+        for inputs, others, _ in asked:
+            assert torch.equal(others, forget.inputs)
+            assert bool((inputs.flatten(1)[:, None] == side).all(2).any(1).all())
+
+
+def test_mixtures_of_forgotten_images_never_reach_the_statistics_of_normalisation_layers() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, NUM_CLASSES))
     state = {name: value.clone() for name, value in model[1].named_buffers()}
     for heldout in (None, pairs(80, seed=8)):
@@ -399,6 +441,11 @@ def test_mixtures_lie_between_what_they_mix(dtype: torch.dtype) -> None:
     assert len(mixtures.unique()) > 10
     assert mixtures.min() > 10, "an input was mixed with itself"
     assert mixtures.max() < 200
+    nearer = mixed_with(inputs[:1], inputs[1:], 50, torch.Generator().manual_seed(0))
+    assert nearer.dtype == dtype
+    assert len(nearer.unique()) > 10
+    assert nearer.min() >= 10
+    assert nearer.max() <= 105
 
 
 @pytest.mark.parametrize(

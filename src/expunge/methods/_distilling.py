@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.methods._loop import NORMALISATION, Descent, descend, step_size
-from expunge.methods._margins import divergence, mixed
+from expunge.methods._margins import divergence, mixable, mixed, mixed_with
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
@@ -24,9 +24,10 @@ REPEATED = 0.25
 class Distilling(Descent):
     """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
 
-    What is held are held-out examples where there are any, else mixtures of two forgotten ones. Each epoch draws its
-    own. Where it draws more than `REPEATED` of all held-out examples, so that epochs share many, images are shifted at
-    random. Elsewhere they are not: holding a network on shifted images, which it may be poor at, costs it accuracy.
+    What is held are held-out examples where there are any, and mixtures of them with forgotten ones, which lie where
+    the forgetting does its damage; else mixtures of two forgotten ones. Each epoch draws its own. Where it draws more
+    than `REPEATED` of all held-out examples, so that epochs share many, images are shifted at random. Elsewhere they
+    are not: holding a network on shifted images, which it may be poor at, costs it accuracy.
 
     Attributes:
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
@@ -36,6 +37,8 @@ class Distilling(Descent):
         relax: what that is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
         retention_size: examples that are distilled an epoch, ≥ 1; at least as many as are forgotten, where there are
             so many.
+        mixtures: whether, beside held-out examples, that many mixtures of a held-out and a forgotten one are distilled.
+            Inputs that cannot be mixed, such as token ids, never are.
         norm: as in `Descent`; mixtures would spoil the statistics, so that without held-out examples it is `eval`.
     """
 
@@ -49,6 +52,7 @@ class Distilling(Descent):
     retention: float = 64.0
     relax: float = 0.98
     retention_size: int = 256
+    mixtures: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,16 +96,16 @@ class Distilling(Descent):
                 "one forgotten example alone leaves nothing to hold: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
             )
-        if task.heldout is None and not (inputs.is_floating_point() or inputs.dtype == torch.uint8):
+        if task.heldout is None and not mixable(inputs):
             raise InputError(
                 f"{inputs.dtype} inputs cannot be mixed as images can: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
             )
-        size = max(self.retention_size, num)
-        if task.heldout is not None:
-            size = min(size, len(task.heldout))
+        wanted = max(self.retention_size, num)
+        num_mixed = wanted if self.mixtures and task.heldout is not None and mixable(inputs) else 0
         original = copy.deepcopy(model)
-        everything = torch.cat([inputs, drawn(task, size, rng)])
+        everything = torch.cat([inputs, drawn(task, wanted, num_mixed, rng)])
+        size = len(everything) - num
         taught = logits_of(original, everything[num:]).log_softmax(1)
         positions = torch.arange(num + size, device=inputs.device)
         whole = num + size
@@ -117,7 +121,7 @@ class Distilling(Descent):
             weight = self.retention * self.relax**epoch
             watch()
             if epoch:
-                everything[num:] = drawn(task, size, rng)
+                everything[num:] = drawn(task, wanted, num_mixed, rng)
                 taught = logits_of(original, everything[num:]).log_softmax(1)
             return [(positions, self.batch_size)]
 
@@ -142,11 +146,16 @@ class Distilling(Descent):
         )
 
 
-def drawn(task: Task, size: int, rng: torch.Generator) -> Tensor:
-    """Inputs whose outputs are to be held, shape (`size`, ...): held-out ones, or mixtures of two forgotten ones."""
+def drawn(task: Task, num: int, num_mixed: int, rng: torch.Generator) -> Tensor:
+    """Inputs whose outputs are to be held.
+
+    `num` held-out ones, or all if there are fewer, and `num_mixed` mixtures of those with forgotten ones; without
+    held-out examples `num` mixtures of two forgotten ones.
+    """
     if task.heldout is None:
-        return mixed(task.forget.inputs, size, rng)
-    chosen = torch.randperm(len(task.heldout), generator=rng, device="cpu")[:size].to(task.heldout.inputs.device)
-    inputs = task.heldout.inputs[chosen]
-    repeated = size > REPEATED * len(task.heldout)
-    return augmented(inputs, "shift", rng) if repeated and are_images(inputs) else inputs
+        return mixed(task.forget.inputs, num, rng)
+    everything = task.heldout.inputs
+    inputs = everything[torch.randperm(len(everything), generator=rng, device="cpu")[:num].to(everything.device)]
+    if len(inputs) > REPEATED * len(everything) and are_images(inputs):
+        inputs = augmented(inputs, "shift", rng)
+    return torch.cat([inputs, mixed_with(everything, task.forget.inputs, num_mixed, rng)]) if num_mixed else inputs
