@@ -1,6 +1,6 @@
 """Every method beside those that this package adds, from results/better, for docs/better.md.
 
-    expunge bench run grids/better-sample.toml --out results/better --models runs/originals/better --workers 2
+    expunge bench run grids/better-sample.toml --out results/better --models results/better/originals --workers 2
     expunge bench run grids/better-fashion-mnist.toml --out results/better --models runs/originals/adam --workers 2
     python -m benchmarks.better
 
@@ -16,11 +16,15 @@ from statistics import mean
 
 from benchmarks.tables import markdown
 from expunge.bench import Result, current, load_grid, read_results
+from expunge.bench.measuring import model_digest
 from expunge.bench.statistics import Summary, summarize
 from expunge.methods import METHODS, Needs
+from expunge.models.checkpoint import FILE_NAME
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "better"
+ORIGINALS = RESULTS / "originals"
+"""Those that are small enough to come with the figures, so that any machine can add to them."""
 GRIDS = {
     "sample": ROOT / "grids" / "better-sample.toml",
     "fashion-mnist": ROOT / "grids" / "better-fashion-mnist.toml",
@@ -161,9 +165,12 @@ def source(grid_name: str) -> str:
         return ""
     devices, commits = sorted({r.device for r in all_of}), sorted({r.commit for r in all_of})
     versions = sorted({r.versions["torch"] for r in all_of})
+    checkpoint = ORIGINALS / f"{all_of[0].dataset}-{all_of[0].architecture}" / FILE_NAME
+    committed = checkpoint.exists() and {model_digest(checkpoint)} == {r.model_digest for r in all_of}
+    models = f" --models {ORIGINALS.relative_to(ROOT)}" if committed else ""
     return (
-        f"`expunge bench run grids/{GRIDS[grid_name].name} --out results/better` · {' or '.join(devices)} · torch "
-        f"{', '.join(versions)} · commit {', '.join(commits)}"
+        f"`expunge bench run grids/{GRIDS[grid_name].name} --out results/better{models}` · {' or '.join(devices)} · "
+        f"torch {', '.join(versions)} · commit {', '.join(commits)}"
     )
 
 
@@ -213,7 +220,7 @@ def draw(path: Path) -> None:
                 continue
             x = summarize(apart, least=0)
             y = summarize([0.0] if name == "before" else lost(dataset, name, SHOWN))
-            own = name in {"calibrated", "masked_distillation", "targeted", "targeted3"}
+            own = name.split()[0] in {"calibrated", "masked_distillation", "targeted", "targeted3"}
             axis.errorbar(
                 x.mean,
                 y.mean,

@@ -313,13 +313,43 @@ def test_methods_that_change_inputs_refuse_models_that_round_them(method: str) -
         unlearn(Levels(), TensorDataset(PIXELS[:9], LABELS[:9]), method=method)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 @pytest.mark.parametrize("method", ["calibrated", "masked_distillation"])
-def test_token_ids_are_never_mixed_as_pixels_are(method: str) -> None:
-    forget = TensorDataset(TOKENS[:30], LABELS[:30])
+def test_token_ids_are_never_mixed_as_pixels_are(method: str, dtype: torch.dtype) -> None:
+    class Sees(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.met = Words(), set[int]()
+
+        def forward(self, ids: Tensor) -> Tensor:
+            self.met |= set(ids.flatten().tolist())
+            logits: Tensor = self.words(ids.long())
+            return logits
+
+    tokens = TOKENS.to(dtype) // 2 * 2  # even, so that half of what lies between two is odd
+    forget = TensorDataset(tokens[:30], LABELS[:30])
     with pytest.raises(InputError, match="held-out examples"):
-        unlearn(Words(), forget, method=method)
-    held = TensorDataset(TOKENS[30:], LABELS[30:])
-    assert unlearn(Words(), forget, method=make_method(method, epochs=1), heldout=held).trace.steps > 0
+        unlearn(Sees(), forget, method=method)
+    held = TensorDataset(tokens[30:], LABELS[30:])
+    result = unlearn(Sees(), forget, method=make_method(method, epochs=2), heldout=held)
+    assert result.trace.steps > 0
+    assert isinstance(result.model, Sees)
+    assert {number % 2 for number in result.model.met} == {0}
+
+
+def test_a_model_that_cannot_take_mixtures_is_told_of_the_setting() -> None:
+    class Whole(Network):
+        def prepare(self, inputs: Tensor) -> Tensor:
+            if bool((inputs != inputs.round()).any()):
+                raise ValueError("whole numbers are wanted")
+            return inputs
+
+    codes = torch.randint(5, (300, 1, 6, 6), generator=torch.Generator().manual_seed(5)).float()
+    forget, held = (TensorDataset(codes[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
+    with pytest.raises(InputError, match=r"mixtures=false.*whole numbers are wanted"):
+        unlearn(Whole(), forget, method="masked_distillation", heldout=held)
+    chosen = make_method("masked_distillation", mixtures=False, epochs=1)
+    assert unlearn(Whole(), forget, method=chosen, heldout=held).trace.steps > 0
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.methods._loop import NORMALISATION, Descent, descend, step_size
-from expunge.methods._margins import divergence, mixable, mixed, mixed_with
+from expunge.methods._margins import divergence, mixed, mixed_with
 from expunge.methods._task import Recorder, Task
-from expunge.models import logits_of
+from expunge.models import logits_of, refusing
 from expunge.settings import require
 from expunge.training import are_images, augmented
 
@@ -24,22 +24,23 @@ REPEATED = 0.25
 class Distilling(Descent):
     """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
 
-    What is held are held-out examples where there are any, and mixtures of them with forgotten ones, which lie where
-    the forgetting does its damage; else mixtures of two forgotten ones. Each epoch draws its own. Where it draws more
-    than `REPEATED` of all held-out examples, so that epochs share many, images are shifted at random. Elsewhere they
-    are not: holding a network on shifted images, which it may be poor at, costs it accuracy.
+    What is held are held-out examples where there are any, and as many mixtures of one of them and a forgotten one,
+    since held-out examples alone say little of the outputs near what is forgotten; else mixtures of two forgotten ones.
+    Each epoch draws its own. Where it draws more than `REPEATED` of all held-out examples, so that epochs share many,
+    these (not the mixtures) are shifted at random. Elsewhere they are not: holding a network on shifted images, which
+    it may be poor at, costs it accuracy.
 
     Attributes:
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
             and the gradient. None: `lr` is the step size.
         lr: the highest step size, > 0.
-        retention: weight of the distillation in the first epoch, ≥ 0.
+        retention: weight of the distillation, of held-out examples and mixtures together, in the first epoch, ≥ 0.
         relax: what that is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
-        retention_size: examples that are distilled an epoch, ≥ 1; at least as many as are forgotten, where there are
-            so many.
-        mixtures: whether, beside held-out examples, that many mixtures of a held-out and a forgotten one are distilled.
-            Inputs that cannot be mixed, such as token ids, never are.
-        norm: as in `Descent`; mixtures would spoil the statistics, so that without held-out examples it is `eval`.
+        retention_size: held-out examples, or mixtures without any, that are distilled an epoch, ≥ 1; at least as many
+            as are forgotten, where there are so many.
+        mixtures: whether as many mixtures of a held-out and a forgotten example are distilled beside, which takes about
+            twice the time. Token ids and other integers never are mixed, and without held-out examples it says nothing.
+        norm: as in `Descent`; without held-out examples it is `eval`, since mixtures alone would spoil the statistics.
     """
 
     lr: float = 1e-3
@@ -96,33 +97,35 @@ class Distilling(Descent):
                 "one forgotten example alone leaves nothing to hold: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
             )
-        if task.heldout is None and not mixable(inputs):
+        if task.heldout is None and not (inputs.is_floating_point() or are_images(inputs)):
             raise InputError(
                 f"{inputs.dtype} inputs cannot be mixed as images can: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
             )
-        wanted = max(self.retention_size, num)
-        num_mixed = wanted if self.mixtures and task.heldout is not None and mixable(inputs) else 0
-        original = copy.deepcopy(model)
-        everything = torch.cat([inputs, drawn(task, wanted, num_mixed, rng)])
-        size = len(everything) - num
-        taught = logits_of(original, everything[num:]).log_softmax(1)
-        positions = torch.arange(num + size, device=inputs.device)
-        whole = num + size
+        wanted, original = max(self.retention_size, num), copy.deepcopy(model)
+
+        def teach() -> tuple[Tensor, Tensor]:
+            held = drawn(task, wanted, self.mixtures, rng)
+            with refusing(held, "what is held (mixtures=false holds no mixtures)"):
+                return held, logits_of(original, held).log_softmax(1)
+
+        held, taught = teach()
+        everything = torch.cat([inputs, held])
+        whole, size = len(everything), len(held)
+        positions = torch.arange(whole, device=inputs.device)
         weight = self.retention
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
             at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
-            held = weight * hold(taught[other], logits)
-            return torch.where(index < num, pull(logits, at) * (whole / num), held * (whole / size))
+            kept = weight * hold(taught[other], logits)
+            return torch.where(index < num, pull(logits, at) * (whole / num), kept * (whole / size))
 
         def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
             nonlocal weight, taught
             weight = self.retention * self.relax**epoch
             watch()
             if epoch:
-                everything[num:] = drawn(task, wanted, num_mixed, rng)
-                taught = logits_of(original, everything[num:]).log_softmax(1)
+                everything[num:], taught = teach()
             return [(positions, self.batch_size)]
 
         settings = self
@@ -146,16 +149,18 @@ class Distilling(Descent):
         )
 
 
-def drawn(task: Task, num: int, num_mixed: int, rng: torch.Generator) -> Tensor:
-    """Inputs whose outputs are to be held.
+def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
+    """Inputs whose outputs are to be held, shape (K, ...).
 
-    `num` held-out ones, or all if there are fewer, and `num_mixed` mixtures of those with forgotten ones; without
-    held-out examples `num` mixtures of two forgotten ones.
+    With held-out examples K is `num`, or how many there are if fewer, and twice that with mixtures of held-out and
+    forgotten ones; without, K = `num` mixtures of two forgotten ones.
     """
     if task.heldout is None:
         return mixed(task.forget.inputs, num, rng)
-    everything = task.heldout.inputs
+    everything, forgotten = task.heldout.inputs, task.forget.inputs
     inputs = everything[torch.randperm(len(everything), generator=rng, device="cpu")[:num].to(everything.device)]
     if len(inputs) > REPEATED * len(everything) and are_images(inputs):
         inputs = augmented(inputs, "shift", rng)
-    return torch.cat([inputs, mixed_with(everything, task.forget.inputs, num_mixed, rng)]) if num_mixed else inputs
+    if not mixtures or not (inputs.is_floating_point() or are_images(inputs)):
+        return inputs
+    return torch.cat([inputs, mixed_with(everything, forgotten, len(inputs), rng)])

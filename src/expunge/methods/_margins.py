@@ -9,6 +9,9 @@ from torch import Tensor
 MIN_PER_CLASS = 20
 """Unseen examples of a class that its own distribution of margins is taken from; with fewer, that of all classes."""
 
+BLENDED = 256
+"""Mixtures made at a time: 8-bit images take four times the room as floats."""
+
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """s = z_y − logsumexp_{j≠y} z_j, the log odds of the true class.
@@ -92,38 +95,43 @@ def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
     return (ranks(order) + 0.5).to(dtype) / len(order)
 
 
-def mixable(inputs: Tensor) -> bool:
-    """Whether a weighted mean of such inputs is one too: floats and 8-bit images, but no token ids."""
-    return inputs.is_floating_point() or inputs.dtype == torch.uint8
-
-
 def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
     """`num` mixtures of two different inputs each; the first has a weight in [¼, ¾] (Zhang et al. 2018).
 
     Args:
-        inputs: shape (N, ...), N ≥ 2, `mixable`; mixtures of uint8 are rounded.
+        inputs: shape (N, ...), N ≥ 2, floating-point or uint8 (mixtures are rounded).
         num: how many, ≥ 1.
         rng: a CPU generator.
     """
     first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
     second = (first + torch.randint(1, len(inputs), (num,), generator=rng, device="cpu")) % len(inputs)
     weight = 0.25 + 0.5 * torch.rand(num, generator=rng, device="cpu")
-    return _blended(inputs[first.to(inputs.device)], inputs[second.to(inputs.device)], weight)
+    return _blended(inputs, first, inputs, second, weight)
 
 
 def mixed_with(inputs: Tensor, others: Tensor, num: int, rng: torch.Generator) -> Tensor:
-    """`num` mixtures of one of `inputs`, with a weight in [½, 1], and one of `others`, of the same kind and shape."""
-    first = torch.randint(len(inputs), (num,), generator=rng, device="cpu").to(inputs.device)
-    second = torch.randint(len(others), (num,), generator=rng, device="cpu").to(others.device)
-    return _blended(inputs[first], others[second], 0.5 + 0.5 * torch.rand(num, generator=rng, device="cpu"))
+    """`num` mixtures of one of `inputs`, with a weight in [½, 1], and one of `others`; both are drawn with replacement.
+
+    Args:
+        inputs: shape (N, ...), N ≥ 1, floating-point or uint8 (mixtures are rounded).
+        others: shape (M, ...), M ≥ 1, of the same shape otherwise and dtype.
+        num, rng: as in `mixed`.
+    """
+    first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
+    second = torch.randint(len(others), (num,), generator=rng, device="cpu")
+    return _blended(inputs, first, others, second, 0.5 + 0.5 * torch.rand(num, generator=rng, device="cpu"))
 
 
-def _blended(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """`weight` of the first and the rest of the second, in the dtype of the first."""
-    kind = first.dtype if first.is_floating_point() else torch.float32
-    share = weight.to(first.device, kind).view(-1, *[1] * (first.ndim - 1))
-    mixture = share * first.to(kind) + (1 - share) * second.to(kind)
-    return mixture if first.is_floating_point() else mixture.round().to(first.dtype)
+def _blended(inputs: Tensor, first: Tensor, others: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """The inputs at `first` with a weight each, (K,), and the others at `second` with the rest: shape (K, ...)."""
+    blended = inputs.new_empty(len(weight), *inputs.shape[1:])
+    kind = inputs.dtype if inputs.is_floating_point() else torch.float32
+    for part in torch.arange(len(weight), device="cpu").split(BLENDED):
+        one, other = (pool[index[part].to(pool.device)].to(kind) for pool, index in ((inputs, first), (others, second)))
+        share = weight[part].to(one.device, kind).view(-1, *[1] * (inputs.ndim - 1))
+        mixture = share * one + (1 - share) * other
+        blended[part.to(blended.device)] = mixture if inputs.is_floating_point() else mixture.round().to(inputs.dtype)
+    return blended
 
 
 def divergence(wanted: Tensor, logits: Tensor) -> Tensor:

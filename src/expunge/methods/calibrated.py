@@ -38,10 +38,10 @@ class Calibrated(Distilling):
     handed to the forgotten ones in order of their own: the least move that makes the two distributions equal (optimal
     transport in one dimension; Peyré and Cuturi 2019, section 2.6). The loss of an example is the Huber loss of its
     distance to the target, in units of the held-out margins' standard deviation. Beside it the outputs on held-out
-    examples are held by distillation from the original model, and the margins of their likeliest classes by the same
-    loss: a divergence alone would let those of confident outputs sink, and forgotten examples stand out above them.
-    Margins that nothing holds sink a little nevertheless. So a quarter of the held-out examples is not distilled, but
-    scored each epoch, and the targets go the way that those margins have gone since.
+    examples, and on mixtures of them with forgotten ones, are held by distillation, and the margins of their likeliest
+    classes by the same loss: a divergence alone would let those of confident outputs sink, and forgotten examples stand
+    out above them. Margins that nothing holds sink a little nevertheless. So a quarter of the held-out examples is not
+    distilled, but scored each epoch, and the targets go the way that those margins have gone since.
 
     Without held-out examples, margins of unseen data are estimated by those of shifted copies of the forgotten images,
     and mixtures of forgotten images are distilled; docs/methods/calibrated.md shows what that costs.
@@ -55,7 +55,7 @@ class Calibrated(Distilling):
             `references`, which adds the rank by the mean margin under four networks trained on the held-out examples.
         follow: whether targets go the way of unseen margins; with fewer than 100 held-out examples to calibrate on they
             never do.
-        pace, retention, relax, retention_size, norm: as in `Distilling`.
+        pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """

@@ -19,13 +19,14 @@ class MaskedDistillation(Distilling):
     For the criterion of "Towards Safe Machine Unlearning", that every forgotten example be mispredicted. The pull of an
     example is the hinge max(0, z_y − max_{j≠y} z_j + gap): it ends as soon as the example is wrong by `gap`. With
     `objective="divergence"` it is that of DELETE (Zhou et al. 2025): KL to the original softmax without the true class.
-    Beside it the original's outputs on held-out examples are distilled, or on mixtures of forgotten ones: strongly at
-    first, so that what can be forgotten at no cost is, then ever less, until all is forgotten.
+    Beside it the original's outputs on held-out examples and their mixtures with forgotten ones are distilled, or on
+    mixtures of forgotten ones alone: strongly at first, so that what can be forgotten at no cost is, then ever less,
+    until all is forgotten.
 
     Attributes:
         objective: `hinge` or `divergence`.
         gap: by which the true class's logit is to fall below another's, ≥ 0; for `hinge` alone.
-        pace, retention, relax, retention_size, norm: as in `Distilling`.
+        pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
 
     What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
     them is itself a mark that they were forgotten.
