@@ -237,7 +237,7 @@ def draw(path: Path) -> None:
             else:
                 labels.append((x.mean, y.mean, [name]))
         for at, height, names in labels:
-            text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3))
+            text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3)).replace(" mix", "\nmix")
             axis.annotate(text, (at, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axis.set_yscale("asinh", linear_width=LINEAR)
         axis.yaxis.set_major_locator(FixedLocator(TICKS))

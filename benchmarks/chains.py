@@ -31,8 +31,8 @@ from expunge.unlearning import unlearn
 TARGET = Path(__file__).parents[1] / "results" / "better" / "chains.json"
 REQUESTS, SIZE = 20, 16
 METHODS: dict[str, dict[str, Any]] = {
-    "calibrated": {},
-    "masked_distillation": {},
+    "calibrated": {"mixtures": False},
+    "masked_distillation": {"mixtures": False},
     "targeted": {},
     "delete": {"protocol": "zhou2025"},
     "amnesiac": {"protocol": "paper"},
@@ -114,6 +114,7 @@ def chains_table() -> str:
     rows = json.loads(TARGET.read_text()) if TARGET.exists() else []
     if not rows:
         return ""
+    rows = [row for row in rows if row["settings"] == settings_of(make_method(row["method"], **METHODS[row["method"]]))]
     (digest, _), *_ = Counter(row["model_digest"] for row in rows).most_common(1)  # draws of one original alone compare
     rows = [row for row in rows if row["model_digest"] == digest]
     found = []
