@@ -97,7 +97,7 @@ class Distilling(Descent):
                 "one forgotten example alone leaves nothing to hold: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
             )
-        if task.heldout is None and not (inputs.is_floating_point() or are_images(inputs)):
+        if task.heldout is None and not mixable(inputs):
             raise InputError(
                 f"{inputs.dtype} inputs cannot be mixed as images can: give held-out examples (heldout=, --test), or "
                 "name another method, such as targeted"
@@ -161,6 +161,11 @@ def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
     inputs = everything[torch.randperm(len(everything), generator=rng, device="cpu")[:num].to(everything.device)]
     if len(inputs) > REPEATED * len(everything) and are_images(inputs):
         inputs = augmented(inputs, "shift", rng)
-    if not mixtures or not (inputs.is_floating_point() or are_images(inputs)):
+    if not mixtures or not mixable(inputs):
         return inputs
     return torch.cat([inputs, mixed_with(everything, forgotten, len(inputs), rng)])
+
+
+def mixable(inputs: Tensor) -> bool:
+    """Whether a weighted mean of two inputs is one too: floats and 8-bit images, but no token ids."""
+    return inputs.is_floating_point() or are_images(inputs)
