@@ -337,8 +337,8 @@ def test_undo_subtracts_exactly_the_updates_of_sensitive_batches(tmp_path: Path)
 
 
 def sorted_quantile(values: Array, share: float) -> float:
-    """Linear interpolation between order statistics, by hand."""
-    ordered, position = np.sort(values), share * (len(values) - 1)
+    """Linear interpolation between order statistics, the i-th of which, from 0, stands at (i + ½) / M."""
+    ordered, position = np.sort(values), min(max(share * len(values) - 0.5, 0), len(values) - 1)
     low = int(np.floor(position))
     high = min(low + 1, len(values) - 1)
     return float(ordered[low] + (position - low) * (ordered[high] - ordered[low]))

@@ -215,7 +215,7 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     before = margins(model(forget.inputs), forget.labels).detach()
     assert before.min() > unseen.median() + 1
     chosen: Any = {"match": match, "rank": rank, "follow": False}
-    method = Calibrated(epochs=2500, tolerance=0.06, retention=0.0, **chosen)
+    method = Calibrated(epochs=2500, tolerance=0.06, retention=0.0, lr=3e-3, **chosen)
     result = unlearn(model, forget, method=method, heldout=heldout)
     # Once it is saturated, an output says little about its margin: matched outputs leave margins a little apart.
     close = 0.08 if match == "margin" else 0.16
@@ -261,20 +261,22 @@ def test_a_class_without_held_out_examples_is_noted() -> None:
     assert notes == [[], ["no held-out example is of 1 forgotten classes: their targets are of all"]]
 
 
-def test_it_goes_where_unseen_margins_are_by_then() -> None:
-    """Nothing is held here, so that they sink."""
-    forget, heldout = pairs(24, seed=2), pairs(400, seed=8)
+@pytest.mark.parametrize("seed", [18, 28])
+def test_it_goes_where_unseen_margins_are_by_then(seed: int) -> None:
+    """Nothing is held here, so that they sink and spread."""
+    forget, heldout = pairs(24, seed=seed + 1), pairs(400, seed=seed)
     model = memorising(forget)
+    side = audit_side(heldout.inputs, [0])
     apart: dict[bool, float] = {}
     for follow in (True, False):
         method = Calibrated(epochs=2500, retention=0.0, follow=follow)
         after = unlearn(model, forget, method=method, heldout=heldout).model
-        side = audit_side(heldout.inputs, [0])
         gone, unseen = (
-            margins(after(inputs), labels).detach().mean()
+            margins(after(inputs), labels).detach()
             for inputs, labels in ((forget.inputs, forget.labels), (heldout.inputs[side], heldout.labels[side]))
         )
-        apart[follow] = abs(float(gone - unseen))
+        apart[follow] = abs(float(gone.mean() - unseen.mean()))
+        assert gone.std() > unseen.std() / 2, "they are not all alike"
     assert apart[True] < apart[False] / 2
 
 
@@ -374,18 +376,22 @@ def test_mixtures_of_forgotten_images_alone_never_reach_normalisation_statistics
         assert same == (heldout is None)
 
 
-@given(st.integers(2, 60), st.floats(-2, 2), st.floats(-5, 5), st.integers(0, 10**6))
-def test_targets_go_the_way_of_unseen_margins(size: int, slope: float, by: float, seed: int) -> None:
+@given(st.integers(2, 60), st.floats(0.1, 2), st.floats(-5, 5), st.integers(0, 10**6))
+def test_targets_go_the_way_of_unseen_margins(size: int, scale: float, by: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     before, planned = rng.normal(size=size), rng.normal(size=7)
-    now = slope * before + by + rng.normal(size=size)
-    line = np.polyfit(before, now, 1)
-    found = followed(*(torch.tensor(part) for part in (planned, before, now)))
-    np.testing.assert_allclose(found.numpy(), np.polyval(line, planned), rtol=1e-6, atol=1e-6)
-    still = followed(torch.tensor(planned), torch.tensor(before), torch.tensor(before))
-    np.testing.assert_allclose(still.numpy(), planned, atol=1e-9)
-    alike = followed(torch.tensor(planned), torch.ones(3), torch.full((3,), 1 + by))
-    np.testing.assert_allclose(alike.numpy(), planned + by, atol=1e-5)
+    now = rng.normal(size=size) + by
+    now *= min(1.0, before.std() / now.std())
+
+    def found(planned: Any, before: Any, now: Any) -> Any:
+        return followed(*(torch.tensor(part) for part in (planned, before, now))).numpy()
+
+    moved = found(before, before, now)
+    assert moved.mean() == pytest.approx(now.mean())
+    assert moved.std() == pytest.approx(now.std()), "however little the two agree"
+    wanted = by + (scale * planned if scale < 1 else planned + (scale - 1) * before.mean())
+    np.testing.assert_allclose(found(planned, before, scale * before + by), wanted, atol=1e-9)
+    np.testing.assert_allclose(found(planned, np.ones(3), np.full(3, 1 + by)), planned + by, atol=1e-9)
 
 
 def test_the_pull_wins_in_the_end_where_the_hold_relaxes() -> None:
@@ -422,6 +428,17 @@ def test_transport_keeps_order_within_a_class_and_stays_within_the_unseen_range(
         mine = labels == label
         given = targets[mine][ranks(order[mine]).argsort()]
         assert bool((given.diff() >= 0).all())
+
+
+@given(st.integers(1, 40), st.integers(1, 80), st.integers(0, 10**6))
+def test_targets_are_the_unseen_margins_themselves_and_as_often_low(n: int, m: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    order, unseen = (torch.tensor(rng.normal(size=size)) for size in (n, m))
+    targets = transported(order, torch.zeros(n, dtype=torch.int64), unseen, torch.zeros(m, dtype=torch.int64))
+    wanted = np.quantile(unseen.numpy(), (np.arange(n) + 0.5) / n, method="hazen")
+    np.testing.assert_allclose(targets.sort().values.numpy(), wanted, atol=1e-9)
+    if n == m:
+        np.testing.assert_allclose(targets.sort().values.numpy(), unseen.sort().values.numpy(), atol=1e-9)
 
 
 def test_setting_margins_changes_the_true_class_alone() -> None:

@@ -44,7 +44,8 @@ def ranks(values: Tensor) -> Tensor:
 def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
     """Hands the quantiles of unseen margins to N examples in their order: target margins, shape (N,).
 
-    First over all classes: the example of rank r gets the quantile (r + ½) / N of all unseen margins. Classes differ in
+    First over all classes: the example of rank r gets the quantile (r + ½) / N of all unseen margins, by Hazen's rule,
+    with which as many examples as unseen margins get these themselves. Classes differ in
     difficulty, and memorised margins show less of that than unseen ones. So the examples are ranked anew by where those
     quantiles stand among the unseen margins of their own class, and get the quantile (r + ½) / N of these: targets are
     then spread evenly within classes too. A class with fewer than `MIN_PER_CLASS` unseen margins takes those of all.
@@ -56,10 +57,10 @@ def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Te
         unseen_labels: int64, shape (M,).
 
     >>> zeros = torch.zeros(2, dtype=torch.int64)
-    >>> transported(torch.tensor([5, 1]), zeros, torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1, 1, 1]))
-    tensor([1.5000, 0.5000])
+    >>> transported(torch.tensor([5, 1]), zeros, torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1, 1, 1, 1]))
+    tensor([2.5000, 0.5000])
     """
-    first = torch.quantile(unseen, _shares(order, unseen.dtype))
+    first = _quantiles(unseen, _shares(order, unseen.dtype))
     groups = [(labels == label, unseen[unseen_labels == label]) for label in labels.unique()]
     groups = [(mine, among if len(among) >= MIN_PER_CLASS else unseen) for mine, among in groups]
     placed = torch.empty_like(first)
@@ -71,12 +72,15 @@ def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Te
     shares = _shares(again, unseen.dtype)
     targets = torch.empty_like(first)
     for mine, among in groups:
-        targets[mine] = torch.quantile(among, shares[mine])
+        targets[mine] = _quantiles(among, shares[mine])
     return targets
 
 
 def followed(planned: Tensor, before: Tensor, now: Tensor) -> Tensor:
-    """Where margins would be, had they gone the way of others since: the least-squares line of `now` on `before`.
+    """Where margins would be, had they gone the way of others since: by the same change of the mean and of the spread.
+
+    Regression of `now` on `before` would draw margins together, the more the less the two agree. A spread that grows is
+    not followed: where little is held, that of unseen margins grows with that of the targets.
 
     Args:
         planned: margins under the original model, shape (N,).
@@ -86,9 +90,19 @@ def followed(planned: Tensor, before: Tensor, now: Tensor) -> Tensor:
     >>> followed(torch.tensor([0.0, 4.0]), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]))
     tensor([0.5000, 2.5000])
     """
-    spread = before.var(correction=0)
-    slope = ((before - before.mean()) * (now - now.mean())).mean() / spread if spread > 0 else 1.0
+    spread = before.std(correction=0)
+    slope = (now.std(correction=0) / spread).clamp(max=1) if spread > 0 else 1.0
     return now.mean() + slope * (planned - before.mean())
+
+
+def _quantiles(values: Tensor, shares: Tensor) -> Tensor:
+    """Of M values at `shares` in (0, 1), by Hazen's rule: the i-th lowest, from 0, is at (i + ½) / M.
+
+    That of torch.quantile is at i / (M − 1), so that fewer of the quantiles than of the values would be low.
+    """
+    position = (shares * len(values) - 0.5).clamp(0, len(values) - 1)
+    ascending, below = values.sort().values, position.floor().long()
+    return torch.lerp(ascending[below], ascending[position.ceil().long()], position - below)
 
 
 def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,7 @@ LEAST_HELDOUT = 20
 """Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
 
 LEAST_WATCHED = 25
-"""Held-out examples that targets follow, at least: fewer give no line. They are a quarter of what there is."""
+"""Held-out examples that targets follow, at least: fewer tell no spread. They are a quarter of what there is."""
 
 MOST_WATCHED = 500
 """And at most."""
