@@ -216,11 +216,12 @@ def draw(path: Path) -> None:
         for name in dict.fromkeys(row for row, _ in found):
             here = found.get((name, SHOWN), {})
             apart = distances(dataset, name, SHOWN)
-            if not here or not apart or not lost(dataset, name, SHOWN):
+            method, _, variant = name.partition(" ")
+            if not here or not apart or not lost(dataset, name, SHOWN) or (variant and (method, SHOWN) in found):
                 continue
             x = summarize(apart, least=0)
             y = summarize([0.0] if name == "before" else lost(dataset, name, SHOWN))
-            own = name.split()[0] in {"calibrated", "masked_distillation", "targeted", "targeted3"}
+            own = method in {"calibrated", "masked_distillation", "targeted", "targeted3"}
             axis.errorbar(
                 x.mean,
                 y.mean,
