@@ -251,7 +251,7 @@ def draw(path: Path) -> None:
             ylabel="test accuracy lost, points",
         )
         low, high = axis.get_ylim()
-        axis.set_ylim(max(high, LINEAR), min(low, -1))
+        axis.set_ylim(min(max(high, LINEAR), TICKS[-1]), max(min(low, TICKS[0]), 2 * TICKS[0]))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
