@@ -261,23 +261,23 @@ def test_a_class_without_held_out_examples_is_noted() -> None:
     assert notes == [[], ["no held-out example is of 1 forgotten classes: their targets are of all"]]
 
 
-@pytest.mark.parametrize("seed", [18, 28])
-def test_it_goes_where_unseen_margins_are_by_then(seed: int) -> None:
-    """Nothing is held here, so that they sink and spread."""
-    forget, heldout = pairs(24, seed=seed + 1), pairs(400, seed=seed)
-    model = memorising(forget)
-    side = audit_side(heldout.inputs, [0])
-    apart: dict[bool, float] = {}
-    for follow in (True, False):
-        method = Calibrated(epochs=2500, retention=0.0, follow=follow)
-        after = unlearn(model, forget, method=method, heldout=heldout).model
-        gone, unseen = (
-            margins(after(inputs), labels).detach()
-            for inputs, labels in ((forget.inputs, forget.labels), (heldout.inputs[side], heldout.labels[side]))
-        )
-        apart[follow] = abs(float(gone.mean() - unseen.mean()))
-        assert gone.std() > unseen.std() / 2, "they are not all alike"
-    assert apart[True] < apart[False] / 2
+def test_it_goes_where_unseen_margins_are_by_then() -> None:
+    """Nothing is held here, so that they sink and spread. Nearer in each draw; by how much differs between draws."""
+    apart: dict[bool, list[float]] = {True: [], False: []}
+    for mine, theirs in ((2, 8), (19, 18), (29, 28)):
+        forget, heldout = pairs(24, seed=mine), pairs(1600, seed=theirs)
+        model, side = memorising(forget), audit_side(heldout.inputs, [0])
+        for follow in (True, False):
+            method = Calibrated(epochs=2500, retention=0.0, follow=follow)
+            after = unlearn(model, forget, method=method, heldout=heldout).model
+            gone, unseen = (
+                margins(after(inputs), labels).detach()
+                for inputs, labels in ((forget.inputs, forget.labels), (heldout.inputs[side], heldout.labels[side]))
+            )
+            apart[follow].append(abs(float(gone.mean() - unseen.mean())))
+            assert not follow or gone.std() > unseen.std() / 3, "they are not all alike"
+    assert all(near < far for near, far in zip(apart[True], apart[False], strict=True))
+    assert sum(apart[True]) < sum(apart[False]) / 2
 
 
 @pytest.mark.parametrize(("held", "follow"), [(True, True), (True, False), (False, False)])
