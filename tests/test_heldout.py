@@ -1,7 +1,7 @@
 """One held-out set, split between calibration and audit: that no example is used for both."""
 
+import copy
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
 from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method
-from expunge.methods._difficulty import reference_margins, untrained
+from expunge.methods._difficulty import student_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
     divergence,
@@ -33,7 +33,7 @@ from expunge.methods._margins import (
     with_margins,
 )
 from expunge.methods._task import Task
-from expunge.models import ModelSpec, build, calibration_seeds, load_model
+from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
 from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
 from tests.conftest import expunge
@@ -54,7 +54,7 @@ class Watched(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Watched":
         other = Watched()
-        other.network.load_state_dict(self.network.state_dict())
+        other.network = copy.deepcopy(self.network, memo)
         other.seen = self.seen
         return other
 
@@ -143,70 +143,74 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
         unlearn(network(), pairs(20, seed=2, shape=(36,)), method="calibrated")
 
 
-def test_reference_networks_know_nothing_of_the_model_but_its_kind() -> None:
-    """The same draws give the same margins whatever the model has learned, and it is left as it was."""
-    forget, heldout = pairs(6, seed=2), pairs(40, seed=8)
-    found = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, NUM_CLASSES)
-        ).requires_grad_(False)
-        model[1].running_mean.fill_(seed)  # type: ignore[operator]
-        before = state_bits(model)
-        torch.manual_seed(7)
-        gone, held = (Examples(part.inputs, part.labels) for part in (forget, heldout))
-        found.append(reference_margins(model, gone, held, torch.Generator().manual_seed(0)))
-        assert state_bits(model) == before
-        assert not any(p.requires_grad for p in model.parameters())
-    assert torch.equal(*found)
-    assert found[0].shape == (6,)
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_student_is_taught_on_held_out_examples_alone(integers: bool) -> None:
+    """It meets mixtures of two of them, shifted ones, and forgotten ones only when it scores them in the end."""
+    model = Watched()
+    forget, heldout = (Examples(part.inputs, part.labels) for part in (pairs(6, seed=2), pairs(40, seed=8)))
+    if integers:
+        model.network = nn.Sequential(Floats(), *list(model.network.children())[1:])
+        forget, heldout = (replace(part, inputs=(part.inputs * 9).long().flatten(1)) for part in (forget, heldout))
+    before = state_bits(model)
+    found = student_margins(model.requires_grad_(False), forget, heldout, torch.Generator().manual_seed(0))
+    assert state_bits(model) == before
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert found.shape == (6,)
+    assert found.isfinite().all()
+    met = [batch for batch in model.seen if bool((batch[:, None] == forget.inputs[None]).flatten(2).all(2).any())]
+    assert len(met) == 1
+    assert torch.equal(met[0], forget.inputs)
+    assert model.seen[-1] is met[0]
+    again = student_margins(model, forget, heldout, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again)
+    rows = torch.cat([batch.flatten(1) for batch in model.seen if batch is not met[0]]).double()
+    known = torch.tensor([bool((heldout.inputs.flatten(1) == row).all(1).any()) for row in rows[:80]])
+    assert known.all() == integers  # token ids are neither shifted nor mixed
 
 
-def test_layers_whose_weights_are_computed_are_not_drawn_anew() -> None:
-    """`reset_parameters` fills what is computed, and leaves what it is computed from as it was learned."""
-    for norm in (nn.utils.weight_norm, nn.utils.spectral_norm):
-        with warnings.catch_warnings(action="ignore"):
-            model = nn.Sequential(norm(nn.Linear(4, 3)))
-        with torch.no_grad():
-            model(torch.ones(2, 4))
-        with pytest.raises(InputError, match=r"has no reset_parameters\(\) for all of its parameters"):
-            untrained(model)
+class Floats(nn.Flatten):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
 
 
-def test_what_cannot_be_drawn_anew_is_refused() -> None:
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(1))
-            self.network = network()
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.scale * self.network(x)
-            return logits
-
-    method = Calibrated(rank="references")
-    with pytest.raises(InputError, match="Odd '' has no reset_parameters"):
-        unlearn(Odd(), pairs(6, seed=2), method=method, heldout=pairs(60, seed=8))
-    with pytest.raises(InputError, match="trains networks on held-out examples"):
-        unlearn(network(), pairs(20, seed=2), method=method)
+def test_a_student_tells_what_was_learned_by_heart() -> None:
+    """Two clouds, and points of one that have the label of the other: all are learned, and the student loses those."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (600,), generator=rng)
+    inputs = torch.randn(600, 1, 6, 6, generator=rng) + labels[:, None, None, None]
+    odd = torch.arange(40) < 10
+    labels[:40][odd] = 1 - labels[:40][odd]
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(512, 64), nn.ReLU()
+    model = nn.Sequential(*layers, nn.Linear(64, NUM_CLASSES))
+    learn(model, Pairs(inputs[:300], labels[:300]))
+    forget, heldout = (Examples(inputs[part], labels[part]) for part in (slice(0, 40), slice(300, 600)))
+    own = margins(model.eval()(forget.inputs).detach(), forget.labels)
+    found = student_margins(model, forget, heldout, torch.Generator().manual_seed(0))
+    assert (own > 2).all()
+    assert found[odd].mean() < own[odd].mean() / 2
+    assert found[~odd].mean() > own[~odd].mean() * 0.8
 
 
 def memorising(forget: Pairs) -> nn.Module:
     """A network that has learned the labels of `forget` by heart."""
     model = network()
+    learn(model, forget)
+    return model
+
+
+def learn(model: nn.Module, data: Pairs) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(300):
-        loss = nn.functional.cross_entropy(model(forget.inputs), forget.labels)
+        loss = nn.functional.cross_entropy(model(data.inputs), data.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model
 
 
 @pytest.mark.parametrize(
     ("match", "rank"),
-    [("margin", "margin"), ("margin", "augmented"), ("margin", "references"), ("distribution", "augmented")],
+    [("margin", "margin"), ("margin", "student"), ("margin", "augmented"), ("distribution", "student")],
 )
 def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
     forget, heldout = pairs(24, seed=2), pairs(200, seed=8)
@@ -268,7 +272,7 @@ def test_it_goes_where_unseen_margins_are_by_then() -> None:
         forget, heldout = pairs(24, seed=mine), pairs(1600, seed=theirs)
         model, side = memorising(forget), audit_side(heldout.inputs, [0])
         for follow in (True, False):
-            method = Calibrated(epochs=2500, retention=0.0, follow=follow)
+            method = Calibrated(epochs=2500, retention=0.0, follow=follow, rank="margin")
             after = unlearn(model, forget, method=method, heldout=heldout).model
             gone, unseen = (
                 margins(after(inputs), labels).detach()
@@ -544,15 +548,3 @@ def test_wrong_examples_are_never_raised_by_targets_that_follow() -> None:
     raised = margins(after(forget.inputs).detach(), forget.labels) - before
     assert wrong.sum() >= 30
     assert raised[wrong].mean() < 0.05
-
-
-def test_references_are_of_a_transformer_too(tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="timm is optional: pip install '.[vision]'")
-    spec = ModelSpec(
-        architecture="vit", num_classes=3, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,),
-        options={"embed_dim": 12, "depth": 1},
-    )  # fmt: skip
-    model = build(spec)
-    fresh = untrained(model)
-    assert {name: p.shape for name, p in fresh.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
-    assert not torch.equal(fresh.state_dict()["network.head.weight"], model.state_dict()["network.head.weight"])

@@ -1,4 +1,4 @@
-"""How hard examples are for networks that never saw them: networks trained on held-out examples alone."""
+"""How hard examples are for networks that never saw them, as far as held-out examples can tell."""
 
 import copy
 
@@ -6,62 +6,69 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.errors import InputError
-from expunge.methods._margins import margins
-from expunge.models import device_and_dtype, logits_of, own_factory
-from expunge.training import Recipe, train
+from expunge.methods._loop import set_mode
+from expunge.methods._margins import divergence, margins, mixable, mixed
+from expunge.models import forward, logits_of, refusing
+from expunge.progress import track
+from expunge.training import are_images, augmented
 
-REFERENCES = 4
-"""Networks that are trained."""
+PASSES = 6
+"""Passes in which a student is taught, each over inputs of its own."""
 
-RECIPE = Recipe(epochs=20, batch_size=64, lr=1e-3, optimizer="adam", momentum=0.9, weight_decay=1e-5)
-"""How: the model's own recipe is not known, and this one suits most networks."""
+DRAWN = 512
+"""Held-out examples of a pass, at most, and as many mixtures."""
+
+BATCH = 128
+"""Inputs of an update."""
+
+LR = 0.2
+"""Highest step size, relative to the size of each parameter, so that one number suits every network."""
+
+NOISE = 0.5
+"""Standard deviation of what a student's parameters start off by, relative to the size of each."""
 
 
-def reference_margins(model: nn.Module, forget: Examples, heldout: Examples, rng: torch.Generator) -> Tensor:
-    """Mean margins of forgotten examples under `REFERENCES` networks of the model's kind, trained on others alone.
+def student_margins(
+    model: nn.Module, forget: Examples, heldout: Examples, rng: torch.Generator, *, mixtures: bool = True
+) -> Tensor:
+    """Margins of forgotten examples under a student of the model, which is taught without them.
 
-    Costs that many trainings on the held-out examples. Fresh weights come from torch's global random state.
+    The student starts as a copy of the model, all of it free to change, and learns the model's outputs on held-out
+    examples (images are shifted at random) and on mixtures of two. Its steps are so large at first that what the model
+    knows by heart wears off: what is typical keeps a high margin, and what is odd does not.
 
     Args:
-        model: left as it is.
-        forget: N examples that the networks score.
-        heldout: the examples that they are trained on.
+        model: left as it is, but for its mode.
+        forget: N examples that the student is not taught on.
+        heldout: M ≥ 2 examples that it is; their labels are not used.
         rng: a CPU generator.
+        mixtures: whether mixtures are taught too, where inputs can be mixed.
 
     Returns:
         floating-point, shape (N,).
-
-    Raises:
-        InputError: the model has parameters that cannot be drawn anew.
     """
-    found = []
-    for number in range(REFERENCES):
-        fresh = untrained(model)
-        train(fresh, heldout, RECIPE, rng=rng, label=f"reference {number + 1} of {REFERENCES}")
-        found.append(margins(logits_of(fresh, forget.inputs), forget.labels))
-    return torch.stack(found).mean(0)
-
-
-def untrained(model: nn.Module) -> nn.Module:
-    """A copy with every parameter drawn anew, and free to change: built anew, or as its layers do when they are made.
-
-    Raises:
-        InputError: a layer keeps parameters and has no `reset_parameters`, and expunge did not build the model.
-    """
-    if (factory := own_factory(model)) is not None:
-        return factory().to(*device_and_dtype(model)).requires_grad_(True)
-    fresh = copy.deepcopy(model)
-    for name, module in fresh.named_modules():
-        reset = getattr(module, "reset_parameters", None)
-        own = [parameter for parameter in module.parameters(recurse=False) if parameter.is_floating_point()]
-        if callable(reset):
-            for parameter in own:  # what it leaves as it was shows
-                nn.init.constant_(parameter, torch.nan)
-            reset()
-        if (not callable(reset) and own) or any(bool(parameter.isnan().any()) for parameter in own):
-            raise InputError(
-                f"the model's {type(module).__name__} {name!r} has no reset_parameters() for all of its parameters, so "
-                'that no untrained copy can be made of it; take another rank than "references"'
-            )
-    return fresh.requires_grad_(True)
+    student = copy.deepcopy(model).requires_grad_(True)
+    for parameter in student.parameters():
+        noise = torch.randn(parameter.shape, generator=rng, device="cpu").to(parameter.device, parameter.dtype)
+        parameter.data.add_(NOISE * parameter.data.square().mean().sqrt() * noise)
+    num, images = min(DRAWN, len(heldout)), are_images(heldout.inputs)
+    mixing = mixtures and mixable(heldout.inputs)
+    optimizer = torch.optim.Adafactor(student.parameters(), lr=LR)
+    total = PASSES * -(-num * (1 + mixing) // BATCH)
+    pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=total, cycle_momentum=False)
+    for _ in track(range(PASSES), "ranking", PASSES):
+        order = torch.randperm(len(heldout), generator=rng, device="cpu")[:num]
+        inputs = heldout.inputs[order.to(heldout.inputs.device)]
+        inputs = augmented(inputs, "shift", rng) if images else inputs
+        if mixing:
+            inputs = torch.cat([inputs, mixed(heldout.inputs, num, rng)])
+        with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
+            taught = logits_of(model, inputs).log_softmax(1)
+        set_mode(student, "train")
+        for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(BATCH):
+            loss = divergence(taught[index], forward(student, inputs[index])).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            pace.step()
+    return margins(logits_of(student, forget.inputs), forget.labels)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import InputError
-from expunge.methods._difficulty import reference_margins
+from expunge.methods._difficulty import student_margins
 from expunge.methods._distilling import Distilling
 from expunge.methods._margins import divergence, followed, held_loss, huber, margins, ranks, transported, with_margins
 from expunge.methods._task import Needs, Recorder, Task
@@ -16,7 +16,7 @@ from expunge.settings import require
 from expunge.training import are_images, augmented
 
 VIEWS = 16
-"""Shifted copies of each forgotten image that its difficulty is estimated from."""
+"""Shifted copies of each forgotten image, by whose mean margin it is ranked or, without held-out ones, judged."""
 
 LEAST_HELDOUT = 20
 """Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
@@ -50,9 +50,10 @@ class Calibrated(Distilling):
         tolerance: `stop="forgotten"` ends when the mean distance of margins to their targets, in eval mode, is at most
             this share of the held-out margins' standard deviation, > 0.
         match: `margin`, or `distribution`: the divergence from the original output with its margin set to the target.
-        rank: what decides which example gets which target: `margin`, the original model's; `augmented`, the sum of
-            the ranks of that and of the mean margin of shifted copies, which tells typical examples from odd ones; or
-            `references`, which adds the rank by the mean margin under four networks trained on the held-out examples.
+        rank: what decides which example gets which target: `margin`, the original model's; `student`, the sum of the
+            ranks of that and of the margin under a student that was not taught on forgotten examples, which tells
+            typical examples from odd ones (without held-out examples as `margin`); or `augmented`, the same with the
+            mean margin of shifted copies, of images.
         follow: whether targets go the way of unseen margins; with fewer than 100 held-out examples to calibrate on they
             never do.
         pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
@@ -66,7 +67,7 @@ class Calibrated(Distilling):
     relax: float = 0.99
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
-    rank: Literal["margin", "augmented", "references"] = "augmented"
+    rank: Literal["margin", "student", "augmented"] = "student"
     follow: bool = True
 
     name: ClassVar[str] = "calibrated"
@@ -80,7 +81,7 @@ class Calibrated(Distilling):
         ranges = {
             "tolerance": self.tolerance > 0,
             "match": self.match in {"margin", "distribution"},
-            "rank": self.rank in {"margin", "augmented", "references"},
+            "rank": self.rank in {"margin", "student", "augmented"},
         }
         require(self, ranges)
 
@@ -88,7 +89,6 @@ class Calibrated(Distilling):
         """Finds the targets, chooses the step size and minimises the distance to them."""
         inputs, labels = task.forget.inputs, task.forget.labels
         own = margins(task.forget_logits, labels)
-        order, images, shifted = ranks(own), are_images(inputs), own
         if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:
             raise InputError(
                 f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "
@@ -100,17 +100,16 @@ class Calibrated(Distilling):
                 "that it takes without held-out examples: give some (heldout=, --test), or name another method, such "
                 "as targeted"
             )
-        if task.heldout is None and not images:
+        if task.heldout is None and not are_images(inputs):
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
-        if images and (self.rank != "margin" or task.heldout is None):
+        order, shifted = ranks(own), own
+        if are_images(inputs) and (self.rank == "augmented" or task.heldout is None):
             views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
             shifted = torch.stack(views).mean(0)
-        if self.rank != "margin":
+        if self.rank == "augmented":
             order = order + ranks(shifted)
-        if self.rank == "references":
-            if task.heldout is None:
-                raise InputError('rank="references" trains networks on held-out examples: give some (heldout=, --test)')
-            order = order + ranks(reference_margins(model, task.forget, task.heldout, rng))
+        if self.rank == "student" and task.heldout is not None:
+            order = order + ranks(student_margins(model, task.forget, task.heldout, rng, mixtures=self.mixtures))
         if task.heldout is None:
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
             unseen, unseen_labels = shifted, labels
