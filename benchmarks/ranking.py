@@ -7,7 +7,6 @@ hand. The truth is the mean margin of each image under 24 networks that were tra
 benchmarks.full_audit are. Writes results/better/ranking.json.
 """
 
-import copy
 import json
 import platform
 from dataclasses import replace
@@ -24,8 +23,9 @@ from benchmarks.full_audit import SETTINGS
 from benchmarks.tables import markdown
 from expunge.commands.train import spec_for
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
-from expunge.methods._margins import divergence, margins, mixed, ranks
-from expunge.models import build, forward, logits_of
+from expunge.methods._difficulty import student_margins
+from expunge.methods._margins import margins, ranks
+from expunge.models import build, logits_of
 from expunge.training import Recipe, augmented, recipe_for, train
 
 TARGET = Path(__file__).parents[1] / "results" / "better" / "ranking.json"
@@ -95,32 +95,6 @@ def reference_margins(data: ImageSet, forget: Examples, heldout: Examples, rng: 
     """Mean margins under networks that are trained on held-out examples and their labels alone."""
     networks = [learned(data, heldout, REFERENCE, rng) for _ in range(REFERENCES)]
     return torch.stack([margins(logits_of(network, forget.inputs), forget.labels) for network in networks]).mean(0)
-
-
-def student_margins(model: nn.Module, forget: Examples, heldout: Examples, rng: torch.Generator) -> Tensor:
-    """Margins under a disturbed copy of the model that learned its outputs anew, on other examples alone.
-
-    On held-out images, shifted at random, and mixtures of two, in steps so large that what the model knows by heart
-    wears off; step sizes are relative to the size of each parameter.
-    """
-    student = copy.deepcopy(model)
-    for parameter in student.parameters():
-        parameter.data.add_(0.5 * parameter.data.square().mean().sqrt() * torch.randn(parameter.shape, generator=rng))
-    num, passes = len(heldout), 6
-    optimizer = torch.optim.Adafactor(student.parameters(), lr=0.2)
-    steps = passes * -(-2 * num // 128)
-    pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=steps, cycle_momentum=False)
-    for _ in range(passes):
-        inputs = torch.cat([augmented(heldout.inputs, "shift", rng), mixed(heldout.inputs, num, rng)])
-        taught = logits_of(model, inputs).log_softmax(1)
-        student.train()
-        for index in torch.randperm(len(inputs), generator=rng).split(128):
-            loss = divergence(taught[index], forward(student, inputs[index])).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            pace.step()
-    return margins(logits_of(student, forget.inputs), forget.labels)
 
 
 def learned(data: ImageSet, examples: Examples, recipe: Recipe, rng: torch.Generator) -> nn.Module:

@@ -1,5 +1,6 @@
 """One held-out set, split between calibration and audit: that no example is used for both."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
 from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method
+from expunge.methods._difficulty import student_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
     divergence,
@@ -33,7 +35,7 @@ from expunge.methods._margins import (
 from expunge.methods._task import Task
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
-from tests.arrangements import NUM_CLASSES, Pairs, pairs
+from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
 from tests.conftest import expunge
 
 
@@ -52,7 +54,7 @@ class Watched(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Watched":
         other = Watched()
-        other.network.load_state_dict(self.network.state_dict())
+        other.network = copy.deepcopy(self.network, memo)
         other.seen = self.seen
         return other
 
@@ -141,21 +143,74 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
         unlearn(network(), pairs(20, seed=2, shape=(36,)), method="calibrated")
 
 
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_student_is_taught_on_held_out_examples_alone(integers: bool) -> None:
+    """It meets mixtures of two of them, shifted ones, and forgotten ones only when it scores them in the end."""
+    model = Watched()
+    forget, heldout = (Examples(part.inputs, part.labels) for part in (pairs(6, seed=2), pairs(40, seed=8)))
+    if integers:
+        model.network = nn.Sequential(Floats(), *list(model.network.children())[1:])
+        forget, heldout = (replace(part, inputs=(part.inputs * 9).long().flatten(1)) for part in (forget, heldout))
+    before = state_bits(model)
+    found = student_margins(model.requires_grad_(False), forget, heldout, torch.Generator().manual_seed(0))
+    assert state_bits(model) == before
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert found.shape == (6,)
+    assert found.isfinite().all()
+    met = [batch for batch in model.seen if bool((batch[:, None] == forget.inputs[None]).flatten(2).all(2).any())]
+    assert len(met) == 1
+    assert torch.equal(met[0], forget.inputs)
+    assert model.seen[-1] is met[0]
+    again = student_margins(model, forget, heldout, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again)
+    rows = torch.cat([batch.flatten(1) for batch in model.seen if batch is not met[0]]).double()
+    known = torch.tensor([bool((heldout.inputs.flatten(1) == row).all(1).any()) for row in rows[:80]])
+    assert known.all() == integers  # token ids are neither shifted nor mixed
+
+
+class Floats(nn.Flatten):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+def test_a_student_tells_what_was_learned_by_heart() -> None:
+    """Two clouds, and points of one that have the label of the other: all are learned, and the student loses those."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (600,), generator=rng)
+    inputs = torch.randn(600, 1, 6, 6, generator=rng) + labels[:, None, None, None]
+    odd = torch.arange(40) < 10
+    labels[:40][odd] = 1 - labels[:40][odd]
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(512, 64), nn.ReLU()
+    model = nn.Sequential(*layers, nn.Linear(64, NUM_CLASSES))
+    learn(model, Pairs(inputs[:300], labels[:300]))
+    forget, heldout = (Examples(inputs[part], labels[part]) for part in (slice(0, 40), slice(300, 600)))
+    own = margins(model.eval()(forget.inputs).detach(), forget.labels)
+    found = student_margins(model, forget, heldout, torch.Generator().manual_seed(0))
+    assert (own > 2).all()
+    assert found[odd].mean() < own[odd].mean() / 2
+    assert found[~odd].mean() > own[~odd].mean() * 0.8
+
+
 def memorising(forget: Pairs) -> nn.Module:
     """A network that has learned the labels of `forget` by heart."""
     model = network()
+    learn(model, forget)
+    return model
+
+
+def learn(model: nn.Module, data: Pairs) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(300):
-        loss = nn.functional.cross_entropy(model(forget.inputs), forget.labels)
+        loss = nn.functional.cross_entropy(model(data.inputs), data.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model
 
 
 @pytest.mark.parametrize(
     ("match", "rank"),
-    [("margin", "margin"), ("margin", "augmented"), ("distribution", "margin")],
+    [("margin", "margin"), ("margin", "student"), ("margin", "augmented"), ("distribution", "student")],
 )
 def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
     forget, heldout = pairs(24, seed=2), pairs(200, seed=8)
@@ -217,7 +272,7 @@ def test_it_goes_where_unseen_margins_are_by_then() -> None:
         forget, heldout = pairs(24, seed=mine), pairs(1600, seed=theirs)
         model, side = memorising(forget), audit_side(heldout.inputs, [0])
         for follow in (True, False):
-            method = Calibrated(epochs=2500, retention=0.0, follow=follow)
+            method = Calibrated(epochs=2500, retention=0.0, follow=follow, rank="margin")
             after = unlearn(model, forget, method=method, heldout=heldout).model
             gone, unseen = (
                 margins(after(inputs), labels).detach()

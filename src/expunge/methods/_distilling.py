@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.methods._loop import NORMALISATION, Descent, descend, step_size
-from expunge.methods._margins import divergence, mixed, mixed_with
+from expunge.methods._margins import divergence, mixable, mixed, mixed_with
 from expunge.methods._task import Recorder, Task
 from expunge.models import logits_of, refusing
 from expunge.settings import require
@@ -164,8 +164,3 @@ def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
     if not mixtures or not mixable(inputs):
         return inputs
     return torch.cat([inputs, mixed_with(everything, forgotten, len(inputs), rng)])
-
-
-def mixable(inputs: Tensor) -> bool:
-    """Whether a weighted mean of two inputs is one too: floats and 8-bit images, but no token ids."""
-    return inputs.is_floating_point() or are_images(inputs)

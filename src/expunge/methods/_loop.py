@@ -117,7 +117,7 @@ def descend(
         if settings.stop == "forgotten" and _all_reached(model, inputs[:num_forget], goal, record):
             return model
         for positions, wanted in passes(epoch) if passes else [(everything, settings.batch_size)]:
-            _set_mode(model, settings.norm)
+            set_mode(model, settings.norm)
             batch_size = min(wanted or len(positions), len(positions))
             whole = batch_size == len(positions)
             order = positions
@@ -133,7 +133,7 @@ def descend(
                         )
                     break
                 if len(index) == 1 and any(m.training for m in model.modules() if isinstance(m, _BatchNorm)):
-                    _set_mode(model, "eval")  # a batch of one has no statistics to normalise by
+                    set_mode(model, "eval")  # a batch of one has no statistics to normalise by
                     record.warn("a batch held one example: its normalisation layers ran in eval mode")
                 batch = inputs if len(index) == size and whole else inputs[index]
                 with refusing(batch, f"a batch of {len(index)} in {settings.norm} mode"):
@@ -187,7 +187,7 @@ def step_size(
         loss, settings: as in `descend`.
         pace: > 0.
     """
-    _set_mode(model, "eval")
+    set_mode(model, "eval")
     num = min(PROBED, len(inputs))
     parameters, total = trainable(model), 0.0
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
@@ -227,7 +227,7 @@ def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _set_mode(model: nn.Module, norm: str) -> None:
+def set_mode(model: nn.Module, norm: str) -> None:
     """Train mode, but for normalisation layers that are to keep their statistics: all, or those that are frozen."""
     model.train()
     for module in model.modules():

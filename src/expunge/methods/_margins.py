@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expunge.training import are_images
+
 MIN_PER_CLASS = 20
 """Unseen examples of a class that its own distribution of margins is taken from; with fewer, that of all classes."""
 
@@ -107,6 +109,11 @@ def _quantiles(values: Tensor, shares: Tensor) -> Tensor:
 
 def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
     return (ranks(order) + 0.5).to(dtype) / len(order)
+
+
+def mixable(inputs: Tensor) -> bool:
+    """Whether a weighted mean of two inputs is one too: floats and 8-bit images, but no token ids."""
+    return inputs.is_floating_point() or are_images(inputs)
 
 
 def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:

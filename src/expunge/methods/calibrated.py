@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import InputError
+from expunge.methods._difficulty import student_margins
 from expunge.methods._distilling import Distilling
 from expunge.methods._margins import divergence, followed, held_loss, huber, margins, ranks, transported, with_margins
 from expunge.methods._task import Needs, Recorder, Task
@@ -49,8 +50,10 @@ class Calibrated(Distilling):
         tolerance: `stop="forgotten"` ends when the mean distance of margins to their targets, in eval mode, is at most
             this share of the held-out margins' standard deviation, > 0.
         match: `margin`, or `distribution`: the divergence from the original output with its margin set to the target.
-        rank: what decides which example gets which target: `margin`, the original model's; or `augmented`, the sum of
-            the ranks of that and, of images, of the mean margin of shifted copies.
+        rank: what decides which example gets which target: `margin`, the original model's; `student`, the sum of the
+            ranks of that and of the margin under a student that was not taught on forgotten examples, which tells
+            typical examples from odd ones (without held-out examples as `margin`); or `augmented`, the same with the
+            mean margin of shifted copies, of images.
         follow: whether targets go the way of unseen margins; with fewer than 100 held-out examples to calibrate on they
             never do.
         pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
@@ -64,7 +67,7 @@ class Calibrated(Distilling):
     relax: float = 0.99
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
-    rank: Literal["margin", "augmented"] = "margin"
+    rank: Literal["margin", "student", "augmented"] = "student"
     follow: bool = True
 
     name: ClassVar[str] = "calibrated"
@@ -78,7 +81,7 @@ class Calibrated(Distilling):
         ranges = {
             "tolerance": self.tolerance > 0,
             "match": self.match in {"margin", "distribution"},
-            "rank": self.rank in {"margin", "augmented"},
+            "rank": self.rank in {"margin", "student", "augmented"},
         }
         require(self, ranges)
 
@@ -105,6 +108,8 @@ class Calibrated(Distilling):
             shifted = torch.stack(views).mean(0)
         if self.rank == "augmented":
             order = order + ranks(shifted)
+        if self.rank == "student" and task.heldout is not None:
+            order = order + ranks(student_margins(model, task.forget, task.heldout, rng, mixtures=self.mixtures))
         if task.heldout is None:
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
             unseen, unseen_labels = shifted, labels
