@@ -1,6 +1,6 @@
 """Twenty requests of 16 images one after another, against one request for all 320: what is lost, and what comes back.
 
-    python -m benchmarks.chains --models results/better/originals
+    python -m benchmarks.chains --models runs/originals/adam
 
 The small residual network on the embedded sample, of grids/better-sample.toml. Writes results/better/chains.json; what
 is there already is not done again.
@@ -31,8 +31,8 @@ from expunge.unlearning import unlearn
 TARGET = Path(__file__).parents[1] / "results" / "better" / "chains.json"
 REQUESTS, SIZE = 20, 16
 METHODS: dict[str, dict[str, Any]] = {
-    "calibrated": {},
-    "masked_distillation": {},
+    "calibrated": {"mixtures": False, "rank": "augmented"},
+    "masked_distillation": {"mixtures": False},
     "targeted": {},
     "delete": {"protocol": "zhou2025"},
     "amnesiac": {"protocol": "paper"},
