@@ -18,7 +18,7 @@ from expunge.audit import audit
 from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
-from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method
+from expunge.methods import Calibrated, MaskedDistillation, _difficulty, _distilling, default_method
 from expunge.methods._difficulty import student_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
@@ -32,7 +32,7 @@ from expunge.methods._margins import (
     transported,
     with_margins,
 )
-from expunge.methods._task import Task
+from expunge.methods._task import Recorder, Task
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
 from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits
@@ -190,6 +190,47 @@ def test_a_student_tells_what_was_learned_by_heart() -> None:
     assert (own > 2).all()
     assert found[odd].mean() < own[odd].mean() / 2
     assert found[~odd].mean() > own[~odd].mean() * 0.8
+
+
+class Odd(nn.Module):
+    """Parameters of every kind, frozen ones among them, and statistics that a batch of one would not give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4, sparse=True)
+        self.norm = nn.BatchNorm1d(24)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.counts = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+        self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+        self.head = nn.Linear(24, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.embedding(x).flatten(1))) * self.scale * self.phase.abs().mean()
+        return logits
+
+
+@pytest.mark.parametrize("num", [21, 129])
+def test_a_student_has_parameters_of_every_kind(num: int) -> None:
+    torch.manual_seed(0)
+    model, rng = Odd(), torch.Generator().manual_seed(0)
+    forget, heldout = (
+        Examples(torch.randint(0, 10, (size, 6), generator=rng), torch.zeros(size, dtype=torch.int64))
+        for size in (5, num)
+    )
+    before = state_bits(model)
+    assert student_margins(model, forget, heldout, rng).isfinite().all()
+    assert state_bits(model) == before
+
+
+def test_a_student_that_diverges_is_told_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_difficulty, "NOISE", 1e30)
+    model, record = network(), Recorder()
+    forget, heldout = (Examples(part.inputs, part.labels) for part in (pairs(6, seed=2), pairs(40, seed=8)))
+    found = student_margins(model, forget, heldout, torch.Generator().manual_seed(0), record=record)
+    assert torch.equal(found, margins(model(forget.inputs).detach(), forget.labels))
+    assert record.warnings == [
+        "the student that examples are ranked by diverged: they were ranked by their own margins alone"
+    ]
 
 
 def memorising(forget: Pairs) -> nn.Module:

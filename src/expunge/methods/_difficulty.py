@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.methods._loop import set_mode
+from expunge.methods._loop import dense_gradients, require_gradient, set_mode
 from expunge.methods._margins import divergence, margins, mixable, mixed
+from expunge.methods._task import Recorder
 from expunge.models import forward, logits_of, refusing
 from expunge.progress import track
 from expunge.training import are_images, augmented
@@ -19,7 +20,7 @@ DRAWN = 512
 """Held-out examples of a pass, at most, and as many mixtures."""
 
 BATCH = 128
-"""Inputs of an update."""
+"""Inputs of an update, at most."""
 
 LR = 0.2
 """Highest step size, relative to the size of each parameter, so that one number suits every network."""
@@ -29,7 +30,14 @@ NOISE = 0.5
 
 
 def student_margins(
-    model: nn.Module, forget: Examples, heldout: Examples, rng: torch.Generator, *, mixtures: bool = True
+    model: nn.Module,
+    forget: Examples,
+    heldout: Examples,
+    rng: torch.Generator,
+    *,
+    mixtures: bool = True,
+    batch_size: int | None = None,
+    record: Recorder | None = None,
 ) -> Tensor:
     """Margins of forgotten examples under a student of the model, which is taught without them.
 
@@ -43,18 +51,24 @@ def student_margins(
         heldout: M ≥ 2 examples that it is; their labels are not used.
         rng: a CPU generator.
         mixtures: whether mixtures are taught too, where inputs can be mixed.
+        batch_size: inputs of an update, ≥ 1, if fewer than `BATCH`.
+        record: is warned where the student diverges.
 
     Returns:
-        floating-point, shape (N,).
+        floating-point, shape (N,): the model's own margins where the student diverges.
+
+    Raises:
+        InputError: no output of the model depends on a parameter, or it cannot take mixtures.
     """
-    student = copy.deepcopy(model).requires_grad_(True)
-    for parameter in student.parameters():
+    student = copy.deepcopy(model)
+    parameters = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
+    for parameter in parameters:
         noise = torch.randn(parameter.shape, generator=rng, device="cpu").to(parameter.device, parameter.dtype)
         parameter.data.add_(NOISE * parameter.data.square().mean().sqrt() * noise)
     num, images = min(DRAWN, len(heldout)), are_images(heldout.inputs)
-    mixing = mixtures and mixable(heldout.inputs)
-    optimizer = torch.optim.Adafactor(student.parameters(), lr=LR)
-    total = PASSES * -(-num * (1 + mixing) // BATCH)
+    mixing, size = mixtures and mixable(heldout.inputs), min(BATCH, batch_size or BATCH)
+    optimizer = torch.optim.Adafactor(parameters, lr=LR)
+    total = PASSES * -(-num * (1 + mixing) // size)
     pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=total, cycle_momentum=False)
     for _ in track(range(PASSES), "ranking", PASSES):
         order = torch.randperm(len(heldout), generator=rng, device="cpu")[:num]
@@ -64,11 +78,19 @@ def student_margins(
             inputs = torch.cat([inputs, mixed(heldout.inputs, num, rng)])
         with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
             taught = logits_of(model, inputs).log_softmax(1)
-        set_mode(student, "train")
-        for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(BATCH):
+        for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(size):
+            set_mode(student, "train" if len(index) > 1 else "eval")  # one has no statistics to normalise by
             loss = divergence(taught[index], forward(student, inputs[index])).mean()
+            require_gradient(loss)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            dense_gradients(parameters)
+            with torch.device(inputs.device):  # the optimizer makes tensors on the default one
+                optimizer.step()
             pace.step()
-    return margins(logits_of(student, forget.inputs), forget.labels)
+    found = margins(logits_of(student, forget.inputs), forget.labels)
+    if found.isfinite().all():
+        return found
+    if record is not None:
+        record.warn("the student that examples are ranked by diverged: they were ranked by their own margins alone")
+    return margins(logits_of(model, forget.inputs), forget.labels)

@@ -151,9 +151,7 @@ def descend(
                 require_gradient(value)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
-                for parameter in parameters:  # those of embeddings; no optimizer here takes sparse ones
-                    if parameter.grad is not None and parameter.grad.is_sparse:
-                        parameter.grad = parameter.grad.to_dense()
+                dense_gradients(parameters)
                 optimizer.step()
                 if after_step:
                     after_step()
@@ -225,6 +223,13 @@ def _optimizer(model: nn.Module, settings: Descent) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def dense_gradients(parameters: Sequence[Tensor]) -> None:
+    """Makes those of embeddings dense: no optimizer here takes sparse ones."""
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
 
 
 def set_mode(model: nn.Module, norm: str) -> None:

@@ -109,7 +109,8 @@ class Calibrated(Distilling):
         if self.rank == "augmented":
             order = order + ranks(shifted)
         if self.rank == "student" and task.heldout is not None:
-            order = order + ranks(student_margins(model, task.forget, task.heldout, rng, mixtures=self.mixtures))
+            settings: dict[str, Any] = {"mixtures": self.mixtures, "batch_size": self.batch_size, "record": record}
+            order = order + ranks(student_margins(model, task.forget, task.heldout, rng, **settings))
         if task.heldout is None:
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
             unseen, unseen_labels = shifted, labels
