@@ -58,7 +58,8 @@ def student_margins(
         floating-point, shape (N,): the model's own margins where the student diverges.
 
     Raises:
-        InputError: no output of the model depends on a parameter, or it cannot take mixtures.
+        InputError: the model cannot take mixtures.
+        SettingError: its outputs depend on no parameter.
     """
     student = copy.deepcopy(model)
     parameters = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
