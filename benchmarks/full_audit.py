@@ -40,6 +40,8 @@ METHODS = (
 )
 BETTER = (
     "calibrated",
+    "calibrated,rank=margin",
+    "calibrated,rank=augmented",
     "neg_grad,protocol=paper",
     "boundary_shrink,protocol=chen2023",
     "delete,protocol=zhou2025",
