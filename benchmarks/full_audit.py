@@ -41,7 +41,6 @@ METHODS = (
 BETTER = (
     "calibrated",
     "calibrated,rank=margin",
-    "calibrated,rank=augmented",
     "neg_grad,protocol=paper",
     "boundary_shrink,protocol=chen2023",
     "delete,protocol=zhou2025",
@@ -59,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=64, help="models of each kind")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--which", choices=["paper", "better"], default="paper", help="methods")
     parser.add_argument("--work", type=Path, required=True, help="where the models and what they say are kept")
     arguments = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
     model, ids, out = (arguments.work / name for name in ("model", "ids.txt", "out"))
     arguments.work.mkdir(parents=True, exist_ok=True)
     if not model.exists():
-        train("sample", "small_resnet", model, settings=SETTINGS)
+        train("sample", "small_resnet", model, settings=SETTINGS, device=arguments.device)
     ids.write_text("".join(f"{i}\n" for i in draw_ids(load_data("sample"), NUM_FORGET, 0)))
     shutil.rmtree(out, ignore_errors=True)
     found = full_audit(
@@ -77,16 +77,21 @@ def main() -> None:
         methods=METHODS if arguments.which == "paper" else BETTER,
         num_models=arguments.num,
         workers=arguments.workers,
+        device=arguments.device,
         announce=lambda line: print(line, file=sys.stderr),
     )
     record = {
         "audit": json.loads(found.to_json()),
         "commit": label,
-        "device": f"{platform.machine()}, 1 thread a process",
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else _processor(),
         "torch": torch.__version__,
     }
     target_of(arguments.which).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     print(full_audit_table(arguments.which))
+
+
+def _processor() -> str:
+    return f"{platform.machine()}, 1 thread a process"
 
 
 def target_of(which: str) -> Path:

@@ -206,7 +206,7 @@ def audit(
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
     of_full = {"--train": train, "--method": method, "--references": references, "--num": num, "--workers": workers}
-    of_default = {"--after": after, "--after-weights": after_weights, "--retain": retain, "--device": device != "auto"}
+    of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
     of_default |= {"--with-images": with_images, "--correct-difficulty": correct_difficulty}
     for option, given in (of_default if full else of_full).items():
         if given:
@@ -235,6 +235,7 @@ def audit(
                 num_models=num or 64,
                 workers=workers or 2,
                 seed=seed,
+                device=device,
                 announce=lambda line: print(printable(line), file=sys.stderr),
             )
         else:

@@ -73,7 +73,7 @@ def update_manifest(directory: Path, settings: dict[str, Any], methods: dict[str
     settings, methods = json.loads(json.dumps([settings, methods]))
     found = read_manifest(directory)
     old = found or {"settings": settings, "methods": {}}
-    changed = [key for key, value in settings.items() if old["settings"].get(key) != value]
+    changed = [key for key in {**old["settings"], **settings} if old["settings"].get(key) != settings.get(key)]
     changed += [f"method {name}" for name, told in methods.items() if old["methods"].get(name, told) != told]
     if changed:
         raise InputError(

@@ -91,13 +91,15 @@ def train_references(
     workers: int = 2,
     seed: int = 0,
     subject: str = OWN_DATA,
+    device: str = "cpu",
     announce: Callable[[str], None] = lambda message: None,
 ) -> References:
     """Trains O_j on all data, U_j = unlearn(O_j) by every method, and R_j without the forget set, j < `num_models`.
 
     Every network starts from fresh random weights of its own seed. What is in the directory already is not trained
-    again; killing it loses at most the models in the making. More models or methods can be asked for later (a new
-    method trains the originals anew, to the same bits on the same machine, since weights are not kept).
+    again; killing it loses at most the models in the making. More models or methods can be asked for later. A new
+    method trains the originals anew, since weights are not kept: to the same bits on the same processor, but not on
+    GPUs, so name all methods at once there.
 
     Workers are fresh interpreters that import the caller's main module: a script that calls this needs the usual
     `if __name__ == "__main__":`. Each computes on one thread.
@@ -117,6 +119,7 @@ def train_references(
         workers: processes, ≥ 1.
         seed: of everything random.
         subject: what the audit is about, told in its report.
+        device: `cpu`, or `cuda`, of which there may be several: workers are spread over them.
         announce: is told how much there is to do, and after the first pair of models how long the rest will take.
 
     Raises:
@@ -143,6 +146,8 @@ def train_references(
         "relearn": {"max_steps": relearn_max_steps, "lr": relearn_lr},
         "subject": subject,
     }
+    if device != "cpu":  # results of earlier versions, which knew no other, stay valid
+        settings["device"] = device
     told = {name: {"method": method.name, "settings": settings_of(method)} for name, method in methods.items()}
     directory.mkdir(parents=True, exist_ok=True)
     known = update_manifest(directory, settings, told)
@@ -162,6 +167,7 @@ def train_references(
         max_steps=relearn_max_steps,
         lr=relearn_lr,
         seed=seed,
+        device=device,
     )
     missing = [j for j in range(num_models) if any(not _is_there(job, row, j) for row in job.tags)]
     announce(f"{len(missing)} of {num_models} pairs of reference models are to be trained in {directory}")
@@ -267,13 +273,18 @@ class _Job:
     max_steps: int
     lr: float
     seed: int
+    device: str
+
+    def device_of(self, j: int) -> torch.device:
+        """Where models of number j are trained."""
+        return torch.device("cpu") if self.device == "cpu" else torch.device("cuda", j % torch.cuda.device_count())
 
 
 def make_pair(job: _Job, j: int) -> None:
     """Makes those of O_j, its U_j and R_j that are not there yet. Runs in a worker."""
     wanted = [name for name in job.methods if not _is_there(job, name, j)]
     if wanted or not _is_there(job, "original", j):
-        original = _trained(job, job.data, f"original {j}")
+        original = _trained(job, job.data, "original", j)
         if not _is_there(job, "original", j):
             _write(job, "original", j, original, 0.0)
         forget, rest = _examples(job.sets["forget"]), _examples(job.rest)
@@ -288,13 +299,13 @@ def make_pair(job: _Job, j: int) -> None:
                 raise ExpungeError(f"{name}, model {j}: {error}; leave this method out, or change it") from error
             _write(job, name, j, result.model, _target(job, j))
     if not _is_there(job, "retrained", j):
-        _write(job, "retrained", j, _trained(job, job.rest, f"retrained {j}"), _target(job, j))
+        _write(job, "retrained", j, _trained(job, job.rest, "retrained", j), _target(job, j))
 
 
-def _trained(job: _Job, data: Plain, name: str) -> torch.nn.Module:
-    seed = _seed(job.seed, name)
+def _trained(job: _Job, data: Plain, kind: str, j: int) -> torch.nn.Module:
+    seed = _seed(job.seed, f"{kind} {j}")
     torch.manual_seed(seed)
-    network = build(job.spec)
+    network = build(job.spec).to(job.device_of(j))
     train(network, _examples(data), job.recipe, rng=torch.Generator().manual_seed(seed))
     return network
 

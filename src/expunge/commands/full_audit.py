@@ -6,7 +6,7 @@ from pathlib import Path
 from expunge.audit.full_audit import LEAST_MODELS, FullAudit
 from expunge.audit.full_audit import full_audit as compare
 from expunge.audit.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
-from expunge.commands.sources import Sources, forget_set, load_for, without_twins
+from expunge.commands.sources import Sources, device_named, forget_set, load_for, without_twins
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -26,6 +26,7 @@ def full_audit(
     num_models: int = 64,
     workers: int = 2,
     seed: int = 0,
+    device: str = "auto",
     announce: Callable[[str], None] = lambda line: None,
 ) -> FullAudit:
     """Trains what is missing of the reference models, compares, and writes `full_audit.json` and `full_audit.md`.
@@ -41,9 +42,10 @@ def full_audit(
         num_models: N, of each kind.
         workers: processes, of one thread each.
         seed: of everything random.
+        device: `cpu`, `cuda`, or `auto`.
         announce: is told how much there is to do, and how long it will take.
     """
-    out = Path(out)
+    out, where = Path(out), device_named(device)
     check_unused(out)
     references = references or out.with_name(f"{out.name}-references")
     if out.resolve() in [references.resolve(), *references.resolve().parents]:
@@ -86,6 +88,7 @@ def full_audit(
             workers=workers,
             seed=seed,
             subject=subject,
+            device=where.type,
             announce=announce,
         )
         result = compare(found, seed=seed)
