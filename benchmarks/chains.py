@@ -1,6 +1,6 @@
 """Twenty requests of 16 images one after another, against one request for all 320: what is lost, and what comes back.
 
-    python -m benchmarks.chains --models runs/originals/adam
+    python -m benchmarks.chains --models results/better/originals
 
 The small residual network on the embedded sample, of grids/better-sample.toml. Writes results/better/chains.json; what
 is there already is not done again.
@@ -31,7 +31,7 @@ from expunge.unlearning import unlearn
 TARGET = Path(__file__).parents[1] / "results" / "better" / "chains.json"
 REQUESTS, SIZE = 20, 16
 METHODS: dict[str, dict[str, Any]] = {
-    "calibrated": {"mixtures": False, "rank": "augmented"},
+    "calibrated": {"mixtures": False},
     "masked_distillation": {"mixtures": False},
     "targeted": {},
     "delete": {"protocol": "zhou2025"},
@@ -126,7 +126,7 @@ def chains_table() -> str:
     head = ["320 forgotten", "how", "test points lost", "a request's accuracy when made", "at the end"]
     head += ["its A1 when made", "at the end", "audit of all", "seconds", "n"]
     told = (
-        f"`python -m benchmarks.chains --models runs/originals/adam` · {rows[0]['device']} · "
+        f"`python -m benchmarks.chains --models results/better/originals` · {rows[0]['device']} · "
         f"torch {rows[0]['torch']} · commit "
         f"{', '.join(sorted({row['commit'] for row in rows}))}"
     )

@@ -549,6 +549,7 @@ def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path
         ({"spec": replace(SPEC, options={"width": 5})}, "spec"),
         ({"seed": 1}, "seed"),
         ({"relearn_lr": 0.5}, "relearn"),
+        ({"device": "cuda"}, "device"),
         ({"methods": {"targeted": Targeted(lam=9.0)}}, "method targeted"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -568,6 +569,11 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(
+        json.dumps(manifest | {"settings": manifest["settings"] | {"device": "cuda"}})
+    )
+    with pytest.raises(InputError, match="of another device"):  # which this machine did not train
+        train_references(**{**settings, "directory": tmp_path})
     manifest["settings"]["recipe"]["lr"] = 0.5
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="comes from other settings"):

@@ -50,10 +50,9 @@ class Calibrated(Distilling):
         tolerance: `stop="forgotten"` ends when the mean distance of margins to their targets, in eval mode, is at most
             this share of the held-out margins' standard deviation, > 0.
         match: `margin`, or `distribution`: the divergence from the original output with its margin set to the target.
-        rank: what decides which example gets which target: `margin`, the original model's; `student`, the sum of the
-            ranks of that and of the margin under a student that was not taught on forgotten examples, which tells
-            typical examples from odd ones (without held-out examples as `margin`); or `augmented`, the same with the
-            mean margin of shifted copies, of images.
+        rank: what decides which example gets which target: `margin`, the original model's; or `student`, the sum of
+            the ranks of that and of the margin under a student that was not taught on forgotten examples, which tells
+            typical examples from odd ones (without held-out examples as `margin`).
         follow: whether targets go the way of unseen margins; with fewer than 100 held-out examples to calibrate on they
             never do.
         pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
@@ -67,7 +66,7 @@ class Calibrated(Distilling):
     relax: float = 0.99
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
-    rank: Literal["margin", "student", "augmented"] = "student"
+    rank: Literal["margin", "student"] = "student"
     follow: bool = True
 
     name: ClassVar[str] = "calibrated"
@@ -81,7 +80,7 @@ class Calibrated(Distilling):
         ranges = {
             "tolerance": self.tolerance > 0,
             "match": self.match in {"margin", "distribution"},
-            "rank": self.rank in {"margin", "student", "augmented"},
+            "rank": self.rank in {"margin", "student"},
         }
         require(self, ranges)
 
@@ -102,18 +101,14 @@ class Calibrated(Distilling):
             )
         if task.heldout is None and not are_images(inputs):
             raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
-        order, shifted = ranks(own), own
-        if are_images(inputs) and (self.rank == "augmented" or task.heldout is None):
-            views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
-            shifted = torch.stack(views).mean(0)
-        if self.rank == "augmented":
-            order = order + ranks(shifted)
+        order = ranks(own)
         if self.rank == "student" and task.heldout is not None:
             settings: dict[str, Any] = {"mixtures": self.mixtures, "batch_size": self.batch_size, "record": record}
             order = order + ranks(student_margins(model, task.forget, task.heldout, rng, **settings))
         if task.heldout is None:
+            views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
+            unseen, unseen_labels = torch.stack(views).mean(0), labels
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
-            unseen, unseen_labels = shifted, labels
         else:
             unseen_labels = task.heldout.labels
             unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
