@@ -13,6 +13,7 @@ from functools import cache
 from math import asinh, hypot
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from benchmarks.tables import markdown
 from expunge.bench import Result, current, load_grid, read_results
@@ -20,6 +21,10 @@ from expunge.bench.measuring import model_digest
 from expunge.bench.statistics import Summary, summarize
 from expunge.methods import METHODS, Needs
 from expunge.models.checkpoint import FILE_NAME
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "better"
@@ -37,6 +42,9 @@ SHOWN = 64
 LINEAR = 2.0
 """Points lost up to which the figure's axis is about linear; beyond it is logarithmic."""
 TICKS = (-1, 0, 1, 2, 5, 10, 20, 50, 100)
+
+PLACES = ((6, 7), (6, -8), (-6, 7), (-6, -8), (6, 18), (6, -18), (-6, 18), (-6, -18))
+"""Where a label may stand, in points from its own; the first that is free is taken."""
 
 FIGURE = ROOT / "docs" / "better" / "better.svg"
 TITLES = {
@@ -210,6 +218,7 @@ def draw(path: Path) -> None:
 
     shown = [dataset for dataset in SHOWN_GRIDS if any(size == SHOWN for _, size in results(dataset))]
     figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
+    drawn: list[tuple[Axes, list[tuple[float, float, list[str]]]]] = []
     for axis, dataset in zip(axes[0], shown, strict=True):
         found = results(dataset)
         labels: list[tuple[float, float, list[str]]] = []
@@ -237,9 +246,6 @@ def draw(path: Path) -> None:
                 near[0].append(name)
             else:
                 labels.append((x.mean, y.mean, [name]))
-        for at, height, names in labels:
-            text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3)).replace(" mix", "\nmix")
-            axis.annotate(text, (at, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axis.set_yscale("asinh", linear_width=LINEAR)
         axis.yaxis.set_major_locator(FixedLocator(TICKS))
         axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -252,9 +258,32 @@ def draw(path: Path) -> None:
         )
         low, high = axis.get_ylim()
         axis.set_ylim(min(max(high, LINEAR), TICKS[-1]), max(min(low, TICKS[0]), 2 * TICKS[0]))
+        drawn.append((axis, labels))
+    figure.draw_without_rendering()  # places are known from here on
+    for axis, labels in drawn:
+        _label(axis, labels)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+def _label(axis: "Axes", labels: list[tuple[float, float, list[str]]]) -> None:
+    """Writes names beside their points (x, y), each at the first place of a few where no other text or point is."""
+    points = [axis.transData.transform((at, height)) for at, height, _ in labels]
+    taken: list[Bbox] = []
+    for at, height, names in labels:
+        text = "\n".join(", ".join(names[n : n + 3]) for n in range(0, len(names), 3)).replace(" mix", "\nmix")
+        for place in PLACES:
+            label = axis.annotate(text, (at, height), place, textcoords="offset points", fontsize=8, va="center")
+            label.set_horizontalalignment("right" if place[0] < 0 else "left")
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) and not any(box.contains(*point) for point in points):
+                break
+            label.remove()
+        else:
+            label = axis.annotate(text, (at, height), PLACES[0], textcoords="offset points", fontsize=8, va="center")
+            box = label.get_window_extent()
+        taken.append(box)
 
 
 def _apart(one: float, other: float) -> float:
