@@ -1,7 +1,7 @@
 """Every method beside those that this package adds, from results/better, for docs/better.md.
 
     expunge bench run grids/better-sample.toml --out results/better --models results/better/originals --workers 2
-    expunge bench run grids/better-fashion-mnist.toml --out results/better --models runs/originals/adam --workers 2
+    expunge bench run grids/better-fashion-mnist.toml --out results/better --models runs/originals --workers 2
     python -m benchmarks.better
 
 draws the figure into docs/better/; `python -m benchmarks.tables` writes the tables into the page.
