@@ -176,9 +176,11 @@ def source(grid_name: str) -> str:
     checkpoint = ORIGINALS / f"{all_of[0].dataset}-{all_of[0].architecture}" / FILE_NAME
     committed = checkpoint.exists() and {model_digest(checkpoint)} == {r.model_digest for r in all_of}
     models = f" --models {ORIGINALS.relative_to(ROOT)}" if committed else ""
+    on_gpu = any(not device.endswith("threads") for device in devices)
+    profile = " --profile cpu" if on_gpu else ""  # what `results` reads; on GPUs it has to be named
     return (
-        f"`expunge bench run grids/{GRIDS[grid_name].name} --out results/better{models}` · {' or '.join(devices)} · "
-        f"torch {', '.join(versions)} · commit {', '.join(commits)}"
+        f"`expunge bench run grids/{GRIDS[grid_name].name} --out results/better{models}{profile}` · "
+        f"{' or '.join(devices)} · torch {', '.join(versions)} · commit {', '.join(commits)}"
     )
 
 

@@ -28,6 +28,8 @@ SETTINGS = {
     "precision": "bf16",  # twice as fast
 }
 NUM_FORGET = 32
+PROCESSOR = "1 thread a process"
+"""How records end of audits whose models a processor trained."""
 METHODS = (
     "targeted",
     "targeted,protocol=paper",
@@ -83,15 +85,11 @@ def main() -> None:
     record = {
         "audit": json.loads(found.to_json()),
         "commit": label,
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()}, {PROCESSOR}",
         "torch": torch.__version__,
     }
     target_of(arguments.which).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     print(full_audit_table(arguments.which))
-
-
-def _processor() -> str:
-    return f"{platform.machine()}, 1 thread a process"
 
 
 def target_of(which: str) -> Path:
@@ -104,6 +102,7 @@ def full_audit_table(which: str = "paper") -> str:
     record = json.loads(target_of(which).read_text())
     found = FullAudit.from_json(json.dumps(record["audit"]))
     more = "" if which == "paper" else f" --which {which}"
+    more += "" if record["device"].endswith(PROCESSOR) else " --device cuda"
     told = (
         f"{found.num_models} models of each kind, {found.num_forget} forgotten, {found.num_heldout:,} held out · "
         f"`python -m benchmarks.full_audit --num {found.num_models} --work runs/full-audit{more}` · "
