@@ -128,7 +128,7 @@ def train_references(
         SettingError: a setting out of range, a method's name that cannot stand in a file's name, or `amnesiac_undo`.
         ExpungeError: a worker process died.
     """
-    _check(methods, unlearn, num_models, num_retained, relearn_max_steps, relearn_lr, workers)
+    _check(methods, unlearn, num_models, num_retained, relearn_max_steps, relearn_lr, workers, device)
     forget = data.select(forget_ids)
     check_disjoint(forget.images, heldout.images, "forget", "held-out")
     rest = data.without(forget)
@@ -372,11 +372,14 @@ def _check(
     max_steps: int,
     lr: float,
     workers: int,
+    device: str,
 ) -> None:
     if min(num_models, num_retained, max_steps, workers) < 1 or not lr > 0:
         raise SettingError(
             "num_models, num_retained, relearn_max_steps and workers are at least 1, relearn_lr positive"
         )
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise SettingError(f"device={device!r}: it is cpu, or cuda where there is a GPU")
     for name, method in methods.items():
         if name in {"original", "retrained"} or not name or not set(name.replace("_", "a")) <= _NAME:
             raise SettingError(f"a method cannot be called {name!r} here; use letters, digits and ._=+-")
