@@ -157,7 +157,6 @@ def full(root: Path, out: Path, *more: str | Path) -> list[str | Path]:
     [
         *(("--full", name, "x") for name in ("--after", "--after-weights", "--retain")),
         *(("--full", name) for name in ("--with-images", "--correct-difficulty")),
-        ("--full", "--device", "cpu"),
         *(("--after", "x", name, "3") for name in ("--train", "--method", "--references", "--num", "--workers")),
     ],
     ids=" ".join,
@@ -168,6 +167,14 @@ def test_options_of_the_other_audit_are_refused(options: tuple[str, ...], tmp_pa
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{name} is for audits with" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, folders: Path) -> None:
+    done = expunge(*full(folders, tmp_path / "out", "--device", "npu"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "device 'npu' cannot be used here" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out-references").exists()
 
 
 @pytest.mark.parametrize("references", ["out", "out/references"])
