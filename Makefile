@@ -1,4 +1,4 @@
-# make demo    build the environment, train a small network, make it forget 32 images
+# make demo    build the environment, train a small network, make it forget 100 images
 # make test    the whole suite
 # make check   style and types
 PYTHON ?= python3

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 240.0  # seconds that a command may take
+PATIENCE = 1200.0  # seconds after which a command is taken to hang, on the slowest machine too
 
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(["expunge.cli", "expunge.commands", "torch._dynamo"])

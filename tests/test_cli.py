@@ -248,7 +248,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 
 
 def test_the_demo(tmp_path: Path) -> None:
-    """As a newcomer runs it, but for the threads: a network is trained, 32 images are forgotten."""
+    """As a newcomer runs it, but for the threads: 100 images are forgotten, and the audit passes."""
     done = expunge("demo", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     report = only_json(done.stdout)
@@ -261,11 +261,11 @@ def test_the_demo(tmp_path: Path) -> None:
     assert report["after"]["test_accuracy"] >= report["before"]["test_accuracy"] - 0.03
     assert report["after"]["retain_accuracy"] >= 0.9
     ids = (out / "ids.txt").read_text().split()
-    assert len(ids) == len(set(ids)) == report["trace"]["num_forget"] == 32
+    assert len(ids) == len(set(ids)) == report["trace"]["num_forget"] == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expunge-demo"]
-    assert report["audit"]["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
+    assert report["audit"]["verdict"] == "PASS"
     page = (out / "forgot/report.html").read_text()
-    assert report["audit"]["verdict"] in page
+    assert "PASS" in page
     assert ".part" not in page, "the page names the directory in which the demo worked"
 
 
@@ -289,7 +289,7 @@ def test_names_of_classes_are_printed_as_they_are(capsys: pytest.CaptureFixture[
 
 
 def test_what_the_demo_did_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["expunge.commands.demo"], "DEMO_EPOCHS", 1)
+    monkeypatch.setitem(sys.modules["expunge.commands.demo"].DEMO_SETTINGS, "epochs", 1)
     report = commands.demo(tmp_path / "out", method="neg_grad")
     told = report.sources
     sources = commands.Sources(model=told["model"], forget=told["forget"], ids=Path(told["ids"]), test=told["test"])
@@ -306,7 +306,7 @@ def test_a_note_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise MissingExtraError("it needs Jinja2")
 
     monkeypatch.setattr("expunge.report.page.render", missing)
-    monkeypatch.setattr(sys.modules["expunge.commands.demo"], "DEMO_EPOCHS", 1)
+    monkeypatch.setitem(sys.modules["expunge.commands.demo"].DEMO_SETTINGS, "epochs", 1)
     report = commands.demo(tmp_path / "out", method="neg_grad")
     assert sum("no report.html" in note for note in report.notes) == 1
     assert not (tmp_path / "out/forgot/report.html").exists()

@@ -57,7 +57,7 @@ def demo(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a small network on the embedded images, make it forget 32 of them, and report."""
+    """Train a small network on the embedded images, make it forget 100 of them, and report."""
     with work():
         from expunge import commands
 
