@@ -23,6 +23,7 @@ from expunge.models import ModelSpec, build
 from expunge.report.wording import mark_of_accuracy
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
+from tests.forked import PATIENCE
 
 OUT_OF_MEMORY = """
 import resource, torch
@@ -93,7 +94,7 @@ def test_forced_mistakes_fail_and_the_report_says_so(
 
 
 def test_fewer_examples_are_read_at_once_where_memory_is_short() -> None:
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "600\n", done.stderr
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from expunge.data import load_data
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder
+from tests.forked import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +197,13 @@ def test_a_full_audit_into_the_current_directory_is_refused(tmp_path: Path, fold
 def test_a_stopped_full_audit_says_where_it_goes_on(tmp_path: Path, folders: Path) -> None:
     kept = tmp_path / "out-references"
     with running(*full(folders, tmp_path / "out"), "--train", f"folder:{folders / 'train'}") as process:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + PATIENCE
         while not list(kept.glob("*.safetensors")):
             assert process.poll() is None, "it ended before it could be stopped"
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.endswith(f"stopped; what was finished is kept in {kept}, run it again to go on\n")
     assert list(kept.glob("*.safetensors"))

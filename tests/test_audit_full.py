@@ -38,6 +38,7 @@ from expunge.methods import Calibrated, NegGrad, Targeted, make_method
 from expunge.models import ModelSpec, build, logits_of
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
+from tests.forked import PATIENCE
 
 Floats = NDArray[np.float64]
 
@@ -435,7 +436,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + PATIENCE
         try:
             while not (root / "run" / "retrained-0000.safetensors").exists():
                 assert process.poll() is None

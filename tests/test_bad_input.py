@@ -26,6 +26,7 @@ from expunge.methods import make_method
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, pairs, state_bits
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder, write_image
+from tests.forked import PATIENCE
 
 FACTORY = (
     "def model():\n    from expunge.models.small_resnet import small_resnet\n    return small_resnet(10, width=4)\n"
@@ -418,7 +419,7 @@ def test_a_full_disk(place: Place, command: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, "the command ended before it could be stopped"
         assert time.monotonic() < deadline, "the command did not start in time"
@@ -447,7 +448,7 @@ def test_a_stopped_command_leaves_nothing(place: Place, command: str, number: si
         for _ in range(20):  # an impatient user: into the work, the cleaning up and the way out
             process.send_signal(number)
             time.sleep(0.01)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors) == (1, "", "expunge: error: stopped; nothing was written\n")
     assert tree(place.root) == before
 
@@ -460,7 +461,7 @@ def test_a_signal_during_the_start_leaves_nothing(place: Place) -> None:
         maps = Path(f"/proc/{process.pid}/maps")
         wait_for(lambda: "libtorch" in maps.read_text(), process)
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert (output, errors) == ("", "expunge: error: stopped; nothing was written\n")
     assert tree(place.root) == before

@@ -39,6 +39,7 @@ from expunge.models import load_model
 from expunge.unlearning import unlearn
 from expunge.update_log import matching_updates
 from tests.conftest import expunge, running, tree
+from tests.forked import PATIENCE
 
 GRIDS = Path(__file__).parents[1] / "grids"
 SMOKE = GRIDS / "smoke.toml"
@@ -700,7 +701,7 @@ def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path) -> N
             lambda: [pid for pid in children(process.pid) if "multiprocessing-fork" in command_of(pid)], process
         )
         os.kill(worker[0], signal.SIGKILL)
-        printed, _ = process.communicate(timeout=400)
+        printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "2 results in" in printed
     found = {r.row: r for r in read_results(out)}
@@ -720,7 +721,7 @@ def test_a_stop_of_all_processes_fails_no_cell(models: Path, tmp_path: Path, num
         time.sleep(3)  # for the worker to be at work
         for pid in (*worker, process.pid):
             os.kill(pid, number)
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.endswith(f"stopped; what was finished is kept in {out}, run it again to go on\n")
     assert read_results(out) == []
@@ -860,7 +861,7 @@ def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path)
                 lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::_measure")], process
             )
             os.kill(busy[0], signal.SIGKILL)
-            printed, errors = process.communicate(timeout=400)
+            printed, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
     finally:
         own = children(cluster.pid)

@@ -22,6 +22,7 @@ from expunge.methods._loop import Descent
 from expunge.terminal import print_table
 from expunge.training import Recipe
 from tests.conftest import COMMAND, LAUNCHER, expunge, pixels, running, succeed, tree, write_folder
+from tests.forked import PATIENCE
 
 COMMANDS = [
     [],
@@ -320,7 +321,7 @@ def test_a_stopped_training_says_where_it_is_kept(tmp_path: Path) -> None:
             assert process.poll() is None, "it ended before it kept anything"
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, state.exists()) == (1, True)
     assert errors == f"expunge: error: stopped; what was finished is kept in {state}, run it again to go on\n"
 
@@ -418,12 +419,12 @@ def test_a_stop_after_the_work_says_that_it_was_done(trained: Path, ids: Path, t
     options = ("--model", trained, "--forget", "sample", "--ids", ids, "--set", "epochs=1", "--json", "--out", out)
     command = [sys.executable, "-c", LAUNCHER, str(COMMAND), "forget", *map(str, options)]
     with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not out.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)  # into the printing
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=PATIENCE)[1]
     for end in (reading, writing):
         os.close(end)
     assert (out / "model.safetensors").exists()

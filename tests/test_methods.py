@@ -20,6 +20,7 @@ from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, arrange, pairs, state_bits
+from tests.forked import PATIENCE
 
 ALL = sorted(METHODS)
 GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, Descent))
@@ -34,7 +35,7 @@ from torch.utils.data import TensorDataset
 import expunge
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Linear(4, 200_000), nn.ReLU(), nn.Linear(200_000, 2))  # 0.8 MB an example and layer
-forget = TensorDataset(torch.rand(4_000, 4), torch.arange(4_000) % 2)
+forget = TensorDataset(torch.rand(1_200, 4), torch.arange(1_200) % 2)
 expunge.unlearn(model, torch.utils.data.Subset(forget, range(4)), method=expunge.Targeted(epochs=1))  # loads code
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, resource.RLIM_INFINITY))
@@ -87,7 +88,7 @@ def test_no_more_than_a_batch_is_differentiated_at_once(method: str, tmp_path: P
 
 
 def test_what_does_not_fit_into_memory_is_one_line_that_says_what_to_lower() -> None:
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.splitlines() == [
         "there is not enough memory for what is computed at once: lower batch_size (now all) with --set",
         "fits",

@@ -25,6 +25,7 @@ from expunge.errors import InputError
 from expunge.methods.random_label import wrong_labels
 from expunge.randomness import stream
 from expunge.theory import entry_shares, gini, majorizes, pair_share, participation_ratio, row_shares, second_best
+from tests.forked import PATIENCE
 
 Floats = NDArray[np.float64]
 Exact = list[Fraction]
@@ -542,7 +543,7 @@ def test_other_unusable_arguments_are_refused() -> None:
 
 def test_the_theory_does_not_import_torch() -> None:
     program = "import sys, expunge.theory; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 0
 
 
 # --- on a model ----------------------------------------------------------------------------------------------------
