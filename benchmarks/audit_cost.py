@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.forgetting import commit
-from benchmarks.tables import markdown
+from benchmarks.commit import commit
+from benchmarks.markdown import markdown
 from expunge.audit import audit
 from expunge.data import draw_ids, load_data
 from expunge.models import load_model

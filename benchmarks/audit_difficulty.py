@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.forgetting import commit
-from benchmarks.tables import markdown
+from benchmarks.commit import commit
+from benchmarks.markdown import markdown
 from expunge.audit import corrected_scores, difficulty_of, logit_margin, score_test
 from expunge.audit.forward import outputs_of
 from expunge.audit.placement import Floats

@@ -18,8 +18,8 @@ import scipy
 from numpy.typing import NDArray
 from scipy import special
 
-from benchmarks.forgetting import commit
-from benchmarks.tables import markdown
+from benchmarks.commit import commit
+from benchmarks.markdown import markdown
 from expunge.audit.membership import auc_interval
 from expunge.audit.verdict import alarms, score_test
 

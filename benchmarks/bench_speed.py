@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.forgetting import commit
+from benchmarks.commit import commit
+from benchmarks.markdown import markdown
 from benchmarks.speed import bare_loop
-from benchmarks.tables import markdown
 from expunge.bench import load_grid
 from expunge.bench.measuring import Stage
 from expunge.data import ImageSet, draw_ids

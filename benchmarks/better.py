@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from benchmarks.tables import markdown
+from benchmarks.markdown import markdown
 from expunge.bench import Result, current, load_grid, read_results
 from expunge.bench.measuring import model_digest
 from expunge.bench.statistics import Summary, summarize

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.forgetting import commit
-from benchmarks.tables import markdown
+from benchmarks.commit import commit
+from benchmarks.markdown import markdown
 from expunge.audit import audit
 from expunge.audit.placement import placements
 from expunge.audit.scores import logit_margin

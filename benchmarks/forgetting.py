@@ -9,9 +9,7 @@ on where it was. `python -m benchmarks.tables` writes the tables of the docs fro
 
 import argparse
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commit import commit
 from expunge.audit import accuracy
 from expunge.data import Examples, ImageSet, draw_ids, load_data
 from expunge.errors import NonFiniteError
@@ -181,18 +180,6 @@ class Bench:
 
     def _measured(self, retain: ImageSet, size: int | None) -> Examples:
         return retain.examples if size is None else retain.take(list(range(size))).examples
-
-
-def commit() -> str:
-    """The commit that runs, with "-dirty" where the sources differ from it. Call it before anything is measured.
-
-    $EXPUNGE_COMMIT where the sources are no git checkout.
-    """
-    if not (Path(__file__).parents[1] / ".git").exists():
-        return os.environ.get("EXPUNGE_COMMIT", "unknown")
-    short = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "benchmarks"], check=False).returncode == 0
-    return short.stdout.strip() + ("" if clean else "-dirty")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.forgetting import commit
+from benchmarks.commit import commit
 from expunge.audit.full_audit import FullAudit
 from expunge.commands import Sources, full_audit, train
 from expunge.data import draw_ids, load_data

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.tables import markdown
+from benchmarks.markdown import markdown
 from expunge.bench import Result, current, load_grid, read_results
 from expunge.bench.compare import compare
 from expunge.bench.figures import draw_figures

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import markdown
+from benchmarks.markdown import markdown
 from expunge.bench import Cell, Original, Result, read_results
 from expunge.bench.local_engine import LocalEngine
 from expunge.bench.paper import printed

@@ -18,9 +18,9 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from benchmarks.forgetting import commit
+from benchmarks.commit import commit
 from benchmarks.full_audit import SETTINGS
-from benchmarks.tables import markdown
+from benchmarks.markdown import markdown
 from expunge.commands.train import spec_for
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
 from expunge.methods._difficulty import student_margins

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.forgetting import commit
+from benchmarks.commit import commit
 from expunge.data import Examples, ImageSet, load_data
 from expunge.methods import Targeted, make_method
 from expunge.models import ModelSpec, build

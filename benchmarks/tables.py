@@ -9,9 +9,24 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks import (
+    audit_cost,
+    audit_difficulty,
+    audit_simulation,
+    bench_speed,
+    better,
+    chains,
+    full_audit,
+    paper,
+    protocol,
+    ranking,
+    theory,
+)
+from benchmarks.markdown import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -24,13 +39,6 @@ def load(name: str) -> list[Row]:
     """The lines of results/forgetting/NAME.jsonl, each with its cell."""
     path = ROOT / "results" / "forgetting" / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; the first column left, the others right."""
-    head = list(head)
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def percent(values: list[float]) -> str:
@@ -206,98 +214,6 @@ def speed_table() -> str:
     return markdown(["what", "measured", "aim"], rows) + "\n\n" + note
 
 
-def theory_table(which: str) -> str:
-    """A table of benchmarks.theory, which imports from here."""
-    from benchmarks import theory
-
-    return theory.TABLES[which]()
-
-
-def simulation_table() -> str:
-    """The figures of benchmarks.audit_simulation."""
-    from benchmarks import audit_simulation  # it draws on this module
-
-    return audit_simulation.simulation_table()
-
-
-def cost_table() -> str:
-    """The figures of benchmarks.audit_cost."""
-    from benchmarks import audit_cost  # it draws on this module
-
-    return audit_cost.cost_table()
-
-
-def full_audit_table(which: str) -> str:
-    """The figures of benchmarks.full_audit."""
-    from benchmarks import full_audit  # it draws on torch
-
-    return full_audit.full_audit_table(which)
-
-
-def difficulty_table() -> str:
-    """The figures of benchmarks.audit_difficulty."""
-    from benchmarks import audit_difficulty  # it draws on this module
-
-    return audit_difficulty.difficulty_table()
-
-
-def bench_speed_table() -> str:
-    """The figures of benchmarks.bench_speed."""
-    from benchmarks import bench_speed  # it draws on this module
-
-    return bench_speed.bench_speed_table()
-
-
-def protocol_table(size: int) -> str:
-    """A table of benchmarks.protocol."""
-    from benchmarks import protocol  # it draws on this module
-
-    return protocol.protocol_table(size)
-
-
-def paper_table(which: str) -> str:
-    """A table of benchmarks.paper."""
-    from benchmarks import paper  # it draws on this module
-
-    found: dict[str, Callable[[], str]] = {
-        "coverage": paper.coverage_table,
-        "tables": paper.tables,
-        "claims": paper.claims,
-        "audits": paper.audit_table,
-        "retrain": lambda: paper.single_table(paper.RETRAIN),
-        "undo": lambda: paper.single_table(paper.UNDO),
-    }
-    return found[which]()
-
-
-def better_tables(dataset: str) -> str:
-    """The tables of benchmarks.better."""
-    from benchmarks import better  # it draws on this module
-
-    return better.tables(dataset)
-
-
-def better_choices_table() -> str:
-    """A table of benchmarks.better: what each choice of `calibrated` does."""
-    from benchmarks import better  # it draws on this module
-
-    return better.choices_table()
-
-
-def ranking_table() -> str:
-    """The table of benchmarks.ranking."""
-    from benchmarks import ranking  # it draws on this module
-
-    return ranking.ranking_table()
-
-
-def chains_table() -> str:
-    """The table of benchmarks.chains."""
-    from benchmarks import chains  # it draws on this module
-
-    return chains.chains_table()
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
@@ -306,29 +222,29 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices-128": lambda: choices_table(128),
     "retraining": retraining_table,
     "speed": speed_table,
-    "audit-simulation": simulation_table,
-    "audit-cost": cost_table,
-    "audit-difficulty": difficulty_table,
-    "full-audit": lambda: full_audit_table("paper"),
-    "full-audit-better": lambda: full_audit_table("better"),
-    "bench-speed": bench_speed_table,
-    "protocol-16": lambda: protocol_table(16),
-    "protocol-128": lambda: protocol_table(128),
-    "paper-coverage": lambda: paper_table("coverage"),
-    "paper-tables": lambda: paper_table("tables"),
-    "paper-claims": lambda: paper_table("claims"),
-    "paper-audits": lambda: paper_table("audits"),
-    "paper-retrain": lambda: paper_table("retrain"),
-    "paper-undo": lambda: paper_table("undo"),
-    "chains": chains_table,
-    "ranking": ranking_table,
-    "better-choices": better_choices_table,
-    "better-cifar10": lambda: better_tables("cifar10"),
-    "better-sample": lambda: better_tables("sample"),
-    "better-fashion-mnist": lambda: better_tables("fashion-mnist"),
-    "theory-where": lambda: theory_table("where"),
-    "theory-single": lambda: theory_table("single"),
-    "theory-runs": lambda: theory_table("runs"),
+    "audit-simulation": audit_simulation.simulation_table,
+    "audit-cost": audit_cost.cost_table,
+    "audit-difficulty": audit_difficulty.difficulty_table,
+    "full-audit": lambda: full_audit.full_audit_table("paper"),
+    "full-audit-better": lambda: full_audit.full_audit_table("better"),
+    "bench-speed": bench_speed.bench_speed_table,
+    "protocol-16": lambda: protocol.protocol_table(16),
+    "protocol-128": lambda: protocol.protocol_table(128),
+    "paper-coverage": paper.coverage_table,
+    "paper-tables": paper.tables,
+    "paper-claims": paper.claims,
+    "paper-audits": paper.audit_table,
+    "paper-retrain": lambda: paper.single_table(paper.RETRAIN),
+    "paper-undo": lambda: paper.single_table(paper.UNDO),
+    "chains": chains.chains_table,
+    "ranking": ranking.ranking_table,
+    "better-choices": better.choices_table,
+    "better-cifar10": lambda: better.tables("cifar10"),
+    "better-sample": lambda: better.tables("sample"),
+    "better-fashion-mnist": lambda: better.tables("fashion-mnist"),
+    "theory-where": theory.TABLES["where"],
+    "theory-single": theory.TABLES["single"],
+    "theory-runs": theory.TABLES["runs"],
 }
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.forgetting import commit
-from benchmarks.tables import ROOT, markdown
+from benchmarks.commit import commit
+from benchmarks.markdown import markdown
 from expunge.commands import TheoryReport, theory
 from expunge.report.theory_figure import draw_theory
 from expunge.report.theory_tables import Table, facts, runs, single_steps
 
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "theory"
 FIGURE = ROOT / "docs" / "theory.svg"
 SHOWN = "fm-r18"

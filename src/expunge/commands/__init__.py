@@ -9,7 +9,8 @@ from expunge.commands.forget import forget
 from expunge.commands.full_audit import full_audit
 from expunge.commands.report import Report
 from expunge.commands.sources import Sources
-from expunge.commands.theory import TheoryReport, theory
+from expunge.commands.theory import theory
 from expunge.commands.train import Training, train
+from expunge.report.theory_report import TheoryReport
 
 __all__ = ["Report", "Sources", "TheoryReport", "Training", "audit", "demo", "forget", "full_audit", "theory", "train"]

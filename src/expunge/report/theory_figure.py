@@ -12,7 +12,7 @@ from expunge.report.theory_tables import METHODS, SINGLE_STEPS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from expunge.commands import TheoryReport
+    from expunge.report.theory_report import TheoryReport
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; line and marker tell them apart without colour.
 STYLES = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from expunge.audit import UpdateMeasurement
-    from expunge.commands import TheoryReport
+    from expunge.report.theory_report import TheoryReport
 
 MEASURES = {
     "pair_share": "pair share",
