@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from expunge import progress
 from expunge.commands import train as train_command
@@ -24,6 +25,7 @@ from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingErro
 from expunge.models import ModelSpec, build, load_model
 from expunge.training import Recipe, TrainedEpoch, augmented, train
 from expunge.training_state import identity
+from expunge.unlearning import unlearn
 from expunge.update_log import UpdateRecorder, matching_updates, watched_by
 from tests.arrangements import NETWORKS, pairs, state_bits
 from tests.conftest import expunge, running
@@ -300,6 +302,37 @@ def test_a_log_of_other_examples_is_refused(tmp_path: Path) -> None:
     assert watched_by(tmp_path) == set(names[:6])
     with pytest.raises(InputError, match="recorded for other examples than 2 of the 3 to forget"):
         matching_updates(tmp_path, names[5:8])
+
+
+def test_a_log_of_another_training_of_the_same_network_is_refused(tmp_path: Path) -> None:
+    """And one of this training, once the model was changed; but not where the change was its own undoing."""
+    data = examples(12)
+    models = []
+    for seed in (0, 1):
+        models.append(NETWORKS["layer_norm"]())
+        updates = UpdateRecorder(tmp_path / f"{seed}")
+        train(
+            models[-1], data, Recipe(epochs=1, batch_size=4), rng=torch.Generator().manual_seed(seed), updates=updates
+        )
+    asked: dict[str, Any] = {"method": "amnesiac_undo", "updates": tmp_path / "0"}
+    first, second = (TensorDataset(data.inputs[part], data.labels[part]) for part in (slice(0, 2), slice(2, 4)))
+    with pytest.raises(InputError, match="0 is not of this model: its training ended with other parameters"):
+        unlearn(models[1], first, **asked)
+    undone = unlearn(models[0], first, **asked).model
+    unlearn(unlearn(undone, first, method="neg_grad").model, second, **asked)
+    changed = unlearn(models[0], first, method="neg_grad").model
+    with pytest.raises(InputError, match="is not of this model"):
+        unlearn(changed, second, **asked)
+
+
+def test_a_log_of_a_training_that_did_not_end_is_refused(tmp_path: Path) -> None:
+    data, model = examples(12), NETWORKS["layer_norm"]()
+    recipe = Recipe(epochs=9, batch_size=4, lr=1e30)
+    with pytest.raises(NonFiniteError):
+        train(model, data, recipe, rng=torch.Generator(), updates=UpdateRecorder(tmp_path))
+    forget = TensorDataset(data.inputs[:2], data.labels[:2])
+    with pytest.raises(InputError, match="did not end; train anew"):
+        unlearn(NETWORKS["layer_norm"](), forget, method="amnesiac_undo", updates=tmp_path)
 
 
 def test_a_watched_example_that_no_step_used_has_nothing_to_undo(tmp_path: Path) -> None:

@@ -206,6 +206,8 @@ def train(
     bad = unsound([(name, tensor) for name, tensor in _tensors(model) if name in sound], masks)
     if bad is not None:
         raise NonFiniteError(f"after {step} steps the network holds NaN or infinity in {bad!r}; lower lr")
+    if updates is not None:
+        updates.end(model)
     keep_all()  # what comes after, such as accuracies, may be cut off too
     model.eval()
     return history

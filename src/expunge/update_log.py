@@ -2,7 +2,8 @@
 
 A directory with one safetensors file for every recorded step, written as training goes, so that memory never holds
 more than one update. Each file's header names the step and the digests of the examples in its batch; `watched.json`
-lists the digests of the examples whose every step is there, and which alone can be forgotten. Written by
+lists the digests of the examples whose every step is there, and which alone can be forgotten, and says with what
+parameters the training ended, so that the log of another one is told. Written by
 `train(..., updates=UpdateRecorder(...))`; read by the method `amnesiac_undo` (Graves et al. 2021, Amnesiac Machine
 Learning, section 3).
 
@@ -13,7 +14,9 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,8 +51,15 @@ class UpdateRecorder:
             raise InputError(f"{self.directory} is not empty; record updates into a new directory")
         watched = sorted(digest.hex() for digest in set(examples) if self.wants([digest]))
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._write({"watched": watched})
+
+    def end(self, model: nn.Module) -> None:
+        """Writes what the training ended with."""
+        self._write({"watched": _read(self.directory)["watched"], "trained": _digest(model)})
+
+    def _write(self, content: dict[str, Any]) -> None:
         with written_whole(self.directory / WATCHED) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, "watched": watched}), encoding="utf-8")
+            temporary.write_text(json.dumps({"format": FORMAT, **content}), encoding="utf-8")
 
     def wants(self, batch: Sequence[bytes]) -> bool:
         """Whether a batch with these examples is recorded."""
@@ -95,16 +105,46 @@ def watched_by(directory: Path) -> frozenset[bytes]:
     Raises:
         InputError: no log there, or a damaged file.
     """
+    return frozenset(bytes.fromhex(digest) for digest in _read(directory)["watched"])
+
+
+def check_model(directory: Path, model: nn.Module) -> None:
+    """Raises `InputError` unless the model's parameters are those that the log's training ended with, to the bit."""
+    trained = _read(directory).get("trained")
+    if trained is None:
+        raise InputError(f"the training that wrote the update log in {directory} did not end; train anew")
+    if trained != _digest(model):
+        raise InputError(
+            f"the update log in {directory} is not of this model: its training ended with other parameters. Give the "
+            "log of this model's own training, and the model as that left it"
+        )
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    """What `watched.json` says. Raises `InputError` where there is none, or a damaged one."""
     path = directory / WATCHED
     if not path.is_file():
         raise InputError(f"there is no update log in {directory}; `expunge train --record-updates` writes one")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise KeyError("format")
-        return frozenset(bytes.fromhex(digest) for digest in content["watched"])
+        for digest in content["watched"]:
+            bytes.fromhex(digest)
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
+    return content
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of the parameters' names and bits, hexadecimal; of floats of 16 bits as of 32: unlearning widens them."""
+    found = sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda named: named[0]):
+        flat = parameter.detach().cpu().flatten()
+        flat = flat.float() if flat.is_floating_point() and flat.itemsize < 4 else flat.contiguous()
+        found.update(f"{name} {flat.dtype} {tuple(parameter.shape)} ".encode())
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int, Path]]:

@@ -9,7 +9,7 @@ from torch import nn
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import mark_undone, undone_steps
 from expunge.progress import track
-from expunge.update_log import matching_updates, subtract
+from expunge.update_log import check_model, matching_updates, subtract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,9 @@ class AmnesiacUndo:
     out: the model and its checkpoint say which. Running statistics of normalisation layers are not reverted, as in
     the authors' code. It has no hyperparameters.
 
-    What invalidates it: training went on after the log ends, or the log belongs to another model. The authors
-    follow it with training on retained data where many batches are undone; here that is a second run (`finetune`).
+    A log is refused unless its training ended with the model's parameters; once updates were taken back, nothing can
+    tell. The authors follow it with training on retained data where many batches are undone; here that is a second run
+    (`finetune`).
     """
 
     name: ClassVar[str] = "amnesiac_undo"
@@ -36,6 +37,8 @@ class AmnesiacUndo:
         assert task.updates is not None
         found = matching_updates(task.updates, task.forget_digests)
         done = set(undone_steps(model))
+        if not done:
+            check_model(task.updates, model)
         updates = [(step, path) for step, path in found if step not in done]
         if len(updates) < len(found):
             record.warn(f"{len(found) - len(updates)} of {len(found)} updates were taken back before, and not again")
