@@ -313,7 +313,8 @@ def test_it_goes_where_unseen_margins_are_by_then() -> None:
         forget, heldout = pairs(24, seed=mine), pairs(1600, seed=theirs)
         model, side = memorising(forget), audit_side(heldout.inputs, [0])
         for follow in (True, False):
-            method = Calibrated(epochs=2500, retention=0.0, follow=follow, rank="margin")
+            unheld: dict[str, Any] = {"retention": 0.0, "retention_size": 1, "mixtures": False}
+            method = Calibrated(epochs=5000, follow=follow, rank="margin", **unheld)
             after = unlearn(model, forget, method=method, heldout=heldout).model
             gone, unseen = (
                 margins(after(inputs), labels).detach()
