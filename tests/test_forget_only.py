@@ -14,6 +14,7 @@ from expunge.methods.boundary_shrink import nearest_wrong
 from expunge.methods.delete import masked_softmax
 from expunge.methods.salsa import redistributed
 from expunge.models import ModelSpec, build
+from expunge.randomness import stream
 from expunge.unlearning import unlearn
 from tests.arrangements import Pairs
 from tests.test_golden import LR, WD, B, C, M, N, W, X, Y, arrays, data, jit, network, one_hot, softmax
@@ -50,15 +51,18 @@ def dark_images() -> Tensor:
     return torch.randint(10, 60, (6, 1, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
-def test_delete_keeps_learning_from_the_original_model() -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_delete_keeps_learning_from_the_original_model(momentum: float) -> None:
     """Three steps: the target stays that of the original weights, whatever the model has become."""
-    weight, bias = W.copy(), B.copy()
+    weight, bias, speed = W.copy(), B.copy(), [np.zeros_like(W), np.zeros_like(B)]
     wrong = np.exp(X @ W.T + B) * (1 - one_hot(Y))
     target = wrong / wrong.sum(1, keepdims=True)
     for _ in range(3):
         dz = (softmax(X @ weight.T + bias) - target) / N
-        weight, bias = weight - LR * (dz.T @ X + WD * weight), bias - LR * (dz.sum(0) + WD * bias)
-    method = make_method("delete", optimizer="sgd", lr=LR, weight_decay=WD, epochs=3)
+        slopes = dz.T @ X + WD * weight, dz.sum(0) + WD * bias
+        speed = [momentum * v + g for v, g in zip(speed, slopes, strict=True)]
+        weight, bias = weight - LR * speed[0], bias - LR * speed[1]
+    method = make_method("delete", optimizer="sgd", momentum=momentum, lr=LR, weight_decay=WD, epochs=3)
     model = unlearn(network(W, B), data(X, Y), method=method).model
     np.testing.assert_allclose(arrays(model)[0], weight, rtol=0, atol=1e-12)
 
@@ -101,6 +105,15 @@ def test_boundary_shrink_takes_the_class_beyond_the_nearest_boundary_not_the_run
     labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.01)
     assert labels.tolist() == [1]
     assert (counts.adversarial, counts.second_best) == (0, 1)
+
+
+def test_boundary_shrink_finds_the_boundary_of_a_model_that_is_certain() -> None:
+    """p_y rounds to 1, so that the cross-entropy's gradient would lack the part of the true class, and turn round."""
+    model = nn.Linear(1, 3)
+    model.weight.data, model.bias.data = torch.tensor([[2.0], [1.0], [-0.1]]), torch.tensor([30.0, 10.0, 9.9])
+    for kind in (torch.float32, torch.float64):
+        forget = Continuous(torch.zeros(1, 1, dtype=kind), -1.0, 1.0)
+        assert nearest_wrong(model.to(kind), forget, torch.tensor([0]), 0.5)[0].tolist() == [2]
 
 
 @pytest.mark.parametrize("bound", [1e-6, 0.1, 10.0])
@@ -161,6 +174,19 @@ def test_jit_reads_the_authors_code_where_told_to() -> None:
     model = unlearn(network(W, B), data(X, Y), method=method).model
     for actual, golden in zip(arrays(model), jit(detach=True, scale=N), strict=True):
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
+
+
+def test_jit_draws_new_noise_in_every_step() -> None:
+    """Attached, with the noise in units of X's deviation s, a step's gradient is of ‖W s e‖ / ‖e‖."""
+    draw, s, weight = stream("method", 0), X.std(), W
+    for _ in range(3):
+        e = 0.3 * torch.randn(N, M, dtype=torch.float64, generator=draw).numpy()
+        moved = s * e @ weight.T
+        u = moved / np.linalg.norm(moved, axis=1, keepdims=True) / np.linalg.norm(e, axis=1, keepdims=True) / N
+        weight = weight - LR * u.T @ (s * e)
+    method = make_method("jit", optimizer="sgd", lr=LR, weight_decay=0, epochs=3, sigma=0.3, draws=1)
+    model = unlearn(network(W, B), data(X, Y), method=method).model
+    np.testing.assert_allclose(arrays(model)[0], weight, rtol=0, atol=1e-12)
 
 
 def test_jit_makes_the_model_less_sensitive_at_any_scale_of_the_inputs() -> None:

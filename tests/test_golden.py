@@ -403,3 +403,62 @@ def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: 
     for actual, start, part in zip(arrays(model), (W, B), slope, strict=True):
         moved = part if optimizer == "sgd" else part / (np.abs(part) + 1e-8)
         np.testing.assert_allclose(actual, start - lr * moved, rtol=0, atol=1e-10)
+
+
+def test_calibrated_holds_what_it_holds_and_follows_what_it_watches() -> None:
+    """Four epochs, with gradients by autograd: held outputs and margins, their falling weight, targets that move."""
+    draw = np.random.default_rng(3)
+    everything, known = draw.normal(size=(260, M)), draw.integers(0, C, 260)
+    y = (X @ W.T + B).argmax(1)
+    side = calibration_side(torch.tensor(everything), seed=0).numpy()
+    inputs, labels = torch.tensor(everything[side]), torch.tensor(known[side])
+    forget, own_labels = torch.tensor(X), torch.tensor(y)
+    weight, bias = torch.tensor(W, requires_grad=True), torch.tensor(B, requires_grad=True)
+
+    def scores(z: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        rest = [torch.cat([row[:at], row[at + 1 :]]).logsumexp(0) for row, at in zip(z, true.tolist(), strict=True)]
+        return z[torch.arange(len(z)), true] - torch.stack(rest)
+
+    def huber(gap: torch.Tensor) -> torch.Tensor:
+        return torch.where(gap.abs() < 1, gap**2 / 2, gap.abs() - 0.5)
+
+    unseen = scores(inputs @ weight.T + bias, labels).detach()
+    own = scores(forget @ weight.T + bias, own_labels).detach()
+    groups = [unseen[labels == c].numpy() if (labels == c).sum() >= 20 else unseen.numpy() for c in y]
+    first = [sorted_quantile(unseen.numpy(), share) for share in even(own.numpy())]
+    placed = np.array([(group < value).mean() for group, value in zip(groups, first, strict=True)])
+    planned = [sorted_quantile(group, share) for group, share in zip(groups, even(placed), strict=True)]
+    unit, order = unseen.std(correction=0), torch.randperm(len(unseen), generator=stream("method", 0))
+    watched, held = order[: len(unseen) // 4], order[len(unseen) // 4 :]
+    assert len(watched) >= 25
+    before, taught = unseen[watched], (inputs[held] @ weight.T + bias).detach()
+    for epoch in range(4):
+        now = scores(inputs[watched] @ weight.T + bias, labels[watched]).detach()
+        slope = min(1.0, float(now.std() / before.std()))
+        targets = now.mean() + slope * (torch.tensor(planned, dtype=torch.float64) - before.mean())
+        pull = huber((scores(forget @ weight.T + bias, own_labels) - targets) / unit).mean()
+        z, p = inputs[held] @ weight.T + bias, taught.softmax(1)
+        apart = (p * (p.log() - z.log_softmax(1))).sum(1)
+        sunk = huber((scores(z, taught.argmax(1)) - scores(taught, taught.argmax(1))) / unit)
+        loss = pull + 2.0 * 0.7**epoch * (apart + sunk).mean()
+        slopes = torch.autograd.grad(loss, [weight, bias])
+        with torch.no_grad():
+            weight -= 0.3 * slopes[0]
+            bias -= 0.3 * slopes[1]
+    method = make_method(
+        "calibrated",
+        optimizer="sgd",
+        lr=0.3,
+        pace=None,
+        epochs=4,
+        batch_size=None,
+        stop="budget",
+        rank="margin",
+        retention=2.0,
+        relax=0.7,
+        retention_size=1000,
+        mixtures=False,
+    )
+    model = unlearn(network(W, B), data(X, y), method=method, heldout=data(everything, known)).model
+    for actual, expected in zip(arrays(model), (weight, bias), strict=True):
+        np.testing.assert_allclose(actual, expected.detach().numpy(), rtol=0, atol=1e-12)

@@ -1,6 +1,7 @@
 """One held-out set, split between calibration and audit: that no example is used for both."""
 
 import copy
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from expunge.audit import audit
 from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
-from expunge.methods import Calibrated, MaskedDistillation, _difficulty, _distilling, default_method
+from expunge.methods import Calibrated, MaskedDistillation, _difficulty, _distilling, default_method, make_method
 from expunge.methods._difficulty import student_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
@@ -136,11 +137,32 @@ def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
 
 
 def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -> None:
-    trace = unlearn(network(), pairs(20, seed=2), method=Calibrated(epochs=2)).trace
+    larger = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
+    trace = unlearn(larger, pairs(20, seed=2, shape=(1, 8, 8)), method=Calibrated(epochs=2)).trace
     assert trace.num_heldout == 0
     assert any("no held-out examples" in warning for warning in trace.warnings)
-    with pytest.raises(InputError, match="needs held-out examples"):
-        unlearn(network(), pairs(20, seed=2, shape=(36,)), method="calibrated")
+    for shape in ((36,), (1, 6, 6)):  # the latter would be shifted by less than a pixel
+        with pytest.raises(InputError, match=r"needs held-out examples .* no images of 8 pixels a side or more"):
+            unlearn(network(), pairs(20, seed=2, shape=shape), method="calibrated")
+
+
+@pytest.mark.parametrize("rank", ["margin", "student"])
+def test_examples_are_ranked_by_their_own_margin_and_that_of_the_student(
+    monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    forget, student, orders = pairs(20, seed=2), torch.randn(20, generator=torch.Generator().manual_seed(3)), []
+
+    def noting(order: Tensor, *rest: Tensor) -> Tensor:
+        orders.append(order)
+        return transported(order, *rest)
+
+    calibrated = importlib.import_module("expunge.methods.calibrated")
+    monkeypatch.setattr(calibrated, "student_margins", lambda *_, **__: student)
+    monkeypatch.setattr(calibrated, "transported", noting)
+    unlearn(network(), forget, method=make_method("calibrated", epochs=1, rank=rank), heldout=pairs(200, seed=8))
+    own = margins(network()(forget.inputs), forget.labels).detach()
+    place = [np.argsort(np.argsort(values.numpy())) for values in (own, student)]
+    assert orders[0].tolist() == (place[0] + place[1] if rank == "student" else place[0]).tolist()
 
 
 @pytest.mark.parametrize("integers", [False, True])
@@ -344,8 +366,10 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
     method = Calibrated(
         epochs=60, stop="budget", retention_size=30, follow=follow, rank="margin", mixtures=not held
     )  # without held-out examples there are mixtures alone, whatever it says
-    forget, heldout = pairs(20, seed=2), pairs(240, seed=8)  # of 6 × 6 pixels: too small to be shifted
-    unlearn(network(), forget, method=method, heldout=heldout if held else None)
+    shape = (1, 6, 6) if held else (1, 8, 8)  # the first are too small to be shifted
+    forget, heldout = pairs(20, seed=2, shape=shape), pairs(240, seed=8, shape=shape)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(forget.inputs[0].numel(), NUM_CLASSES))
+    unlearn(model, forget, method=method, heldout=heldout if held else None)
     assert len(drawn) == 60
     for inputs in drawn:
         assert torch.equal(inputs[:20], forget.inputs)

@@ -7,16 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+from expunge.data import Examples
 from expunge.errors import SettingError
 from expunge.methods import make_method
+from expunge.methods.ssd import importance
+from expunge.randomness import stream
 from expunge.unlearning import unlearn
 from tests.arrangements import arrange
 from tests.test_golden import XR, YR, Array, B, N, R, W, X, Y, arrays, data, network, one_hot, softmax
 
 
-def importances(x: Array, y: Any, batch_size: int) -> Array:
+def importances(x: Array, y: Any, batch_size: int, draw: torch.Generator) -> Array:
     """Squared gradients of the linear network, flat: weights (C, M), then biases (C,)."""
     squares = []
+    if batch_size > 1:
+        order = torch.randperm(len(x), generator=draw).numpy()
+        x, y = x[order], y[order]
     for start in range(0, len(x), batch_size):
         batch, labels = x[start : start + batch_size], y[start : start + batch_size]
         dz = (softmax(batch @ W.T + B) - one_hot(labels)) / len(batch)
@@ -30,7 +36,8 @@ def importances(x: Array, y: Any, batch_size: int) -> Array:
 def test_dampening_equals_the_formula(alpha: float, lam: float, reference: str, batch_size: int) -> None:
     """In batches of 3, the last batch of both sets is smaller (N = 4, and 10 for all), and counts as one."""
     x, y = (np.concatenate([XR, X]), np.concatenate([YR, Y])) if reference == "all" else (XR, YR)
-    forget, other = importances(X, Y, batch_size), importances(x, y, batch_size)
+    draw = stream("method", 0)
+    forget, other = importances(X, Y, batch_size, draw), importances(x, y, batch_size, draw)
     flat = np.concatenate([W.ravel(), B])
     chosen = forget > alpha * other
     assert 0 < chosen.sum() < len(flat)
@@ -46,6 +53,18 @@ def test_dampening_equals_the_formula(alpha: float, lam: float, reference: str, 
     assert (actual[~chosen] == flat[~chosen]).all()
     assert (np.abs(actual) <= np.abs(flat)).all(), "a weight was amplified"
     assert (result.trace.steps, result.trace.examples_seen) == (1, N + R + (N if reference == "all" else 0))
+
+
+def test_the_order_of_the_data_does_not_matter() -> None:
+    """Gradients of one class, in which a folder is sorted, do not cancel within a batch."""
+    torch.manual_seed(0)
+    model, labels = torch.nn.Linear(8, 4), torch.arange(400) % 4
+    inputs = torch.randn(400, 8) + 2 * torch.eye(4, 8)[labels]
+    found = []
+    for order in (torch.arange(400), labels.argsort(stable=True)):
+        parts = importance(model, Examples(inputs[order], labels[order]), 40, torch.Generator().manual_seed(1))
+        found.append(float(sum(part.sum() for part in parts)))
+    assert found[0] == pytest.approx(found[1], rel=0.3)
 
 
 def test_a_large_alpha_dampens_nothing_and_says_so(tmp_path: Path) -> None:

@@ -181,7 +181,8 @@ def step_size(
 
     Args:
         model: its parameters are left as they were. The gradient is that with normalisation statistics kept.
-        inputs: shape (N, ...); the first `PROBED` serve, `batch_size` at a time.
+        inputs: shape (N, ...); `PROBED` of them serve, evenly spaced, since they may be sorted by class, `batch_size`
+            at a time.
         loss, settings: as in `descend`.
         pace: > 0.
     """
@@ -189,7 +190,8 @@ def step_size(
     num = min(PROBED, len(inputs))
     parameters, total = trainable(model), 0.0
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
-    for index in torch.arange(num, device=inputs.device).split(settings.batch_size or num):
+    probed = torch.arange(num, device=inputs.device) * len(inputs) // num
+    for index in probed.split(settings.batch_size or num):
         value = loss(forward(model, inputs[index]), index).sum() / num
         require_gradient(value)
         total += float(value.detach())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from expunge.methods._inputs import Continuous, at_once, continuous
 from expunge.methods._loop import Descent, descend
+from expunge.methods._margins import margins
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import forward
 from expunge.records import PseudoLabels
@@ -98,10 +99,10 @@ def nearest_wrong(
     reached = 0
     for inputs, true in zip(forget.inputs.split(size), labels.split(size), strict=True):
         start = inputs.detach().clone().requires_grad_(True)
-        # The sum keeps every example's gradient its own; its sign is that of the mean's.
-        cross_entropy = F.cross_entropy(forward(model, start), true, reduction="sum")
-        (gradient,) = torch.autograd.grad(cross_entropy, start)
-        moved = (inputs + step * gradient.sign()).clamp(forget.low, forget.high)
+        # The cross-entropy is softplus(−margin), so its gradient has the sign of the margin's, turned round; but where
+        # the model is certain it is rounded away. The sum keeps every example's gradient its own.
+        (gradient,) = torch.autograd.grad(margins(forward(model, start), true).sum(), start)
+        moved = (inputs - step * gradient.sign()).clamp(forget.low, forget.high)
         with torch.no_grad():
             logits = forward(model, moved)
         reached += int((logits.argmax(1) != true).sum())

@@ -21,6 +21,9 @@ VIEWS = 16
 LEAST_HELDOUT = 20
 """Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
 
+LEAST_SIDE = 8
+"""Pixels from which on a side is shifted."""
+
 LEAST_WATCHED = 25
 """Held-out examples that targets follow, at least: fewer tell no spread. They are a quarter of what there is."""
 
@@ -99,8 +102,9 @@ class Calibrated(Distilling):
                 "that it takes without held-out examples: give some (heldout=, --test), or name another method, such "
                 "as targeted"
             )
-        if task.heldout is None and not are_images(inputs):
-            raise InputError("calibrated needs held-out examples (heldout=, --test) where inputs are no images")
+        if task.heldout is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
+            wanted = f"images of {LEAST_SIDE} pixels a side or more, which can be shifted"
+            raise InputError(f"calibrated needs held-out examples (heldout=, --test) where inputs are no {wanted}")
         order = ranks(own)
         if self.rank == "student" and task.heldout is not None:
             settings: dict[str, Any] = {"mixtures": self.mixtures, "batch_size": self.batch_size, "record": record}

@@ -22,7 +22,7 @@ class SSD:
     Foster et al. 2024, "Selective Synaptic Dampening". The importance I of a weight for a set is the mean of the
     squared gradient of an example's cross-entropy: the diagonal of the empirical Fisher information, at the original
     model in eval mode. Where I_forget > α·I_reference, the weight is multiplied by min(λ·I_reference / I_forget, 1).
-    No descent, no randomness beyond the draw of retained examples.
+    No descent.
 
     Attributes:
         alpha: α > 0; the larger, the fewer weights are dampened. Published: 10.
@@ -31,6 +31,8 @@ class SSD:
             which is the training set where the retained examples are all the rest of it, as in the authors' code.
         batch_size: examples whose mean gradient is squared, ≥ 1. 1 is the definition, the mean over examples; the
             authors' code takes the mean over batches of 128, which is quicker and shrinks the noise of both sides.
+            Batches are drawn at random, as theirs are: gradients of one class, in which folders are sorted, would not
+            cancel.
         retain_size: how many retained examples are drawn, ≥ 1; None takes all that are given.
 
     What invalidates it: with `all` and single examples, I_reference ≥ f·I_forget where the forget set is a share f
@@ -72,8 +74,8 @@ class SSD:
                 torch.cat([task.retain.inputs, task.forget.inputs]),
                 torch.cat([task.retain.labels, task.forget.labels]),
             )
-        on_forget = importance(model, task.forget, self.batch_size)
-        on_reference = importance(model, reference, self.batch_size)
+        on_forget = importance(model, task.forget, self.batch_size, rng)
+        on_reference = importance(model, reference, self.batch_size, rng)
         for weight, forget, other in zip(trainable(model), on_forget, on_reference, strict=True):
             factor = (self.lam * other / forget).clamp(max=1)
             # Where 0 / 0 makes the factor NaN, the condition is false: no importance is not more than none.
@@ -83,13 +85,14 @@ class SSD:
         return model
 
 
-def importance(model: nn.Module, examples: Examples, batch_size: int) -> list[Tensor]:
+def importance(model: nn.Module, examples: Examples, batch_size: int, rng: torch.Generator) -> list[Tensor]:
     """The mean over batches of the squared gradient of a batch's mean cross-entropy.
 
     Args:
         model: left in eval mode, otherwise unchanged.
-        examples: taken in their order.
+        examples: of which batches are drawn.
         batch_size: ≥ 1; a smaller last batch counts as one.
+        rng: a CPU generator; draws nothing where batches hold one example.
 
     Returns:
         One tensor a trainable parameter, of its shape, ≥ 0; 0 where the output does not depend on it.
@@ -97,6 +100,9 @@ def importance(model: nn.Module, examples: Examples, batch_size: int) -> list[Te
     model.eval()
     weights = trainable(model)
     totals = [torch.zeros_like(weight) for weight in weights]
+    if batch_size > 1:
+        order = torch.randperm(len(examples), generator=rng, device="cpu")
+        examples = examples.take(order.to(examples.inputs.device))
     batches = list(zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True))
     for inputs, labels in track(batches, "measuring importance", len(batches)):
         value = F.cross_entropy(forward(model, inputs), labels)
