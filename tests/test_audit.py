@@ -1,5 +1,6 @@
 """The default audit on real networks: what it sees, what it costs, what it refuses."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -317,6 +318,24 @@ def test_what_is_expected_of_the_forgotten_examples_is_that_of_their_classes(ori
     assert report.after.test_accuracy is not None
     assert report.after.test_accuracy > report.after.forget_accuracy + 0.1
     assert mark_of_accuracy(report) is None
+
+
+def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
+    """The scores of equal examples are one: sixteen of them eightfold are no 128 that chance could not make."""
+    forget, test = sets
+    ids = [f"{n}" for n in range(16)]
+    once = audit(original, original, forget, test, ids=ids)
+    many = audit(original, original, forget.take(torch.arange(16).repeat(8)), test, ids=[*ids, *["copy"] * 112])
+    assert (many.num_forget, many.scores_after, many.recognisable) == (16, once.scores_after, once.recognisable)
+    assert "112 of the 128 forgotten examples are copies of others" in told_by(many)
+    assert "copies" not in told_by(once)
+
+
+def test_a_model_that_did_not_change_is_told(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
+    assert audit(original, original, *sets).doubts == ("The parameters did not change: nothing was forgotten.",)
+    other = copy.deepcopy(original)
+    next(other.parameters()).data.mul_(1.01)
+    assert audit(original, other, *sets).doubts == ()
 
 
 def test_classes_without_held_out_examples_are_told(original: nn.Module, sets: tuple[Examples, Examples]) -> None:

@@ -1,6 +1,7 @@
 """`expunge audit` and the audit inside `expunge forget`, in real processes."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -224,6 +225,22 @@ def test_images_in_both_splits_are_left_out_and_a_set_of_them_is_refused(tmp_pat
         else:
             assert done.returncode == 1
             assert "20 of the test examples are in the training set too" in done.stderr
+
+
+def test_what_speaks_against_a_verdict_is_printed(tmp_path: Path, trained: Path) -> None:
+    """A class without test images, one of its images twice, and a model that is compared with itself."""
+    write_folder(tmp_path / "all", pixels(60, channels=1, side=28), ["Trouser", "Pullover"] * 30)
+    write_folder(tmp_path / "gone", pixels(6, channels=1, side=28, seed=5), ["Dress"] * 6)
+    first = sorted((tmp_path / "gone/Dress").iterdir())[0]
+    shutil.copy(first, first.with_name(f"copy{first.suffix}"))
+    sets = ("--forget", f"folder:{tmp_path}/gone", "--test", f"folder:{tmp_path}/all")
+    done = expunge("audit", "--before", trained, "--after", trained, *sets, "--out", tmp_path / "out")
+    assert done.returncode in {0, 3}, done.stderr
+    assert "1 of 7 forgotten examples are copies of others; the audit counts each once" in done.stdout
+    assert "The parameters did not change: nothing was forgotten." in done.stdout
+    assert "6 of the 6 forgotten examples are of classes without any held-out example" in done.stdout
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("Against it.") == 2
 
 
 def test_a_twin_of_a_forgotten_image_is_left_out_with_a_note(tmp_path: Path, trained: Path) -> None:

@@ -146,6 +146,14 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
             unlearn(network(), pairs(20, seed=2, shape=shape), method="calibrated")
 
 
+def test_copies_of_a_forgotten_example_have_one_target() -> None:
+    forget, heldout = pairs(20, seed=2), pairs(200, seed=8)
+    often = Pairs(forget.inputs.repeat(3, 1, 1, 1), forget.labels.repeat(3))
+    once, thrice = (unlearn(network(), part, method=Calibrated(epochs=3), heldout=heldout) for part in (forget, often))
+    assert state_bits(once.model) == state_bits(thrice.model)
+    assert thrice.trace.num_forget == 60
+
+
 @pytest.mark.parametrize("rank", ["margin", "student"])
 def test_examples_are_ranked_by_their_own_margin_and_that_of_the_student(
     monkeypatch: pytest.MonkeyPatch, rank: str

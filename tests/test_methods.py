@@ -361,14 +361,27 @@ def test_the_loss_of_a_pass_is_of_its_examples_however_they_are_batched(name: st
 
 
 @pytest.mark.parametrize("name", sorted(GRADIENT))
-def test_dropout_is_active_while_a_method_trains(name: str, tmp_path: Path) -> None:
+def test_dropout_is_active_but_where_outputs_are_moved_to_given_values(name: str, tmp_path: Path) -> None:
     arrangement = arrange(name, "dropout", tmp_path)
     active: list[bool] = []
     arrangement.model[3].register_forward_hook(  # type: ignore[index]
         lambda module, *_: active.append(module.training) if torch.is_grad_enabled() else None
     )
     arrangement.run()
-    assert any(active)
+    assert active
+    assert any(active) == (name not in {"calibrated", "masked_distillation"})
+
+
+def test_outputs_that_are_probabilities_are_told() -> None:
+    network = NETWORKS["layer_norm"]()
+    forget = pairs(5, seed=1)
+    told = [
+        any(
+            "look like probabilities" in warning for warning in unlearn(model, forget, method="neg_grad").trace.warnings
+        )
+        for model in (network, nn.Sequential(network, nn.Softmax(1)))
+    ]
+    assert told == [False, True]
 
 
 def test_finetune_has_no_goal_to_stop_at() -> None:

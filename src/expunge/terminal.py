@@ -53,6 +53,8 @@ def print_report(report: "Report", as_json: bool) -> None:
         print(line)
     if audit is not None:
         print(f"Audit: {audit.verdict}. {audit.reason}")
+        for line in audit.doubts:
+            print(line)
         from expunge.report.wording import mark_of_accuracy
 
         if mark := mark_of_accuracy(audit):

@@ -120,6 +120,10 @@ def unlearn(
         with enough_memory("take a machine with more"):
             logits = _original_logits(own, examples)
         _check_own(own, model, examples)
+        if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+            record.warn(
+                "the model's outputs look like probabilities, which methods take for logits: leave the softmax out"
+            )
         if any(parameter._backward_hooks for parameter in model.parameters()):
             record.warn("hooks on the gradients of parameters were not copied: they had no effect")
         given = {name for name, _ in model.named_buffers()}

@@ -188,6 +188,20 @@ class AuditReport:
         allowed = "Allowing for how hard the examples are: " if self.correction else ""
         return allowed + self.decisive.reason
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against the verdict, one sentence each; they are among the caveats too."""
+        found, test = [], self.decisive
+        if self.change.l1 == 0:
+            found.append("The parameters did not change: nothing was forgotten.")
+        if test.unmatched:
+            found.append(
+                f"{test.unmatched:,} of the {test.num_forget:,} forgotten examples are of classes without any held-out "
+                "example. They were compared with those of other classes, which may be harder or easier: give held-out "
+                "examples of theirs."
+            )
+        return tuple(found)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the verdict and its reason come first."""
         return {"verdict": self.verdict, "reason": self.reason, **asdict(self)}

@@ -30,9 +30,9 @@ from expunge.audit.placement import placements
 from expunge.audit.relearning import relearn
 from expunge.audit.scores import Floats, cross_entropy, logit_margin
 from expunge.audit.tails import chance_of_as_many
-from expunge.audit.verdict import ScoreTest, score_test, tails_of
+from expunge.audit.verdict import score_test, tails_of
 from expunge.data import Examples, as_examples, audit_side, check_disjoint
-from expunge.data.examples import check_logits, shared
+from expunge.data.examples import check_logits, first_copies, shared
 from expunge.errors import InputError
 from expunge.models import calibration_seeds, device_and_dtype, device_name
 from expunge.randomness import as_seed
@@ -86,7 +86,8 @@ def audit(
 ) -> AuditReport:
     """Tells how well `after` forgot what `before` was trained on. docs/audit.md says what each figure means.
 
-    Each model sees each example once. Nothing is trained but the last layer, on features kept from that one pass.
+    Each model sees each example once; of equal forgotten inputs one counts. Nothing is trained but the last layer, on
+    features kept from that one pass.
 
     Args:
         before: the original model; maps a batch to logits (B, C).
@@ -121,6 +122,13 @@ def audit(
         **({"retain": as_examples(retain, "retain")} if retain is not None else {}),
     }
     check_disjoint(examples["forget"].inputs, examples["test"].inputs, "forget", "test")
+    named = _ids(ids, forget, len(examples["forget"]))
+    kept, all_forgotten = first_copies(examples["forget"].inputs), len(examples["forget"])
+    if len(kept) < all_forgotten:
+        examples["forget"] = examples["forget"].take(kept)
+        named = [named[n] for n in kept.tolist()] if named is not None else None
+        if difficulty is not None:
+            difficulty = replace(difficulty, forget=difficulty.forget[kept.numpy()])
     given = len(examples["test"])
     left = audited(examples["test"].inputs, after)
     used = given - len(left)
@@ -134,12 +142,14 @@ def audit(
         after,
         observe(before, examples, batch_size),
         observe(after, examples, batch_size),
-        ids=_ids(ids, forget, len(examples["forget"])),
+        ids=named,
         class_names=_names(getattr(forget, "class_names", ())) if class_names is None else class_names,
         difficulty=difficulty,
         seed=seed,
     )
     told = []
+    if copies := all_forgotten - len(kept):
+        told.append(f"{copies:,} of the {all_forgotten:,} forgotten examples are copies of others: each counts once.")
     if used:
         told.append(f"The model was calibrated on {used:,} of the {given:,} test examples; the audit used the others.")
     if twins := given - used - len(left):
@@ -238,7 +248,7 @@ def audit_outputs(
         "statistics": statistics,
         "relearning": time.perf_counter() - started - statistics,
     }
-    return AuditReport(
+    report = AuditReport(
         before=seen_before.measurement(),
         after=seen_after.measurement(),
         num_forget=len(labels),
@@ -256,7 +266,7 @@ def audit_outputs(
         relearning=relearning,
         leakage=Leakage(auc=leakage_auc, interval=leakage_interval),
         recognisable=_recognisable(seen_after, placed, ids, class_names),
-        caveats=_caveats(why_not, (correction.after if correction else tests["after"]), correction is not None),
+        caveats=_caveats(why_not, correction is not None),
         seconds=seconds,
         seed=seed,
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
@@ -264,6 +274,7 @@ def audit_outputs(
         correction=correction,
         unseen=_unseen(seen_after.forget, seen_after.heldout),
     )
+    return replace(report, caveats=(*report.caveats, *report.doubts))
 
 
 def histograms(margins: Mapping[str, Mapping[str, Floats]]) -> Margins:
@@ -387,7 +398,7 @@ def _relearning(
         return None, f"Relearning was left out: {error}."
 
 
-def _caveats(why_no_relearning: str, test: ScoreTest, corrected: bool) -> tuple[str, ...]:
+def _caveats(why_no_relearning: str, corrected: bool) -> tuple[str, ...]:
     caveats = [
         "The correction for difficulty is an approximation: it removes most of what makes hard examples stand out "
         "from a model that was retrained without them, not all, and does not help with examples that are alike, so "
@@ -398,12 +409,6 @@ def _caveats(why_no_relearning: str, test: ScoreTest, corrected: bool) -> tuple[
         "difficulty (expunge audit --correct-difficulty) allows for hard examples, though not for ones that are alike.",
         "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
     ]
-    if test.unmatched:
-        caveats.append(
-            f"{test.unmatched:,} of the {test.num_forget:,} forgotten examples are of classes without any held-out "
-            "example. They were compared with those of other classes, which may be harder or easier: give held-out "
-            "examples of theirs."
-        )
     if why_no_relearning:
         caveats.append(why_no_relearning)
     return tuple(caveats)

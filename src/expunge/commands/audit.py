@@ -9,6 +9,7 @@ from expunge.commands.sources import (
     Sources,
     audited_part,
     device_named,
+    distinct,
     factory_of,
     forget_set,
     is_same_network,
@@ -63,8 +64,9 @@ def audit(
         test, trained = without_twins(test, retain, "retain", len(test))
         notes = (*notes, *trained)
     test, more = audited_part(test, unlearned)
-    notes = (*notes, *twins, *more)
-    sets = {"forget": forgotten.examples, "test": test.examples}
+    counted, copies = distinct(forgotten)
+    notes = (*notes, *twins, *more, *copies)
+    sets = {"forget": counted.examples, "test": test.examples}
     sets |= {"retain": retain.examples} if retain is not None else {}
     with new_directory(out) as temporary:
         original.to(where)
@@ -76,7 +78,7 @@ def audit(
             recipe, more = _recipe(header)
             notes = (*notes, *more)
             difficulty = difficulty_of(
-                forgotten.examples, test.examples, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
+                counted.examples, test.examples, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
             )
         report = Report(
             directory=str(out),
@@ -94,7 +96,7 @@ def audit(
                 unlearned,
                 before_seen,
                 after_seen,
-                ids=forgotten.ids,
+                ids=counted.ids,
                 class_names=header.class_names or forgotten.class_names,
                 difficulty=difficulty,
                 seed=seed,

@@ -11,6 +11,7 @@ from expunge.commands.sources import (
     Sources,
     audited_part,
     device_named,
+    distinct,
     factory_of,
     forget_set,
     load_for,
@@ -95,14 +96,16 @@ def forget(
         if test is not None:
             test, more = audited_part(test, result.model)
             notes = (*notes, *more)
-        sets = {"forget": forgotten.examples}
+        counted, more = distinct(forgotten)
+        notes = (*notes, *more)
+        sets = {"forget": counted.examples}
         sets |= {name: held.examples for name, held in (("test", test), ("retain", retain)) if held is not None}
         before, after = observe(network, sets), observe(result.model, sets)
         class_names = header.class_names or forgotten.class_names
         audited = None
         if test is not None:
             audited = audit_outputs(
-                network, result.model, before, after, seed=seed, ids=forgotten.ids, class_names=class_names
+                network, result.model, before, after, seed=seed, ids=counted.ids, class_names=class_names
             )
         report = Report(
             directory=str(out),

@@ -9,6 +9,7 @@ from torch import nn
 
 from expunge.audit.default_audit import audited
 from expunge.data import ImageSet, check_disjoint, load_data, read_ids
+from expunge.data.examples import first_copies
 from expunge.errors import InputError, SettingError
 from expunge.models import Header, ModelSpec
 from expunge.models.building import Classifier
@@ -122,6 +123,16 @@ def audited_part(test: ImageSet, after: nn.Module) -> tuple[ImageSet, tuple[str,
         return test, ()
     used = len(test) - len(left)
     return left, (f"the model was calibrated on {used:,} of {len(test):,} test examples; the audit uses the others",)
+
+
+def distinct(forgotten: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
+    """The forgotten images, each once, as an audit counts them, and what to say where that is not all."""
+    kept = first_copies(forgotten.images)
+    if len(kept) == len(forgotten):
+        return forgotten, ()
+    copies = len(forgotten) - len(kept)
+    told = f"{copies:,} of {len(forgotten):,} forgotten examples are copies of others; the audit counts each once"
+    return forgotten.take(kept), (told,)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:

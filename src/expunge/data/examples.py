@@ -215,6 +215,18 @@ def shared(first: Tensor, second: Tensor) -> Tensor:
     return torch.tensor([digest in seen for digest in content_digests(second)], dtype=torch.bool, device="cpu")
 
 
+def first_copies(inputs: Tensor) -> Tensor:
+    """Positions of the inputs that equal no earlier one (`content_digests`), ascending: int64, (M,), on the CPU.
+
+    >>> first_copies(torch.tensor([[1], [2], [1]])).tolist()
+    [0, 1]
+    """
+    seen: dict[bytes, int] = {}
+    for n, digest in enumerate(content_digests(inputs)):
+        seen.setdefault(digest, n)
+    return torch.tensor(list(seen.values()), dtype=torch.int64, device="cpu")
+
+
 def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
     """Raises `InputError` when an input stands in both sets (`shared`)."""
     if num := int(shared(first, second).sum()):

@@ -80,7 +80,8 @@ def student_margins(
         with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
             taught = logits_of(model, inputs).log_softmax(1)
         for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(size):
-            set_mode(student, "train" if len(index) > 1 else "eval")  # one has no statistics to normalise by
+            norm = "train" if len(index) > 1 else "eval"  # one has no statistics to normalise by
+            set_mode(student, norm, dropout=False)
             loss = divergence(taught[index], forward(student, inputs[index])).mean()
             require_gradient(loss)
             optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Distilling(Descent):
     since held-out examples alone say little of the outputs near what is forgotten; else mixtures of two forgotten ones.
     Each epoch draws its own. Where it draws more than `REPEATED` of all held-out examples, so that epochs share many,
     these (not the mixtures) are shifted at random. Elsewhere they are not: holding a network on shifted images, which
-    it may be poor at, costs it accuracy.
+    it may be poor at, costs it accuracy. Dropout is off: what is held and pulled to are outputs in eval mode.
 
     Attributes:
         pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
@@ -54,6 +54,8 @@ class Distilling(Descent):
     relax: float = 0.98
     retention_size: int = 256
     mixtures: bool = True
+
+    dropout: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class Descent:
         norm: mode of the normalisation layers that keep running statistics. `train` normalises by the batch at
             hand and updates the statistics from it, as most published code does; `eval` keeps the statistics. A layer
             whose parameters are all frozen (`requires_grad`) keeps them in either mode.
+        dropout: whether dropout layers are active, which a class decides and no setting: not where outputs are moved to
+            given values, which its noise would hide.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -55,6 +57,8 @@ class Descent:
     stop: Literal["budget", "epsilon", "forgotten"] = "budget"
     epsilon: float = 0.05
     norm: Literal["train", "eval"] = "train"
+
+    dropout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -117,7 +121,7 @@ def descend(
         if settings.stop == "forgotten" and _all_reached(model, inputs[:num_forget], goal, record):
             return model
         for positions, wanted in passes(epoch) if passes else [(everything, settings.batch_size)]:
-            set_mode(model, settings.norm)
+            set_mode(model, settings.norm, dropout=settings.dropout)
             batch_size = min(wanted or len(positions), len(positions))
             whole = batch_size == len(positions)
             order = positions
@@ -133,7 +137,7 @@ def descend(
                         )
                     break
                 if len(index) == 1 and any(m.training for m in model.modules() if isinstance(m, _BatchNorm)):
-                    set_mode(model, "eval")  # a batch of one has no statistics to normalise by
+                    set_mode(model, "eval", dropout=settings.dropout)  # one has no statistics to normalise by
                     record.warn("a batch held one example: its normalisation layers ran in eval mode")
                 batch = inputs if len(index) == size and whole else inputs[index]
                 with refusing(batch, f"a batch of {len(index)} in {settings.norm} mode"):
@@ -141,10 +145,9 @@ def descend(
                 value = loss(logits, index).mean()
                 losses.append(float(value.detach()))
                 if not torch.isfinite(value):
-                    raise NonFiniteError(
-                        f"the loss became {losses[-1]} after {record.steps} steps; the model is left as it was: "
-                        "lower lr, or set max_steps"
-                    )
+                    made = f"the loss became {losses[-1]} after {record.steps} steps; the model is left as it was: "
+                    steps = "lower lr, or set max_steps"
+                    raise NonFiniteError(made + (steps if record.steps else "no step size helps, other settings may"))
                 seen.append(logits.detach())
                 if whole and (finished() or (settings.stop == "epsilon" and losses[-1] < settings.epsilon)):
                     break
@@ -186,7 +189,7 @@ def step_size(
         loss, settings: as in `descend`.
         pace: > 0.
     """
-    set_mode(model, "eval")
+    set_mode(model, "eval", dropout=settings.dropout)
     num = min(PROBED, len(inputs))
     parameters, total = trainable(model), 0.0
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
@@ -234,10 +237,16 @@ def dense_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad = parameter.grad.to_dense()
 
 
-def set_mode(model: nn.Module, norm: str) -> None:
-    """Train mode, but for normalisation layers that are to keep their statistics: all, or those that are frozen."""
+def set_mode(model: nn.Module, norm: str, *, dropout: bool = True) -> None:
+    """Train mode, but for normalisation layers that are to keep their statistics: all, or those that are frozen.
+
+    Without dropout all the rest is in eval mode, wherever its dropout may be, but for recurrent layers, through which
+    cuDNN has gradients in train mode alone.
+    """
     model.train()
     for module in model.modules():
+        if not dropout and not isinstance(module, (*NORMALISATION, nn.RNNBase)):
+            module.training = False
         if isinstance(module, NORMALISATION):
             own = list(module.parameters(recurse=False))
             if norm == "eval" or (own and not any(parameter.requires_grad for parameter in own)):

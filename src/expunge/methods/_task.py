@@ -1,7 +1,7 @@
 """What a method is given, and what it reports back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Flag, auto
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data import Examples
+from expunge.data.examples import first_copies
 from expunge.records import Epoch, PseudoLabels
 
 
@@ -44,6 +45,14 @@ class Task:
     factory: Callable[[], nn.Module] | None = None
     updates: Path | None = None
     heldout: Examples | None = None
+
+    def distinct(self) -> "Task":
+        """The task with each forgotten input once: copies of one input have one output."""
+        if len(kept := first_copies(self.forget.inputs)) == len(self.forget):
+            return self
+        index, digests = kept.to(self.forget.inputs.device), tuple(self.forget_digests[n] for n in kept.tolist())
+        logits = self.forget_logits[index]
+        return replace(self, forget=self.forget.take(index), forget_digests=digests, forget_logits=logits)
 
     @property
     def num_classes(self) -> int:

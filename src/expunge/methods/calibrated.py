@@ -89,6 +89,7 @@ class Calibrated(Distilling):
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the targets, chooses the step size and minimises the distance to them."""
+        task = task.distinct()
         inputs, labels = task.forget.inputs, task.forget.labels
         own = margins(task.forget_logits, labels)
         if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:

@@ -60,7 +60,7 @@ def load_model(
     if header.spec.architecture.startswith("py:"):
         raise InputError(
             f"{path} was built by {header.spec.architecture}, code that expunge does not run on a file's word; "
-            f"give --model {header.spec.architecture} --weights {path}"
+            f"give {header.spec.architecture} as the model, and {path} as its weights"
         )
     model = _built(header, path)
     load_weights(model, path)

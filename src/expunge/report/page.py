@@ -79,6 +79,7 @@ def render(
         meaning=wording.meaning(report),
         advice=wording.advice(report),
         mark=wording.mark_of_accuracy(report),
+        doubts=report.doubts,
         accuracy=_accuracy_rows(report),
         tests=_test_rows(report.scores_before, report.scores_after),
         corrected=_test_rows(fixed.before, fixed.after) if (fixed := report.correction) else [],
