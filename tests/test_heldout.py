@@ -83,6 +83,19 @@ def test_about_half_is_calibrated_on_and_seeds_differ() -> None:
     assert 1800 < int((first == second).sum()) < 2200
 
 
+def test_a_held_out_set_with_random_transforms_is_refused() -> None:
+    """The split is by content: the audit would find other examples on its side than those that were left to it."""
+
+    class Shifted(Pairs):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            image, label = super().__getitem__(index)
+            return torch.roll(image, int(torch.randint(-1, 2, ())), -1), label
+
+    held = pairs(60, seed=8)
+    with pytest.raises(InputError, match="heldout set gives examples otherwise each time it is read"):
+        unlearn(network(), pairs(6, seed=2), heldout=Shifted(held.inputs, held.labels))
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_method_sees_no_example_of_the_audit_side(seed: int) -> None:
     model, heldout = Watched(), pairs(60, seed=8)

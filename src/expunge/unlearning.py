@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
-from expunge.data.examples import check_labels, check_logits, size_of
+from expunge.data.examples import check_labels, check_logits, check_steady, size_of
 from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.models import (
@@ -269,6 +269,7 @@ def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: in
     if heldout is None:
         return None
     examples = materialise(heldout, "heldout")
+    check_steady(heldout, examples, "heldout")  # the split is by content: nothing else tells the audit what was used
     _check_beside(examples, forget, num_classes, "held-out", "heldout")
     side = calibration_side(examples.inputs, seed)
     if not side.any() or side.all():

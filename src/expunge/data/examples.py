@@ -19,6 +19,9 @@ from expunge.randomness import stream
 SCALE = 255
 """What 8-bit images are divided by where they become floats."""
 
+STEADY = 8
+"""Examples that are read twice, to see whether they come out alike."""
+
 CHUNK = 256
 """Inputs that are looked at together."""
 
@@ -307,6 +310,16 @@ def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
     if len(examples) == 0:
         raise InputError(f"the {name} set is empty; give it at least one example")
     return examples
+
+
+def check_steady(dataset: "Dataset[Any]", examples: Examples, name: str) -> None:
+    """Raises `InputError` where the first of what was read, `examples`, differ from what the dataset gives now."""
+    first = range(min(STEADY, len(examples)))
+    again = materialise(dataset, name, first)
+    if not torch.equal(again.inputs, examples.inputs[: len(first)]):
+        raise InputError(
+            f"the {name} set gives examples otherwise each time it is read: take out its random transforms"
+        )
 
 
 def size_of(dataset: "Dataset[Any]", name: str) -> int:
