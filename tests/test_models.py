@@ -334,6 +334,13 @@ def test_timm_models_take_foreign_weights(tmp_path: Path) -> None:
         load_model("timm:resnet10t", weights=tmp_path / "weights.safetensors")
     with pytest.raises(SettingError, match="says nothing of the weights; add --weights"):
         load_model("timm:resnet10t")
+    smaller, told = load_model(
+        "timm:resnet10t,num_classes=5,in_chans=1,image_size=28", weights=tmp_path / "weights.safetensors"
+    )
+    assert told.spec.image_size == 28
+    assert smaller(torch.zeros(1, 1, 28, 28)).shape == (1, 5)
+    with pytest.raises(SettingError, match="takes images of 224 pixels alone; img_size=28 may build another"):
+        load_model("timm:vit_tiny_patch16_224,image_size=28", weights=tmp_path / "weights.safetensors")
     with pytest.raises(SettingError, match="write timm:NAME"):
         load_model("timm:resnet10t,num_classes=five", weights=tmp_path / "weights.safetensors")
     with pytest.raises(SettingError, match="timm does not know 'nothing'"):

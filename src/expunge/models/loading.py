@@ -109,7 +109,9 @@ def _options(rest: str, advice: str) -> tuple[str, dict[str, int]]:
 def _check_numbers(rest: str, ours: Header, weights: Path) -> None:
     """Raises `SettingError` where what a command says of a timm model is not what the checkpoint says."""
     _, given = _options(rest, f"timm:{rest}")
-    known = {"num_classes": ours.spec.num_classes, "in_chans": ours.spec.in_channels, **ours.spec.options}
+    told = ours.spec
+    known = {"num_classes": told.num_classes, "in_chans": told.in_channels, "image_size": told.image_size}
+    known |= told.options
     for key, value in given.items():
         if key in known and known[key] != value:
             raise SettingError(f"timm:{rest} says {key}={value}, and {weights} {key}={known[key]}: leave it out")
@@ -118,10 +120,14 @@ def _check_numbers(rest: str, ours: Header, weights: Path) -> None:
 def _from_timm(rest: str) -> tuple[nn.Module, Header]:
     from expunge.models.vision import timm_defaults
 
-    name, options = _options(rest, f"timm:{rest}: write timm:NAME,num_classes=10,in_chans=1")
+    name, options = _options(rest, f"timm:{rest}: write timm:NAME,num_classes=10,in_chans=1,image_size=64")
     defaults = timm_defaults(name)
     channels = options.pop("in_chans", defaults["input_size"][0])
     num_classes = options.pop("num_classes", defaults["num_classes"])
+    own_size = options.get("img_size", defaults["input_size"][1])
+    size = options.pop("image_size", own_size)
+    if size != own_size and defaults.get("fixed_input_size"):
+        raise SettingError(f"timm:{name} takes images of {own_size} pixels alone; img_size={size} may build another")
     mean, std = tuple(defaults["mean"]), tuple(defaults["std"])
     if len(mean) != channels:  # as timm does for another number of channels: the average
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
@@ -129,7 +135,7 @@ def _from_timm(rest: str) -> tuple[nn.Module, Header]:
         architecture=f"timm:{name}",
         num_classes=num_classes,
         in_channels=channels,
-        image_size=options.get("img_size", defaults["input_size"][1]),
+        image_size=size,
         mean=mean,
         std=std,
         options=options,
