@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 from expunge.audit import AuditReport, audit, logit_margin, score_test
 from expunge.audit.default_audit import BINS, ROC_POINTS, histograms
+from expunge.audit.difficulty import Difficulty
 from expunge.audit.forward import outputs_of
 from expunge.data import Examples, load_data
 from expunge.errors import InputError
@@ -327,6 +328,14 @@ def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples])
     once = audit(original, original, forget, test, ids=ids)
     many = audit(original, original, forget.take(torch.arange(16).repeat(8)), test, ids=[*ids, *["copy"] * 112])
     assert (many.num_forget, many.scores_after, many.recognisable) == (16, once.scores_after, once.recognisable)
+    known = Difficulty(
+        forget=np.linspace(-1, 1, 16), heldout=np.linspace(-1, 1, len(test)), num_references=4,
+        forget_accuracy=0.8, accuracy=0.8,
+    )  # fmt: skip
+    of_all = replace(known, forget=np.tile(known.forget, 8))
+    for given in (known, of_all):  # told of each example, or of each copy
+        fixed = audit(original, original, forget.take(torch.arange(16).repeat(8)), test, difficulty=given)
+        assert fixed.correction == audit(original, original, forget, test, difficulty=known).correction
     assert "112 of the 128 forgotten examples are copies of others" in told_by(many)
     assert "copies" not in told_by(once)
 

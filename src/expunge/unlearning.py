@@ -79,8 +79,8 @@ def unlearn(
     Raises:
         SettingError: unknown method, or an input that the method needs is missing.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
-            inputs or weights (but for −inf in buffers: those are masks), or retained or held-out examples that
-            overlap the forget set.
+            inputs or weights (but for −inf in buffers: those are masks), retained or held-out examples that overlap the
+            forget set, or held-out ones that read otherwise each time.
         NonFiniteError: the loss or a weight became NaN or infinite on the way.
 
     >>> import expunge

@@ -127,7 +127,7 @@ def audit(
     if len(kept) < all_forgotten:
         examples["forget"] = examples["forget"].take(kept)
         named = [named[n] for n in kept.tolist()] if named is not None else None
-        if difficulty is not None:
+        if difficulty is not None and len(difficulty.forget) == all_forgotten:
             difficulty = replace(difficulty, forget=difficulty.forget[kept.numpy()])
     given = len(examples["test"])
     left = audited(examples["test"].inputs, after)
