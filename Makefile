@@ -1,11 +1,12 @@
 # make demo    build the environment, train a small network, make it forget 100 images
 # make test    the whole suite
 # make check   style and types
+# make grid    the paper's experiments, in the background; MINUTES=12: here, for so long
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench grid results clean
 
 demo: $(VENV)/core
 	$(BIN)/expunge demo
@@ -24,6 +25,13 @@ format: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks
+
+grid: $(VENV)/dev
+	$(BIN)/python -m experiments grid $(if $(MINUTES),--minutes $(MINUTES))
+
+results: $(VENV)/dev
+	$(BIN)/python -m experiments grid --collect
+	$(BIN)/python -m benchmarks.tables
 
 clean:
 	rm -rf $(VENV)

@@ -244,7 +244,8 @@ def test_missing_failed_and_repeated_cells(tmp_path: Path) -> None:
         "Failed: 3. NegGrad at 32, seed 0: out of memory; NegGrad at 32, seed 1: out of memory; δ-Targeted¹ at 16, "
         "seed 3: the loss became NaN.",
         "Left out: 2 results of settings that the paper does not have (rows retrain).",
-        "Left out: 2 results with another original model, or measured on other examples (fashion-mnist-resnet18).",
+        "Left out: 1 result with another original model or other images (fashion-mnist-resnet18).",
+        "Left out: 1 result with other subsets or conditions (fashion-mnist-resnet18).",
         "Left out: 1 result with other settings of the same row (fashion-mnist-resnet18).",
         "Left out: 1 result of a cell that was measured again later.",
         "Retain accuracy is of a fixed subset of 10,000 retained examples (fashion-mnist-resnet18).",
@@ -267,7 +268,7 @@ def test_results_on_one_half_of_the_test_set_are_kept_apart(tmp_path: Path) -> N
     half = [result("before", 16, seed, test_accuracy=0.8, heldout=True, cell=f"half {seed}") for seed in range(2)]
     found = loaded(tmp_path, [*whole, *half])
     assert [r.test_accuracy for seeds in found.cells.values() for r in seeds.values()] == [0.9] * 3
-    assert "2 results with another original model, or measured on other examples" in found.notes[0]
+    assert "2 results with another recipe of the original, or measured on one half" in found.notes[0]
 
 
 def test_figures_of_nothing_that_the_paper_has_are_refused(tmp_path: Path) -> None:

@@ -160,7 +160,10 @@ def test_the_papers_grid_is_2520_cells() -> None:
         assert [name for n, name in enumerate(names) if names[n - 1] != name] == list(dict.fromkeys(names))
         assert names[:210] == ["fashion-mnist-resnet18"] * 210
         assert [cell.seed for cell in cells[:210]] == sorted(cell.seed for cell in cells[:210])
-        assert {cell.retain_subset for cell in cells} == {10_000 if profile == "cpu" else None}
+        measured = {(cell.retain_subset, cell.test_subset, cell.row == "before") for cell in cells}
+        subset = 5_000 if profile == "cpu" else None
+        assert measured == {(None, None, True), (subset, subset, False)}
+        assert {cell.conditions.get("precision") for cell in cells} == {"bf16" if profile == "cpu" else None}
     assert Counter(cell.row for cell in cells) == dict.fromkeys(
         ("before", "neg_grad", "random_label", "bad_teacher", "amnesiac", "targeted1", "targeted3"), 360
     )
@@ -414,7 +417,9 @@ def test_a_changed_setting_is_never_answered_by_an_old_result(smoke: Path, model
     assert set(summary.originals[0].reached) == {"retain_accuracy", "test_accuracy"}
 
 
-def test_another_original_makes_its_cells_missing(smoke: Path, models: Path, tmp_path: Path) -> None:
+def test_another_original_is_measured_where_a_seed_of_the_earlier_one_is_not_whole(
+    smoke: Path, models: Path, tmp_path: Path
+) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -429,14 +434,18 @@ def test_another_original_makes_its_cells_missing(smoke: Path, models: Path, tmp
     weights[name] = weights[name] + torch.full_like(weights[name], 1e-4)
     save_file(weights, path, metadata=metadata)
     cells = only(load_grid(SMOKE).cells("cpu"), ["method=before"])
+    assert do(cells, out, changed)[1] == []
+    (file,) = out.iterdir()
+    lines = file.read_text().splitlines(keepends=True)
+    gone = next(line for line in lines if (found := Result.from_line(line)).row == "before" and found.seed == 1)
+    file.write_text("".join(line for line in lines if line != gone))
     _, done = do(cells, out, changed)
-    assert len(done) == 4
-    assert len({r.model_digest for r in read_results(out)}) == 2
-    assert {r.model_digest for r in current(cells, read_results(out)).values()} == {done_digest(out, last=True)}
-
-
-def done_digest(out: Path, *, last: bool) -> str:
-    return read_results(out)[-1 if last else 0].model_digest
+    assert len(done) == 2
+    digests_of = {
+        seed: {r.model_digest for r in current(cells, read_results(out)).values() if r.seed == seed} for seed in (0, 1)
+    }
+    assert digests_of == {0: {Result.from_line(gone).model_digest}, 1: {read_results(out)[-1].model_digest}}
+    assert digests_of[0] != digests_of[1]
 
 
 def test_failures_are_recorded_and_retried_only_on_request(models: Path, tmp_path: Path) -> None:
@@ -543,7 +552,7 @@ def test_a_test_image_that_is_a_forgotten_one_too_is_left_out(models: Path) -> N
     images[::10] = forget.images[0]
     stage.test = replace(stage.test, images=images)
     stage.test_pixels = digests(images)
-    stage._before = None
+    stage._before = {}
     assert stage.measured(cell)["audit_verdict"]
     assert stage.measured(replace(cell, method=BEFORE, settings={}))["audit_a1"] != before["audit_a1"]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -15,6 +15,16 @@ FORMAT = "expunge-bench/1"
 
 BEFORE = "before"
 """The row of the original model as it is, which no method touches."""
+
+CONDITIONS: dict[str, tuple[Any, ...]] = {
+    "precision": ("bf16",),
+    "augment": ("shift", "flip_shift"),
+    "schedule": ("cosine",),
+    "carried": (True,),
+}
+"""{condition: its values}. `precision`: the network runs under autocast in bf16 while it is unlearned, with weights in
+fp32. `augment`: inputs are augmented in train mode, as in training. `schedule`: the step size falls to zero along a
+cosine over the budget. `carried`: Adam starts with the moments that it would have at the end of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,8 @@ class Cell:
             that are forgotten; None: on all of them.
         heldout: the method is handed the test set, of which it sees one half, and the cell is measured on the other.
         withheld: the cell is measured on that half, and the method is handed no held-out examples all the same.
+        test_subset: test accuracy and audit are of so many test images, the same for all cells; None: of all.
+        conditions: what else the method runs under, by keys of `CONDITIONS`; empty: nothing else.
     """
 
     original: Original
@@ -75,6 +87,8 @@ class Cell:
     retain_subset: int | None
     heldout: bool = False
     withheld: bool = False
+    test_subset: int | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reads_updates(self) -> bool:
@@ -96,6 +110,8 @@ class Cell:
             "retain_subset": self.retain_subset,
             **({"heldout": True} if self.heldout else {}),
             **({"withheld": True} if self.withheld else {}),
+            **({} if self.test_subset is None else {"test_subset": self.test_subset}),
+            **({"conditions": dict(self.conditions)} if self.conditions else {}),
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 

@@ -2,11 +2,11 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from expunge.bench.cells import BEFORE, Cell, Original
+from expunge.bench.cells import BEFORE, CONDITIONS, Cell, Original
 from expunge.data import NAMED
 from expunge.errors import InputError, SettingError
 from expunge.methods import METHODS, Needs, make_method, settings_of
@@ -15,7 +15,7 @@ from expunge.training import Recipe, recipe_for
 
 GRID_FORMAT = "expunge-grid/1"
 _NEEDED = {"format", "datasets", "architectures", "sizes", "seeds", "retain_size", "rows", "profiles"}
-_TOP = _NEEDED | {"originals", "heldout"}
+_TOP = _NEEDED | {"originals", "heldout", "readings"}
 WITHOUT_SETTINGS = {BEFORE: "it is the model as it is", "retrain": "it takes the original's recipe"}
 _TARGETS = {"retain_accuracy", "test_accuracy"}
 
@@ -29,12 +29,39 @@ class Row:
         method: a key of `METHODS`, or `before`.
         settings: all fields of the method; empty for `before`, and for `retrain`, which takes each original's recipe.
         withheld: in a grid with held-out examples, this row's method is handed none.
+        conditions: what else the method runs under, by keys of `CONDITIONS`.
     """
 
     name: str
     method: str
     settings: Mapping[str, Any]
     withheld: bool = False
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How cells are measured on one kind of machine.
+
+    Attributes:
+        retain, test: examples that retain and test accuracy are measured on; None: all. The row `before` is measured
+            on all of them where `test` is given.
+        precision: what methods run in: `fp32`, or `bf16` for autocast.
+    """
+
+    retain: int | None
+    test: int | None = None
+    precision: str = "fp32"
+
+    def conditions(self, row: Row) -> dict[str, Any]:
+        """What a row runs under."""
+        kept = self.precision == "fp32" or row.method == "retrain"  # which has its recipe's own
+        return {**({} if kept else {"precision": self.precision}), **row.conditions}
+
+    def subsets(self, row: Row) -> tuple[int | None, int | None]:
+        """How many retained and test examples a row is measured on."""
+        whole = row.method == BEFORE and self.test is not None
+        return (None, None) if whole else (self.retain, self.test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +71,7 @@ class Grid:
     Attributes:
         originals: dataset by dataset, in the order in which they are worked through.
         rows, sizes, seeds: as the file lists them.
-        profiles: {name: how many retained examples retain accuracy is measured on; None: all}.
+        profiles: {name: how cells are measured}.
         heldout: methods may calibrate on one half of the test set, and all are measured on the other.
     """
 
@@ -52,7 +79,7 @@ class Grid:
     rows: tuple[Row, ...]
     sizes: tuple[int, ...]
     seeds: tuple[int, ...]
-    profiles: Mapping[str, int | None]
+    profiles: Mapping[str, Profile]
     heldout: bool = False
 
     def cells(self, profile: str) -> list[Cell]:
@@ -63,6 +90,7 @@ class Grid:
         """
         if profile not in self.profiles:
             raise SettingError(f"the grid has no profile {profile!r}; it has {', '.join(self.profiles)}")
+        how = self.profiles[profile]
         return [
             Cell(
                 original=original,
@@ -71,7 +99,9 @@ class Grid:
                 settings=original.recipe if row.method == "retrain" else row.settings,
                 forget_size=size,
                 seed=seed,
-                retain_subset=self.profiles[profile],
+                retain_subset=how.subsets(row)[0],
+                test_subset=how.subsets(row)[1],
+                conditions=how.conditions(row),
                 heldout=self.heldout,
                 withheld=row.withheld,
             )
@@ -119,13 +149,16 @@ def _grid(content: Mapping[str, Any]) -> Grid:
     heldout = content.get("heldout", False)
     if type(heldout) is not bool:
         raise InputError(f"heldout is true or false, not {heldout!r}")
-    rows = tuple(_row(entry, retain_size, heldout) for entry in _list(content, "rows", dict))
+    entries = _list(content, "rows", dict)
+    if "readings" in content:
+        entries = _read_in_each_way(entries, _list(content, "readings", dict))
+    rows = tuple(_row(entry, retain_size, heldout) for entry in entries)
     repeated = {row.name for row in rows if sum(other.name == row.name for other in rows) > 1}
     if repeated:
         raise InputError(f"two rows are called {min(repeated)!r}")
     for n, row in enumerate(rows):
         for other in rows[:n]:
-            if (row.method, row.settings, row.withheld) == (other.method, other.settings, other.withheld):
+            if replace(row, name=other.name) == other:
                 raise InputError(f"the rows {other.name!r} and {row.name!r} are the same method with the same settings")
     return Grid(
         originals=_originals(content.get("originals", {}), datasets, architectures),
@@ -137,8 +170,23 @@ def _grid(content: Mapping[str, Any]) -> Grid:
     )
 
 
+def _read_in_each_way(rows: list[Mapping[str, Any]], readings: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Every row with settings under every reading, as `ROW: READING`; a reading may be of some rows alone."""
+    made = [row for row in rows if row.get("method") in WITHOUT_SETTINGS]
+    for reading in readings:
+        _check_keys(reading, {"name", "rows", "settings", "conditions"}, {"name"}, "a reading")
+        for row in rows:
+            if row in made or row.get("name") not in reading.get("rows", [row.get("name")]):
+                continue
+            both = {key: {**row.get(key, {}), **reading.get(key, {})} for key in ("settings", "conditions")}
+            made.append({**row, "name": f"{row.get('name')}: {reading['name']}", **both})
+    return made
+
+
 def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
-    _check_keys(entry, {"name", "method", "protocol", "settings", "withheld"}, {"name", "method"}, "a row")
+    _check_keys(
+        entry, {"name", "method", "protocol", "settings", "withheld", "conditions"}, {"name", "method"}, "a row"
+    )
     for key in ("name", "method", "protocol"):
         if not isinstance(entry.get(key, ""), str):
             raise InputError(f"a row's {key} is text, not {entry[key]!r}")
@@ -160,17 +208,28 @@ def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
             f"the row {name!r}: withheld is true or false, and true only where the grid has heldout = true and the "
             "method reads held-out examples"
         )
-    return Row(name=str(name), method=method, settings=settings_of(chosen), withheld=withheld)
+    conditions = dict(_table(entry.get("conditions", {}), "conditions"))
+    for key, value in conditions.items():
+        if value not in CONDITIONS.get(key, ()):
+            known = ", ".join(f"{key} = {values[0]!r}" for key, values in CONDITIONS.items())
+            raise SettingError(f"the row {name!r}: there is no condition {key} = {value!r}; there are {known}")
+    return Row(name=str(name), method=method, settings=settings_of(chosen), withheld=withheld, conditions=conditions)
 
 
-def _profiles(content: Any) -> dict[str, int | None]:
-    profiles: dict[str, int | None] = {}
+def _profiles(content: Any) -> dict[str, Profile]:
+    profiles: dict[str, Profile] = {}
     for name, entry in _table(content, "profiles").items():
-        _check_keys(_table(entry, name), {"retain"}, {"retain"}, f"the profile {name!r}")
-        retain = entry["retain"]
-        if retain != "all" and (type(retain) is not int or retain < 1):
-            raise SettingError(f'the profile {name!r}: retain is "all" or a number of examples, not {retain!r}')
-        profiles[name] = None if retain == "all" else retain
+        _check_keys(_table(entry, name), {"retain", "test", "precision"}, {"retain"}, f"the profile {name!r}")
+        sizes: dict[str, int | None] = {}
+        for key in ("retain", "test"):
+            size = entry.get(key, "all")
+            if size != "all" and (type(size) is not int or size < 1):
+                raise SettingError(f'the profile {name!r}: {key} is "all" or a number of examples, not {size!r}')
+            sizes[key] = None if size == "all" else size
+        precision = entry.get("precision", "fp32")
+        if precision not in {"fp32", "bf16"}:
+            raise SettingError(f"the profile {name!r}: precision is fp32 or bf16, not {precision!r}")
+        profiles[name] = Profile(**sizes, precision=precision)
     if not {"cpu", "gpu"} <= set(profiles):
         raise InputError("it needs the profiles cpu and gpu")
     return profiles

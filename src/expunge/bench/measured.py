@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 
+from expunge.bench.cells import BEFORE
 from expunge.bench.paper import ARCHITECTURES, DATASETS, OURS, ROWS, SIZES, TABLES
 from expunge.bench.results import Result, read_results
 from expunge.errors import InputError
@@ -60,9 +61,9 @@ class Measured:
 def load_measured(directory: str | Path) -> Measured:
     """Reads the results of `expunge bench run`.
 
-    Of one dataset and architecture, only results of one original model and one subset for the retain accuracy can be
-    compared, and of one row only those of one choice of settings: the most frequent one counts. A cell that was run
-    again counts as its last measurement, a failure only where there is none.
+    Of one dataset and architecture, only results of one recipe of the original, measured in one way, can be compared,
+    of one seed only those of one original model, and of one row only those of one choice of settings: the most frequent
+    counts. A cell that was run again counts as its last measurement, a failure only where there is none.
 
     Raises:
         InputError: there is no result, or a line that is none.
@@ -84,8 +85,22 @@ def load_measured(directory: str | Path) -> Measured:
     kept = _most(
         known,
         lambda r: (r.dataset, r.architecture),
-        lambda r: dumps([r.model_digest, r.retain_subset, r.heldout, r.data_digest or images.get(r.model_digest)]),
-        "another original model, or measured on other examples",
+        lambda r: dumps([dict(r.original), r.heldout], sort_keys=True),
+        "another recipe of the original, or measured on one half of the test set",
+        notes,
+    )
+    kept = _most(
+        kept,
+        lambda r: (r.dataset, r.architecture, str(r.method == BEFORE)),
+        lambda r: dumps([r.retain_subset, r.test_subset, dict(r.conditions)], sort_keys=True),
+        "other subsets or conditions",
+        notes,
+    )
+    kept = _most(
+        kept,
+        lambda r: (r.dataset, r.architecture, str(r.seed)),
+        lambda r: dumps([r.model_digest, r.data_digest or images.get(r.model_digest)]),
+        "another original model or other images",
         notes,
     )
     kept = _most(

@@ -2,11 +2,12 @@
 
 import copy
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from expunge.audit import logit_margin, score_test
 from expunge.bench.cells import BEFORE, Cell
+from expunge.bench.conditions import Conditions, adam_moments
 from expunge.bench.results import Result, result_of
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
@@ -31,6 +33,9 @@ from expunge.update_log import UPDATES
 
 TOLERANCE = 0.0005
 """Accuracies in bf16 must be within 0.05 points of those in fp32, or fp32 is used."""
+
+BATCHES = (64, 128, 256, 1000)
+"""Images a forward pass, of which the quickest is taken."""
 
 CHECKED = 10_000
 """Training images that the comparison of precisions is made on, beside the test set."""
@@ -154,7 +159,7 @@ class Stage:
         if tuple(self.train.images.shape[1:]) != wanted or len(self.train.class_names) != header.spec.num_classes:
             raise InputError(f"{model} was not trained on images such as those of {dataset}")
         self.network = network.to(self.device)
-        if self.device.type == "cuda":  # on CPUs it gains little in fp32, which networks are unlearned in
+        if self.device.type == "cuda":  # on CPUs it gains little in fp32
             self.network = network.to(memory_format=torch.channels_last)
         self.pixels = digests(self.train.images)
         self.test_pixels = digests(self.test.images)
@@ -168,8 +173,9 @@ class Stage:
         }
         self.original_l1 = sum(float(p.detach().double().abs().sum()) for p in network.parameters())
         self.num_parameters = sum(p.numel() for p in network.parameters())
-        self.precision = self._precision()
-        self._before: tuple[Seen, Seen, float] | None = None
+        self._batches: dict[str, int] = {}
+        self._before: dict[str, tuple[Seen, Seen, float]] = {}
+        self._carried: dict[str, dict[str, Tensor]] | None = None
 
     @property
     def told(self) -> str:
@@ -190,25 +196,30 @@ class Stage:
             "device": self.told,
         }
         audited = self._audited_on(cell)
+        conditions = Conditions(**cell.conditions)
         shared["test_measured"] = len(audited)
         if cell.method == BEFORE:
-            return {**shared, **self._as_it_is(forget, positions, audited)}
+            return {**shared, **self._as_it_is(forget, positions, audited, conditions.precision)}
+        precision = "bf16" if conditions.precision == "bf16" else self.precision
         method = make_method(cell.method, **cell.settings)
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
-        result = unlearn(
-            self.network,
-            forget,
-            method=method,
-            retain=retain,
-            heldout=self.test.without(forget) if cell.heldout and not cell.withheld else None,
-            updates=self.updates,
-            seed=cell.seed,
-        )
+        batch = cell.settings.get("batch_size") or math.inf
+        passed = cell.forget_size + (0 if retain is None else len(retain))
+        with conditions.applied(cell.settings.get("epochs", 0) * math.ceil(max(1.0, passed / batch)), self._moments):
+            result = unlearn(
+                conditions.network(self.network),
+                forget,
+                method=method,
+                retain=retain,
+                heldout=self.test.without(forget) if cell.heldout and not cell.withheld else None,
+                updates=self.updates,
+                seed=cell.seed,
+            )
         started = time.perf_counter()
         model = result.model.to(memory_format=torch.channels_last)
-        retained = self._seen(model, self._at(positions), self.precision)
-        tested = self._seen(model, self.resident["test"].take(audited.to(self.device)), self.precision)
-        gone = self._seen(model, self._at(self._positions(forget)), self.precision)
+        retained = self._seen(model, self._at(positions), precision)
+        tested = self._seen(model, self.resident["test"].take(audited.to(self.device)), precision)
+        gone = self._seen(model, self._at(self._positions(forget)), precision)
         return {
             **shared,
             "forget_accuracy": result.trace.forget_accuracy_after,
@@ -216,7 +227,7 @@ class Stage:
             "test_accuracy": tested.accuracy,
             **self._audited(gone.margins, tested.margins, forget, audited),
             "seconds_evaluating": time.perf_counter() - started,
-            "evaluated_in": self.precision,
+            "evaluated_in": precision,
             "retain_digest": None if retain is None else _digest_of_ids(retain),
             **_of_trace(result.trace),
         }
@@ -224,16 +235,19 @@ class Stage:
     def _audited_on(self, cell: Cell) -> Tensor:
         """Positions of the test images that the cell is measured on, ascending."""
         left = audit_side(self.test.images, [cell.seed] if cell.heldout else [])
-        return left.nonzero()[:, 0]
+        if cell.test_subset is None:
+            return left.nonzero()[:, 0]
+        order = order_of_subset(len(self.test))
+        return order[left[order]][: cell.test_subset].sort().values
 
-    def _as_it_is(self, forget: ImageSet, positions: Tensor, audited: Tensor) -> dict[str, Any]:
+    def _as_it_is(self, forget: ImageSet, positions: Tensor, audited: Tensor, precision: str) -> dict[str, Any]:
         """The original's own fields, from one pass over all images that serves every forget set."""
-        if self._before is None:
+        if precision not in self._before:
             started = time.perf_counter()
-            everything = self._seen(self.network, self.resident["train"], "fp32")
-            tested = self._seen(self.network, self.resident["test"], "fp32")
-            self._before = everything, tested, time.perf_counter() - started
-        everything, tested, seconds = self._before
+            everything = self._seen(self.network, self.resident["train"], precision)
+            tested = self._seen(self.network, self.resident["test"], precision)
+            self._before[precision] = everything, tested, time.perf_counter() - started
+        everything, tested, seconds = self._before[precision]
         gone = self._positions(forget)
         return {
             "forget_accuracy": _share(everything.right[gone]),
@@ -245,7 +259,7 @@ class Stage:
             "examples_seen": 0,
             "seconds": 0.0,
             "seconds_evaluating": seconds,
-            "evaluated_in": "fp32",
+            "evaluated_in": precision,
         }
 
     def _kept(self, forget: ImageSet) -> Tensor:
@@ -283,13 +297,23 @@ class Stage:
         test = score_test(gone, tested[unseen], forget_labels=forget.labels.numpy(), heldout_labels=labels)
         return {"audit_verdict": test.verdict, "audit_a1": test.a1, "audit_a2": test.a2, "audit_auc": test.auc}
 
+    def _moments(self) -> dict[str, dict[str, Tensor]]:
+        """Adam's moments at the end of training, by parameter."""
+        if self._carried is None:
+            self._carried = adam_moments(self.network, self.resident["train"])
+        return self._carried
+
     def _at(self, positions: Tensor) -> Examples:
         return self.resident["train"].take(positions.to(self.device))
 
     def _seen(self, model: nn.Module, examples: Examples, precision: str) -> Seen:
-        """One pass over examples that lie on the device."""
+        """One pass over examples that lie on the device, in batches of the size that is quickest."""
+        if precision not in self._batches:
+            self._batches[precision] = self._best_batch(precision)
+        return self._seen_in(model, examples, precision, self._batches[precision])
+
+    def _seen_in(self, model: nn.Module, examples: Examples, precision: str, size: int) -> Seen:
         model.eval()
-        size = 1000 if self.device.type == "cuda" else 250
         parts = []
         with torch.inference_mode():
             for images in examples.inputs.split(size):
@@ -300,7 +324,22 @@ class Stage:
         margins = logit_margin(logits.double().numpy(), labels.numpy())
         return Seen(logits.argmax(1) == labels, margins)
 
-    def _precision(self) -> str:
+    def _best_batch(self, precision: str) -> int:
+        """The quickest of `BATCHES` to run this network in; on a GPU the largest."""
+        if self.device.type == "cuda":
+            return BATCHES[-1]
+        network = copy.deepcopy(self.network).to(memory_format=torch.channels_last)
+        paces = {}
+        for size in BATCHES:
+            examples = self._at(self.order[:size])
+            self._seen_in(network, examples, precision, size)  # the first pass of a shape is slower
+            started = time.perf_counter()
+            self._seen_in(network, examples, precision, size)
+            paces[size] = (time.perf_counter() - started) / size
+        return min(paces, key=paces.__getitem__)
+
+    @cached_property
+    def precision(self) -> str:
         """`bf16` where the device computes in it and the original's accuracies stay within `TOLERANCE`, else `fp32`."""
         if not computes_in_bf16(self.device):
             return "fp32"

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Result:
         warnings: the trace's.
         forget_digest, retain_digest: SHA-256 of the ids drawn, in order; retain_digest is None where none was used.
         data_digest: SHA-256 of the training and test images and labels.
-        heldout, withheld: as of the `Cell`; False in lines from before they were written.
+        heldout, withheld, test_subset, conditions: as of the `Cell`; in lines from before they were written, the
+            defaults.
         device, versions, commit: where and with what it was measured.
     """
 
@@ -88,6 +89,8 @@ class Result:
     data_digest: str | None = None
     heldout: bool = False
     withheld: bool = False
+    test_subset: int | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
     versions: Mapping[str, str]
     commit: str
@@ -119,6 +122,8 @@ def result_of(cell: Cell, *, model_digest: str, versions: Mapping[str, str], com
         retain_subset=cell.retain_subset,
         heldout=cell.heldout,
         withheld=cell.withheld,
+        test_subset=cell.test_subset,
+        conditions=dict(cell.conditions),
         original=cell.original.training(),
         model_digest=model_digest,
         versions=dict(versions),
@@ -141,16 +146,34 @@ def read_results(directory: Path) -> list[Result]:
 def current(cells: Iterable[Cell], results: Iterable[Result]) -> dict[str, Result]:
     """{cell's id: its result} for the cells that have one.
 
-    Results of other settings are left out. Where an original was trained anew, the one with the most measurements
-    counts (of equals the latest); where a cell was run again, the last line.
+    Results of other settings are left out. Where an original was trained anew, of each seed the one with the most
+    measurements counts (of equals the latest); where a cell was run again, the last line.
     """
-    wanted = {cell.id: cell.original.name for cell in cells}
+    wanted = {cell.id: (cell.original.name, cell.seed) for cell in cells}
     found = {(r.cell, r.model_digest): r for r in results if r.cell in wanted}
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[tuple[str, int], Counter[str]] = {}
     for (cell, digest), result in reversed(found.items()):
         counts.setdefault(wanted[cell], Counter())[digest] += result.failed is None
     best = {name: count.most_common(1)[0][0] for name, count in counts.items()}
     return {cell: result for (cell, digest), result in found.items() if best[wanted[cell]] == digest}
+
+
+def done(cells: Iterable[Cell], results: Iterable[Result], digest: str | None) -> dict[str, Result]:
+    """{cell's id: its result} for the cells that need not be run again.
+
+    Args:
+        cells: of one original.
+        results: of any.
+        digest: of the original at hand; None: it is not there. Results of an earlier one, trained in the same way,
+            count for a seed that they are complete for: all rows of a seed are to be of one original.
+    """
+    cells, results = list(cells), list(results)
+    found = current(cells, results)
+    if digest is None:
+        return found
+    mine = current(cells, (result for result in results if result.model_digest == digest))
+    open_seeds = {cell.seed for cell in cells if cell.id not in found}
+    return {id_: result for id_, result in found.items() if result.seed not in open_seeds} | mine
 
 
 class ResultFiles:

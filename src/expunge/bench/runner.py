@@ -15,7 +15,7 @@ import torch
 
 from expunge.bench.cells import BEFORE, Cell, Original
 from expunge.bench.measuring import Outcome, Task, model_digest
-from expunge.bench.results import ResultFiles, current, opened
+from expunge.bench.results import ResultFiles, done, opened
 from expunge.bench.summary import BenchSummary, OriginalSummary, reached
 from expunge.data import ImageSet, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
@@ -295,8 +295,7 @@ class _Run:
         originals = []
         for original in self.originals:
             cells = self.cells[original.name]
-            digest = self._digest(original)
-            found = current(cells, (r for r in self.files.results if digest in {None, r.model_digest}))
+            found = done(cells, self.files.results, self._digest(original))
             originals.append(
                 OriginalSummary(
                     name=original.name,
@@ -318,14 +317,13 @@ class _Run:
         )
 
     def _missing(self, original: Original) -> list[Cell]:
-        """The cells without a result of this original. Where its file is not there, another one's serve."""
+        """The cells without a result of this original, or of an earlier one: see `done`."""
         cells = self.cells[original.name]
         if self._checkpoint(original).exists():
             check_original(self._checkpoint(original), original)
-        digest = self._digest(original)
-        found = current(cells, (r for r in self.files.results if digest in {None, r.model_digest}))
-        done = {name for name, result in found.items() if not (self.retry_failed and result.failed)}
-        return [cell for cell in cells if cell.id not in done]
+        found = done(cells, self.files.results, self._digest(original))
+        kept = {name for name, result in found.items() if not (self.retry_failed and result.failed)}
+        return [cell for cell in cells if cell.id not in kept]
 
     def _checkpoint(self, original: Original) -> Path:
         return self.models / original.name / FILE_NAME
