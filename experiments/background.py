@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.plan import ROOT, Step, load_plan
+from expunge.errors import ExpungeError
 
 RUNS = ROOT / "runs"
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 class Job:
@@ -49,13 +51,17 @@ class Job:
             "PYTHONPATH": f"{self.clone / 'src'}:{self.clone}",
         }
         plan = self.clone / self.plan.relative_to(ROOT) if self.plan.is_relative_to(ROOT) else self.plan
-        command = [sys.executable, "-m", "experiments", "supervise", str(plan), str(self.runs)]
-        with (self.home / "log").open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=self.clone, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        self._note("job", pid=process.pid, commit=commit)
+        command = ["setsid", "--fork", sys.executable, "-m", "experiments", "supervise", str(plan), str(self.runs)]
+        self._note("job", commit=commit)
+        with (self.home / "log").open("ab") as log:  # --fork: it is nobody's child, and outlives who started it
+            subprocess.run(
+                command, cwd=self.clone, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
+            )
+        until = time.monotonic() + START_SECONDS
+        while self._free():
+            if time.monotonic() > until:
+                raise ExpungeError(f"the job did not start; see {self.home / 'log'}")
+            time.sleep(0.1)
         return f"{'restarted' if stopped else 'started'} at commit {commit}; its log is {self.home / 'log'}"
 
     def stop(self) -> bool:
@@ -72,6 +78,7 @@ class Job:
     def supervise(self) -> None:
         """Runs the worker at idle priority, stops it while the pause file is there, and starts it anew if it dies."""
         with self._locked():
+            self._note("job", pid=os.getpid(), commit=_git(ROOT, "rev-parse", "HEAD")[:7])
             for _ in range(3):
                 worker = subprocess.Popen(
                     [sys.executable, "-m", "experiments", "work", str(self.plan), str(self.runs)],
