@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench grid results clean
+.PHONY: demo test check format grid results clean
 
 demo: $(VENV)/core
 	$(BIN)/expunge demo
@@ -23,15 +23,12 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev
-	$(BIN)/python -m benchmarks
-
 grid: $(VENV)/dev
 	$(BIN)/python -m experiments grid $(if $(MINUTES),--minutes $(MINUTES))
 
 results: $(VENV)/dev
 	$(BIN)/python -m experiments grid --collect
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m experiments docs
 
 clean:
 	rm -rf $(VENV)

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from experiments.plan import ROOT, Step, load_plan
+from experiments.places import ROOT
+from experiments.plan import Step, load_plan
 from expunge.errors import ExpungeError
 
 RUNS = ROOT / "runs"
@@ -51,7 +52,7 @@ class Job:
             "PYTHONPATH": f"{self.clone / 'src'}:{self.clone}",
         }
         plan = self.clone / self.plan.relative_to(ROOT) if self.plan.is_relative_to(ROOT) else self.plan
-        command = ["setsid", "--fork", sys.executable, "-m", "experiments", "supervise", str(plan), str(self.runs)]
+        command = ["setsid", "--fork", sys.executable, "-m", "experiments", "supervisor", str(plan), str(self.runs)]
         self._note("job", commit=commit)
         with (self.home / "log").open("ab") as log:  # --fork: it is nobody's child, and outlives who started it
             subprocess.run(
@@ -81,7 +82,7 @@ class Job:
             self._note("job", pid=os.getpid(), commit=_git(ROOT, "rev-parse", "HEAD")[:7])
             for _ in range(3):
                 worker = subprocess.Popen(
-                    [sys.executable, "-m", "experiments", "work", str(self.plan), str(self.runs)],
+                    [sys.executable, "-m", "experiments", "worker", str(self.plan), str(self.runs)],
                     stdin=subprocess.DEVNULL,
                     process_group=0,
                     pass_fds=[self._lock],
@@ -105,7 +106,7 @@ class Job:
 
     def work(self, limit_minutes: float | None = None) -> None:
         """Does what is missing, step by step."""
-        from expunge.commands.bench import bench_run
+        from experiments.grid.run import bench_run
 
         def announce(line: str) -> None:
             print(f"{_now()} {line}", flush=True)
@@ -133,7 +134,7 @@ class Job:
     def collect(self) -> str:
         """Copies the lines of the job's results that `results/` of this checkout lacks; says how many."""
         new = sum(merge(path, ROOT / "results" / path.name) for path in sorted(self.results.glob("*/")))
-        return f"{new:,} new results; `python -m benchmarks.tables` brings the docs up to date"
+        return f"{new:,} new results; `python -m experiments docs` brings the docs up to date"
 
     def status(self) -> str:
         """What is done, what is being done, what comes next and when all is through."""
@@ -154,7 +155,7 @@ class Job:
 
     def _progress(self, step: Step) -> tuple[int, int, float]:
         """Cells done, cells in all, and hours a cell as measured here; 0.0 where too few were."""
-        from expunge.bench import current, read_results
+        from experiments.grid import current, read_results
 
         cells = step.cells(self.plan)
         known = [

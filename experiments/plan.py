@@ -4,11 +4,11 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from expunge.bench import Cell, load_grid, only
+from experiments import places
+from experiments.grid import Cell, load_grid, only
 from expunge.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
-PLAN = ROOT / "grids" / "plan.toml"
+PLAN = places.ROOT / "grids" / "plan.toml"
 
 
 @dataclass(frozen=True, kw_only=True)

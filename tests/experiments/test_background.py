@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from experiments.background import Job, merge
-from experiments.plan import PLAN, ROOT, load_plan
+from experiments.grid import load_grid, read_results
+from experiments.places import ROOT
+from experiments.plan import PLAN, load_plan
 
-from expunge.bench import load_grid, read_results
 from expunge.errors import InputError
 from tests.forked import PATIENCE
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from experiments.grid import Cell, load_grid
+from experiments.grid.cells import CONDITIONS
+from experiments.grid.conditions import Conditions, adam_moments
+from experiments.grid.measuring import Stage
 
-from expunge.bench import Cell, load_grid
-from expunge.bench.cells import CONDITIONS
-from expunge.bench.conditions import Conditions, adam_moments
-from expunge.bench.measuring import Stage
 from expunge.errors import InputError, SettingError
 from expunge.methods import Targeted, _loop
 from tests.experiments.test_background import SMOKE
@@ -57,7 +57,7 @@ def test_the_cosine_ends_at_zero() -> None:
 
 
 def test_carried_moments_are_adams(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.bench.conditions.CARRIED_STEPS", 3)
+    monkeypatch.setattr("experiments.grid.conditions.CARRIED_STEPS", 3)
     before = {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
     moments = adam_moments(stage.network, stage.resident["train"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in stage.network.state_dict().items())
