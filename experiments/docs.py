@@ -200,7 +200,8 @@ def speed_table() -> str:
         ]
         for row in sizes
     ]
-    note = f"`python -m experiments speed` · {report['machine']} · torch {report['versions']['torch']} · commit {report['commit']}"
+    told = f"torch {report['versions']['torch']} · commit {report['commit']}"
+    note = f"`python -m experiments speed` · {report['machine']} · {told}"
     return markdown(["what", "measured", "aim"], rows) + "\n\n" + note
 
 

@@ -89,7 +89,7 @@ def _markdown(chosen: Callable[[TheoryReport], Sequence[Table]]) -> str:
         return "not measured"
     content, report = load()
     command = content["command"].replace("benchmarks.theory", "experiments theory-results")  # as it was called once
-    told = [command, content["machine"]] + [f"torch {content['versions']['torch']}"]
+    told = (command, content["machine"], f"torch {content['versions']['torch']}")
     shown = [f"{table.title}:\n\n{markdown(table.columns, table.rows)}" for table in chosen(report)]
     source = f"`{told[0]}` · {told[1]} · {told[2]} · commit {content['commit']}"
     return "\n\n".join([*shown, source])
