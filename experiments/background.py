@@ -227,6 +227,9 @@ def merge(source: Path, target: Path) -> int:
 def _be_idle() -> None:
     """Yields to everything else on the machine."""
     os.nice(19)
+    group = Path("/proc/self/autogroup")  # Linux shares the processors by sessions first
+    if group.exists():
+        group.write_text("19")
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

@@ -14,7 +14,7 @@ from expunge.methods import METHODS
 SOURCE = Path(expunge.__file__).parent
 ROOT = SOURCE.parents[1]
 LAYERS = [
-    {"errors", "progress", "randomness", "settings"},
+    {"errors", "progress", "randomness", "settings", "tasks"},
     {"records", "files"},
     {"data", "models"},
     {"update_log", "training", "training_state"},

@@ -5,9 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from experiments.grid import BenchSummary, load_grid, only
-from experiments.grid.local_engine import LocalEngine
-from experiments.grid.ray_engine import RayEngine
-from experiments.grid.runner import Engine, run_cells
+from experiments.grid.engine import Engine
+from experiments.grid.runner import run_cells
 from expunge.commands.sources import device_named
 from expunge.commands.train import train
 from expunge.errors import SettingError
@@ -51,8 +50,6 @@ def bench_run(
     if workers < 1:
         raise SettingError(f"workers={workers}: it is at least 1")
     wanted = load_grid(grid)
-    engine: Callable[[], Engine]
-    started: list[Engine] = []
     if ray is None:
         if device_named(device).index is not None:
             raise SettingError(
@@ -60,9 +57,6 @@ def bench_run(
                 "picks some"
             )
         where = device_named(device).type
-
-        def engine() -> Engine:
-            return LocalEngine(workers=workers, device=where, train=partial(train, announce=announce))
     else:
         if workers != 1 or device != "auto":
             raise SettingError("--workers and --device are of this machine; with --ray the cluster's own are used")
@@ -72,14 +66,10 @@ def bench_run(
                 f"the row {min(logged)!r} reads the update log beside its original, which does not travel: leave out "
                 "--ray, or pick other rows by --only"
             )
-        started.append(RayEngine(address=ray, train=train))
-        where = started[0].device
-
-        def engine() -> Engine:
-            return started[0]
-
+        where = "cpu"
+    engine = Engine(workers=workers, device=where, train=partial(train, announce=announce), ray=ray)
     try:
-        cells = only(wanted.cells(profile or ("gpu" if where == "cuda" else "cpu")), only_cells)
+        cells = only(wanted.cells(profile or ("gpu" if engine.device == "cuda" else "cpu")), only_cells)
         return run_cells(
             cells,
             out,
@@ -92,5 +82,4 @@ def bench_run(
             beat=beat,
         )
     finally:
-        for one in started:
-            one.close()
+        engine.close()

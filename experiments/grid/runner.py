@@ -30,8 +30,6 @@ class Engine(Protocol):
     """Where tasks run."""
 
     device: str
-    resumes: bool
-    """Whether a training that was cut off is gone on with by the next run, rather than begun anew."""
 
     def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
         """Trains an original into the new directory. What `idle` raises ends it.
@@ -43,10 +41,6 @@ class Engine(Protocol):
 
     def run(self, tasks: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
         """Yields tasks as they get done, and calls `idle` in between. What it raises ends those in flight."""
-        ...
-
-    def close(self) -> None:
-        """Ends what it started."""
         ...
 
 
@@ -62,7 +56,7 @@ def run_cells(
     cells: Sequence[Cell],
     out: Path,
     models: Path,
-    engine: Callable[[], Engine],
+    engine: Engine,
     *,
     limit: float | None = None,
     train_missing: bool = True,
@@ -76,7 +70,7 @@ def run_cells(
         cells: in the order in which to do them; those of one original stand together.
         out: directory of the results; made where it is missing.
         models: directory of the checkpoints, `DATASET-ARCHITECTURE/model.safetensors`.
-        engine: starts what runs the tasks; called only where there is something to do.
+        engine: runs the tasks, and trains originals.
         limit: seconds after which to end; None: no limit.
         train_missing: False leaves out the cells whose original is not there.
         retry_failed: run cells again whose result is a failure.
@@ -96,13 +90,12 @@ def run_cells(
             for original in run.untrained():
                 check_options(original)
         if any(run.missing.values()):
-            with closing(engine()) as where:
-                try:
-                    for original in run.originals:
-                        if run.missing[original.name]:
-                            run.why[original.name] = run.work(where, original, train_missing)
-                except _TimeIsUp:
-                    run.limit_reached = True
+            try:
+                for original in run.originals:
+                    if run.missing[original.name]:
+                        run.why[original.name] = run.work(engine, original, train_missing)
+            except _TimeIsUp:
+                run.limit_reached = True
         return run.summary()
 
 
@@ -199,8 +192,7 @@ class _Run:
             except ExpungeError as error:
                 return f"it could not be trained: {error}" + ("; or pick other rows by --only" if logged else "")
             except _TimeIsUp:
-                resumes = engine.resumes and not logged
-                after = "the next run goes on with it" if resumes else "it needs a longer --limit"
+                after = "it needs a longer --limit" if logged else "the next run goes on with it"
                 self.why[original.name] = f"its training was cut off; {after}"
                 raise
             self.missing[original.name] = self._missing(original)  # of this original, not of an earlier one

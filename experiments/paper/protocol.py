@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments import places
 from experiments.grid import Cell, Original, Result, read_results
-from experiments.grid.local_engine import LocalEngine
+from experiments.grid.engine import Engine
 from experiments.grid.runner import run_cells
 from experiments.markdown import markdown
 from experiments.paper.printed import printed
@@ -79,7 +79,7 @@ def run(workers: int, models: Path) -> None:
             list(cells(name)),
             RESULTS / name,
             models / name,
-            lambda: LocalEngine(workers=workers, device="cpu", train=train),
+            Engine(workers=workers, device="cpu", train=train),
             announce=lambda line: print(line, file=sys.stderr),
             beat=60,
         )

@@ -22,9 +22,8 @@ import pytest
 import torch
 from experiments.grid import Cell, Grid, Original, Result, current, load_grid, measuring, only, read_results
 from experiments.grid.cells import BEFORE
-from experiments.grid.local_engine import LocalEngine
+from experiments.grid.engine import Engine
 from experiments.grid.measuring import Outcome, Stage, Task, failed, measure, model_digest
-from experiments.grid.ray_engine import RayEngine
 from experiments.grid.results import opened
 from experiments.grid.run import bench_run
 from experiments.grid.runner import run_cells
@@ -50,7 +49,6 @@ class Inline:
     """An engine without processes."""
 
     device = "cpu"
-    resumes = False
 
     def __init__(self) -> None:
         self.done: list[Cell] = []
@@ -79,7 +77,7 @@ class Inline:
 def do(cells: Sequence[Cell], out: Path, models: Path, **more: Any) -> tuple[BenchSummary, list[Cell]]:
     """Runs cells in this process; tells which were run."""
     engine = Inline()
-    return run_cells(cells, out, models, lambda: engine, **more), engine.done
+    return run_cells(cells, out, models, engine, **more), engine.done
 
 
 def grid_with(path: Path, rows: Sequence[str], *, sizes: str = "[4]", seeds: str = "[0]") -> Path:
@@ -292,8 +290,8 @@ def test_a_row_of_undone_updates_has_its_original_trained_with_a_log(models: Pat
     assert re.match("there is no update log in .*; with a new --models ", summary.originals[0].why)
     # None yet: it is trained with one, to the same bits, of exactly the batches that the draws are in.
     own = tmp_path / "models"
-    local = LocalEngine(workers=1, device="cpu", train=train)
-    summary = run_cells(cells, tmp_path / "out", own, lambda: local)
+    local = Engine(workers=1, device="cpu", train=train)
+    summary = run_cells(cells, tmp_path / "out", own, local)
     assert (summary.originals[0].left, summary.problems) == (0, ())
     name = "sample-small_resnet/model.safetensors"
     assert measuring.model_digest(own / name) == measuring.model_digest(models / name)
@@ -315,7 +313,7 @@ def test_a_row_of_undone_updates_has_its_original_trained_with_a_log(models: Pat
     assert "was recorded for other examples; with a new --models" in summary.originals[0].why
     # A training with a log cannot be gone on with, and says so.
     path.write_text(path.read_text().replace("recipe = { epochs = 1 }", "recipe = { epochs = 1000 }"))
-    summary = run_cells(load_grid(path).cells("cpu"), tmp_path / "out2", tmp_path / "long", lambda: local, limit=2)
+    summary = run_cells(load_grid(path).cells("cpu"), tmp_path / "out2", tmp_path / "long", local, limit=2)
     assert summary.originals[0].why == "its training was cut off; it needs a longer --limit"
     assert list(tmp_path.glob("long/*")) == []
 
@@ -499,10 +497,10 @@ def test_deaths_in_a_row_are_the_machines_fault_and_no_results(models: Path, tmp
     cells = load_grid(grid_with(tmp_path / "grid.toml", [QUICK], seeds="[0, 1, 2, 3]")).cells("cpu")
     out = tmp_path / "out"
     with pytest.raises(ExpungeError, match=r"3 tasks in a row failed: killed; .* run it again to go on"):
-        run_cells(cells, out, models, lambda: Scripted(None, "killed", "killed", "killed"))
+        run_cells(cells, out, models, Scripted(None, "killed", "killed", "killed"))
     assert [r.failed for r in read_results(out)] == [None]
     engine = Scripted("killed", None, "killed")
-    summary = run_cells(cells, out, models, lambda: engine)
+    summary = run_cells(cells, out, models, engine)
     assert [cell.seed for cell in engine.done] == [1, 2, 3]
     assert {r.seed: r.failed for r in read_results(out)} == {0: None, 1: "killed", 2: None, 3: "killed"}
     assert (summary.originals[0].new, summary.originals[0].failed, summary.originals[0].left) == (3, 2, 0)
@@ -702,13 +700,13 @@ def test_a_killed_run_goes_on_where_it_was(models: Path, tmp_path: Path) -> None
     assert Counter(r.cell for r in read_results(out)) == {cell.id: 1 for cell in load_grid(grid).cells("cpu")}
 
 
-def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
     out = tmp_path / "out"
     with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command=EXPERIMENTS) as process:
-        worker = wait_for(
-            lambda: [pid for pid in children(process.pid) if "multiprocessing-fork" in command_of(pid)], process
-        )
+        wait_for(lambda: list(tmp_path.glob("expunge-tasks-*/0")), process)  # it is begun
+        worker = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         os.kill(worker[0], signal.SIGKILL)
         printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
@@ -719,15 +717,16 @@ def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_stop_of_all_processes_fails_no_cell(models: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stop_of_all_processes_fails_no_cell(
+    models: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a closed terminal or a scheduler sends it. A failure would not be run again."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
     out = tmp_path / "out"
     with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command=EXPERIMENTS) as process:
-        worker = wait_for(
-            lambda: [pid for pid in children(process.pid) if "multiprocessing-fork" in command_of(pid)], process
-        )
-        time.sleep(3)  # for the worker to be at work
+        wait_for(lambda: list(tmp_path.glob("expunge-tasks-*/0")), process)
+        worker = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         for pid in (*worker, process.pid):
             os.kill(pid, number)
         _, errors = process.communicate(timeout=PATIENCE)
@@ -759,9 +758,7 @@ def test_wrong_options_of_a_network_are_told_before_anything_is_trained(tmp_path
 def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
     cells = load_grid(grid_with(tmp_path / "grid.toml", [QUICK, FOREVER])).cells("cpu")
 
-    def engine() -> LocalEngine:
-        return LocalEngine(workers=1, device="cpu", train=train)
-
+    engine = Engine(workers=1, device="cpu", train=train)
     out = tmp_path / "out"
     run_cells(cells[:1], out, models, engine)
     started = time.monotonic()
@@ -819,7 +816,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ExpungeError, match=f"nothing answers at {address}"):
-            RayEngine(address=address, train=train)
+            Engine(workers=1, device="cpu", train=train, ray=address)
 
 
 class Unreadable:
@@ -834,13 +831,12 @@ def test_what_a_ray_node_cannot_run_is_no_cells_failure(models: Path) -> None:
     path = models / "sample-small_resnet/model.safetensors"
     told: dict[str, Any] = {"model": path, "model_digest": model_digest(path), "device": "cpu"}
     task = Task(cells=tuple(load_grid(SMOKE).cells("cpu")[:1]), **told, commit=Unreadable())  # type: ignore[arg-type]
-    engine = RayEngine(address="local", train=train)
+    engine = Engine(workers=1, device="cpu", train=train, ray="local")
     try:
-        ((_, outcome),) = engine.run([task], lambda: None)
+        with pytest.raises(ExpungeError, match="invalid literal"):
+            list(engine.run([task], lambda: None))
     finally:
         engine.close()
-    assert outcome.results == ()
-    assert "a node cannot run it: RaySystemError: System error: invalid literal" in (outcome.unavailable or "")
 
 
 def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path) -> None:
@@ -867,7 +863,8 @@ def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path)
         with running(*command, "--ray", address, command=EXPERIMENTS) as process:
             wait_for(lambda: len(lines_of(out / FILE)) >= 6, process)
             busy = wait_for(
-                lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::_measure")], process
+                lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::PoolActor.run")],
+                process,
             )
             os.kill(busy[0], signal.SIGKILL)
             printed, errors = process.communicate(timeout=PATIENCE)

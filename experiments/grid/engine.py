@@ -1,0 +1,162 @@
+"""Where cells are measured: in processes of this machine, or on a Ray cluster."""
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.grid.cells import Original
+from experiments.grid.measuring import Outcome, Task, failed, measure, model_digest
+from expunge import progress, tasks
+from expunge.errors import ExpungeError, InputError, MissingExtraError
+from expunge.files import written_whole
+
+Train = Callable[..., Any]
+"""`expunge.commands.train`, or another function with its arguments."""
+
+KNOCK = 10
+"""Seconds that a cluster has to answer in."""
+
+
+class Engine:
+    """Measures cells in processes, and trains originals in this one.
+
+    Args:
+        workers: processes of this machine; of a cluster all are used.
+        device: `cpu` or `cuda`; a cluster's is its own.
+        train: trains an original.
+        ray: the address of a cluster, or `local`, which starts one here and ends it. Its nodes need expunge and the
+            datasets; originals travel there by themselves.
+    """
+
+    def __init__(self, *, workers: int, device: str, train: Train, ray: str | None = None) -> None:
+        self.workers, self.device, self._train = workers, device, train
+        self._ray: Any = None
+        self._quiet = ExitStack()
+        self._shared: dict[str, Any] = {}
+        if ray is not None:
+            self._connect(ray)
+
+    def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
+        """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training.
+
+        The next call goes on from its last whole epoch, which lies in a hidden file beside the directory; a training
+        with an update log, of the examples whose ids the file `record` lists, begins anew.
+        """
+        state = directory.with_name(f".{directory.name}.training.pt")
+        with progress.checked(idle):
+            self._train(
+                f"{original.dataset}:train",
+                original.architecture,
+                directory,
+                settings=original.settings,
+                seed=original.seed,
+                device=self.device if self._ray is None else "auto",
+                record_updates=None if record is None else str(record),
+                state=state if record is None else None,
+            )
+        state.unlink(missing_ok=True)  # of an earlier training, without a log
+
+    def run(self, todo: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:
+        """Yields tasks as they get done. What `idle` raises, or leaving the iterator early, ends those in flight."""
+        function: Callable[[Task], Outcome] = _measure_here
+        threads = max(1, torch.get_num_threads() // self.workers)
+        if self._ray is not None:
+            threads = 1
+            function = partial(_measure_there, weights={n: self._on_cluster(t) for n, t in _models(todo).items()})
+        todo = [replace(task, device=self.device) for task in todo]
+        gpus = int(self._ray is not None and self.device == "cuda")
+        for task, outcome in tasks.in_processes(
+            function, todo, workers=self.workers, threads=threads, ray=self._ray is not None, gpus=gpus, idle=idle
+        ):
+            yield task, failed(task, outcome.why) if isinstance(outcome, tasks.Died) else outcome
+
+    def close(self) -> None:
+        """Ends the processes, or leaves the cluster."""
+        if self._ray is None:
+            tasks.end()
+        else:
+            self._ray.shutdown()
+        self._quiet.close()
+
+    def _connect(self, address: str) -> None:
+        _check_reachable(address)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtraError("--ray needs Ray: pip install '.[bench]' in expunge's sources") from error
+        self._quiet.enter_context(redirect_stdout(sys.stderr))  # Ray prints of dead workers, at any time
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray raises many types
+            self._quiet.close()
+            raise ExpungeError(f"cannot reach a Ray cluster at {address}: {' '.join(str(error).split())}") from error
+        self._ray = ray
+        resources = ray.cluster_resources()
+        self.device = "cuda" if resources.get("GPU", 0) >= 1 else "cpu"
+        self.workers = max(1, int(resources.get("GPU" if self.device == "cuda" else "CPU", 1)))
+
+    def _on_cluster(self, task: Task) -> Any:
+        """A reference to the checkpoint's content in Ray's object store, put there once."""
+        if task.model_digest not in self._shared:
+            self._shared = {task.model_digest: self._ray.put(task.model.read_bytes())}
+        return self._shared[task.model_digest]
+
+
+def _models(todo: Sequence[Task]) -> dict[str, Task]:
+    return {task.model_digest: task for task in todo}
+
+
+def _measure_here(task: Task) -> Outcome:
+    return measure(replace(task, device=tasks.of_worker(task.device)))
+
+
+def _measure_there(task: Task, weights: dict[str, Any]) -> Outcome:
+    """`measure` on a node, with the checkpoint in a file of the node's own. `weights` holds references by digest."""
+    import ray
+
+    path = Path(tempfile.gettempdir()) / f"expunge-{os.getuid()}" / f"{task.model_digest}.safetensors"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if _digest(path) != task.model_digest:
+            with written_whole(path) as temporary:
+                temporary.write_bytes(ray.get(weights[task.model_digest]))
+    except (ExpungeError, OSError) as error:  # the node's fault, not the cell's
+        return Outcome(unavailable=f"a node cannot keep the checkpoint: {error}")
+    outcome = measure(replace(task, model=path))
+    return replace(outcome, node=ray.get_runtime_context().get_node_id())
+
+
+def _digest(path: Path) -> str | None:
+    """Of a checkpoint that an earlier task left, if it is whole."""
+    try:
+        return model_digest(path)
+    except InputError:
+        return None
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `ExpungeError` where nothing listens at `HOST:PORT`: Ray itself would go on trying for half an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # `local` and `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error
