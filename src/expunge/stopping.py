@@ -17,7 +17,7 @@ class Stopped(BaseException):
     """Ctrl-C and the like. Its own type: what typer makes of KeyboardInterrupt changes from version to version."""
 
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _PATIENCE = 3.0  # seconds for the work to come to a point where it can be stopped, before it is stopped anywhere
 _GRACE = 5.0  # seconds in which a second signal does not cut the cleaning up short
 _asked = False  # to stop, and not yet stopped
@@ -27,8 +27,11 @@ def stop_on_signals() -> None:
     """Makes SIGINT, SIGTERM and SIGHUP raise `Stopped`, unless they are ignored, as under nohup.
 
     It is raised between two steps of the work where there are any: an exception in the midst of native code that has
-    called back into Python would abort the process.
+    called back into Python would abort the process. Windows has no timer that ends a longer wait: there Ctrl-C stays
+    Python's own KeyboardInterrupt.
     """
+    if not hasattr(signal, "setitimer"):
+        return
     last = float("-inf")
 
     def ask(*_: object) -> None:
