@@ -12,13 +12,13 @@ import json
 import platform
 from collections.abc import Iterator
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.commit import commit
-from expunge import __version__
 from expunge.audit import accuracy
 from expunge.data import Examples, ImageSet, draw_ids, load_data
 from expunge.errors import NonFiniteError
@@ -170,7 +170,7 @@ class Bench:
         return {
             "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "versions": {
-                "expunge": __version__,
+                "expunge": version("expunge"),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

@@ -45,9 +45,9 @@ assert expunge.Trace.from_json(done.trace.to_json()) == done.trace
 
 def test_the_command_needs_no_posix(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "ids").write_text("0\n1\n")
-    options = ["--model", trained, "--forget", "sample", "--ids", tmp_path / "ids", "--test", "sample:test"]
-    settings = ["--method", "neg_grad", "--set", "epochs=1", "--out", tmp_path / "out"]
-    done = run("from expunge.cli import main; main()", "forget", *options, *settings)
+    sources = ("--model", trained, "--forget", "sample", "--ids", tmp_path / "ids", "--test", "sample:test")
+    settings = ("--method", "neg_grad", "--set", "epochs=1", "--out", tmp_path / "out")
+    done = run("from expunge.cli import main; main()", "forget", *sources, *settings)
     assert done.returncode in {0, 3}, done.stderr  # 3: done, and the audit failed
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "report.html", "report.json"}
 

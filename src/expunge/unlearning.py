@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge import __version__
 from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels, check_logits, check_steady, size_of
@@ -172,7 +172,7 @@ def unlearn(
         change=change,
         warnings=tuple(record.warnings),
         versions={
-            "expunge": __version__,
+            "expunge": version("expunge"),
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

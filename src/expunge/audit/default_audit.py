@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge import __version__
 from expunge.audit.audit_report import (
     AuditReport,
     Correction,
@@ -269,7 +269,7 @@ def audit_outputs(
         caveats=_caveats(why_not, correction is not None),
         seconds=seconds,
         seed=seed,
-        versions={"expunge": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         device=device_name(device_and_dtype(after)[0]),
         correction=correction,
         unseen=_unseen(seen_after.forget, seen_after.heldout),

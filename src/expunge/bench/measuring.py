@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from expunge import __version__
 from expunge.audit import logit_margin, score_test
 from expunge.bench.cells import BEFORE, Cell
 from expunge.bench.results import Result, result_of
@@ -101,7 +101,7 @@ def failed(task: Task, why: str) -> Outcome:
 
 def versions() -> dict[str, str]:
     """Of expunge, torch and Python."""
-    return {"expunge": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"expunge": version("expunge"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def model_digest(path: Path) -> str:

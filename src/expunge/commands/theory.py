@@ -1,6 +1,7 @@
 """`expunge theory`: the theorem's quantities for real examples, and the runs that it says nothing about."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from expunge import __version__
 from expunge.audit import Concentration, accuracy, concentration, last_layer, measure_updates
 from expunge.commands.sources import device_named, load_for
 from expunge.data import ImageSet, draw_ids, read_ids
@@ -125,7 +125,7 @@ def _measured(
         batch=size,
         forget_accuracy_before=accuracy(network, batch.examples),
         trajectory=measure_updates(network, batch, unlearn=unlearn, steps=steps, seed=seed),
-        versions={"expunge": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         device=f"{next(network.parameters()).device}, {torch.get_num_threads()} threads",
     )
 
