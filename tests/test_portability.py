@@ -58,7 +58,6 @@ import expunge.commands
 from expunge.cli import main
 
 expunge.commands.demo = lambda *_, **__: signal.raise_signal(signal.SIGINT)
-signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
     done = run(code, "demo")
