@@ -37,7 +37,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("expunge."):
             names.add(node.module.split(".")[1])
         elif isinstance(node, ast.ImportFrom) and node.module == "expunge":
-            names |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names} - {"__version__"}
     return names
 
 

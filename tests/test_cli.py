@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from expunge import commands
+from expunge import __version__, commands
 from expunge.data import draw_ids, load_data
 from expunge.errors import MissingExtraError, SettingError, printable
 from expunge.methods import METHODS
@@ -33,7 +34,6 @@ COMMANDS = [
     ["theory"],
     ["methods"],
     ["data"],
-    ["data", "clear"],
     ["data", "get"],
     ["data", "show"],
     ["data", "ids"],
@@ -93,6 +93,11 @@ def test_help_answers_at_once(command: list[str]) -> None:
     for line in options.splitlines():
         if line.startswith("  -"):
             assert len(line.split()) >= 3, f"{line!r} has no help"
+
+
+def test_the_version_is_one_everywhere() -> None:
+    assert version("expunge") == __version__  # else install anew
+    assert succeed("--version") == f"expunge {__version__}\n"
 
 
 def test_train_writes_a_checkpoint_that_describes_itself(tmp_path: Path) -> None:

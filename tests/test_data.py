@@ -1,9 +1,8 @@
-"""DATA specs: every form, from real files on disk, good and damaged; the decode cache; the embedded sample."""
+"""DATA specs: every form, from real files on disk, good and damaged; the embedded sample."""
 
 import gzip
 import os
 import pickle
-import stat
 import struct
 import subprocess
 import sys
@@ -19,11 +18,11 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 import expunge.data.sample
-from expunge.data import ImageSet, check_disjoint, clear_decoded, digests, draw_ids, load_data, materialise, read_ids
+from expunge.data import ImageSet, check_disjoint, digests, download, draw_ids, load_data, materialise, read_ids
 from expunge.data.idx import FASHION_MNIST_CLASSES
 from expunge.data.locations import cache_dir
 from expunge.errors import ExpungeError, InputError, SettingError
-from tests.conftest import pixels, succeed, write_folder, write_image
+from tests.conftest import pixels, write_folder, write_image
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 real_files = pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
@@ -452,13 +451,12 @@ def test_a_user_without_a_home_reads_data(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setattr("expunge.data.folder._CACHE_FROM", 2)
     write_folder(tmp_path, pixels(3), ["a", "b", "b"])
     assert len(load_data(f"folder:{tmp_path}")) == 3
     with pytest.raises(InputError, match="cifar10 is not on this machine"):
         load_data("cifar10")
     with pytest.raises(ExpungeError, match="no home directory"):
-        clear_decoded()
+        download("cifar10")
 
 
 def test_a_cache_that_one_may_not_look_into_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,7 +469,6 @@ def test_a_cache_that_one_may_not_look_into_stops_nobody(tmp_path: Path, monkeyp
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "closed"))
     monkeypatch.setattr(Path, "stat", refusing)
-    monkeypatch.setattr("expunge.data.folder._CACHE_FROM", 2)
     write_folder(tmp_path / "images", pixels(3), ["a", "b", "b"])
     assert len(load_data(f"folder:{tmp_path}/images")) == 3
     with pytest.raises(InputError, match="cifar10 is not on this machine"):
@@ -603,84 +600,21 @@ def test_images_of_16_bits_are_refused_rather_than_clipped(tmp_path: Path) -> No
         load_data(f"folder:{tmp_path}")
 
 
-# --- The decode cache ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder just large enough to be cached."""
-    monkeypatch.setattr("expunge.data.folder._CACHE_FROM", 20)
-    return write_folder(tmp_path / "many", pixels(20, side=4), ["a", "b"] * 10)
-
-
-def cached() -> list[Path]:
-    return sorted((cache_dir() / "decoded").iterdir()) if (cache_dir() / "decoded").exists() else []
-
-
-def test_the_second_load_reads_the_cache(many: Path) -> None:
-    first = load_data(f"folder:{many}")
-    (file,) = cached()
-    marked = first.images.clone()
-    marked[0] = 255 - marked[0]
-    save_file({"images": marked}, file)
-    assert torch.equal(load_data(f"folder:{many}").images, marked)
-    assert load_data(f"folder:{many}").ids == first.ids
-
-
-def test_the_cache_is_private_and_can_be_cleared(many: Path) -> None:
-    load_data(f"folder:{many}")
-    (file,) = cached()
-    assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
-    size = file.stat().st_size
-    assert succeed("data", "clear") == f"removed 1 cached sets of decoded images ({size / 1e6:,.1f} MB)\n"
-    assert cached() == []
-    assert clear_decoded() == (0, 0)
-
-
-@pytest.mark.parametrize("damage", ["empty", "truncated", "foreign"])
-def test_a_damaged_cache_is_rebuilt(many: Path, damage: str) -> None:
-    first = load_data(f"folder:{many}")
-    (file,) = cached()
-    whole = file.read_bytes()
-    if damage == "foreign":
-        save_file({"other": torch.zeros(1)}, file)
-    else:
-        file.write_bytes(b"" if damage == "empty" else whole[:-1])
-    assert torch.equal(load_data(f"folder:{many}").images, first.images)
-    assert cached() == [file]
-    assert file.read_bytes() == whole
-
-
-def test_a_changed_added_or_removed_image_is_noticed(many: Path) -> None:
-    load_data(f"folder:{many}")
-    new = pixels(1, side=4, seed=9)[0]
-    write_image(many / "a/0000.png", new)
-    assert torch.equal(load_data(f"folder:{many}").images[0], new)
-    write_image(many / "b/9999.png", new)
-    assert torch.equal(load_data(f"folder:{many}").images[20], new)
-    (many / "a/0000.png").unlink()
-    assert load_data(f"folder:{many}").ids[0] == "a/0002.png"
-
-
-def test_what_cannot_be_looked_at_is_refused_as_in_a_small_folder(many: Path) -> None:
-    (many / "a/gone.png").symlink_to(many / "nowhere.png")
+def test_broken_links_and_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, pixels(2, side=4), ["a", "b"])
+    (tmp_path / "a/gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(InputError, match="is not a readable"):
-        load_data(f"folder:{many}")
-    (many / "a/gone.png").unlink()
-    (many / os.fsdecode(b"a/\xff.png")).write_bytes((many / "a/0000.png").read_bytes())
+        load_data(f"folder:{tmp_path}")
+    (tmp_path / "a/gone.png").unlink()
+    (tmp_path / os.fsdecode(b"a/\xff.png")).write_bytes((tmp_path / "a/0000.png").read_bytes())
     with pytest.raises(InputError, match="is not UTF-8; rename it"):
-        load_data(f"folder:{many}")
+        load_data(f"folder:{tmp_path}")
 
 
-def test_small_folders_are_not_cached(tmp_path: Path) -> None:
-    load_data(f"folder:{write_folder(tmp_path, pixels(5), ['a'] * 5)}")
-    assert cached() == []
-
-
-def test_a_cache_that_cannot_be_written_stops_nobody(many: Path) -> None:
-    cache_dir().parent.mkdir(parents=True, exist_ok=True)
-    cache_dir().write_text("a file where the directory should be")
-    assert len(load_data(f"folder:{many}")) == 20
+def test_nothing_of_what_is_read_is_kept_on_disk(tmp_path: Path) -> None:
+    """A copy would outlive the images that are to be deleted."""
+    load_data(f"folder:{write_folder(tmp_path / 'images', pixels(1200, side=2), ['a', 'b'] * 600)}")
+    assert not cache_dir().exists()
 
 
 # --- Hugging Face, safetensors, factories ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from expunge.training import Recipe
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"^\s*(?:`)?((?:expunge|python -m experiments) (?:data )?[a-z][a-z-]*)(.*)$", re.MULTILINE)
-TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+TEXTS = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 
 
 def named(path: Path) -> str:

@@ -344,3 +344,9 @@ def contrast(text: str, behind: str) -> float:
         linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
         light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+def test_memory_that_was_not_measured_is_said_so() -> None:
+    report = report_of("bare")
+    page = render(report, trace=replace(trace(report), peak_bytes=None), sources=SOURCES)
+    assert "peak memory n/a" in " ".join(re.sub(r"<[^>]+>", " ", page).split())

@@ -106,6 +106,7 @@ def test_the_trace_says_where_and_with_what_it_ran() -> None:
     assert trace.versions["expunge"] == "0.1.0"
     assert "threads" in trace.device
     assert trace.seconds > 0
+    assert trace.peak_bytes is not None
     assert trace.peak_bytes > 50e6
 
 

@@ -6,6 +6,8 @@ The public names load on first use, so that `expunge --help` answers without imp
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from expunge import audit as audit
     from expunge import theory as theory

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expunge import __version__
 from expunge.errors import ExpungeError, SettingError, printable
 from expunge.stopping import Stopped, fail, stop_on_signals, stopped_outside, work
 from expunge.terminal import percent, print_full_audit, print_methods, print_report, print_table
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from expunge.commands import Report
 
 app = typer.Typer(
-    help="Make a trained PyTorch classifier forget chosen training examples.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,6 +45,21 @@ RecipeSet = Annotated[
         help="A setting of the recipe, such as epochs=20, or of the network, such as width=32; repeat for more.",
     ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"expunge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make a trained PyTorch classifier forget chosen training examples."""
 
 
 @app.command()
@@ -267,16 +282,6 @@ def data_get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, c
         from expunge.data import download
 
         print(f"{name} is in {download(name)}.")
-
-
-@data_app.command("clear")
-def data_clear() -> None:
-    """Remove the cached copies of decoded images: they hold deleted images too."""
-    with work():
-        from expunge.data import clear_decoded
-
-        number, size = clear_decoded()
-        print(f"removed {number:,} cached sets of decoded images ({size / 1e6:,.1f} MB)")
 
 
 @data_app.command("show")

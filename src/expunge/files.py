@@ -14,18 +14,15 @@ from expunge.errors import ExpungeError, InputError
 
 
 @contextmanager
-def written_whole(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
-
-    Its permissions are `mode` less the umask.
-    """
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         with _clear_disk_errors(path):
             yield temporary
-            temporary.chmod(mode & ~_umask())
+            temporary.chmod(0o666 & ~_umask())
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -96,7 +93,9 @@ def _umask() -> int:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no directories
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs only what is open for writing
     try:
         os.fsync(handle)
     finally:

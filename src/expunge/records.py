@@ -84,7 +84,8 @@ class Trace:
         examples_seen: examples put through those updates, with repetition.
         forget_accuracy_before, forget_accuracy_after: in [0, 1], in eval mode.
         seconds: wall clock.
-        peak_bytes: the process's highest resident memory so far (on a GPU: memory that torch allocated).
+        peak_bytes: the process's highest resident memory so far (on a GPU: memory that torch allocated); None on
+            Windows without a GPU, where it is not measured.
         change: how far the parameters moved.
         warnings: one sentence each; empty when nothing is odd.
         versions: of expunge, torch, numpy and Python.
@@ -105,7 +106,7 @@ class Trace:
     forget_accuracy_before: float
     forget_accuracy_after: float
     seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
     change: ParameterChange
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -17,7 +17,8 @@ class Stopped(BaseException):
     """Ctrl-C and the like. Its own type: what typer makes of KeyboardInterrupt changes from version to version."""
 
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_HAS_TIMER = hasattr(signal, "setitimer")  # Windows has none
 _PATIENCE = 3.0  # seconds for the work to come to a point where it can be stopped, before it is stopped anywhere
 _GRACE = 5.0  # seconds in which a second signal does not cut the cleaning up short
 _asked = False  # to stop, and not yet stopped
@@ -27,7 +28,7 @@ def stop_on_signals() -> None:
     """Makes SIGINT, SIGTERM and SIGHUP raise `Stopped`, unless they are ignored, as under nohup.
 
     It is raised between two steps of the work where there are any: an exception in the midst of native code that has
-    called back into Python would abort the process.
+    called back into Python would abort the process. Without a timer it is raised at once.
     """
     last = float("-inf")
 
@@ -37,9 +38,12 @@ def stop_on_signals() -> None:
         now = time.monotonic()
         if now - last > _GRACE:
             last, _asked = now, True
+            if not _HAS_TIMER:
+                _stop_if_asked()
             signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
-    signal.signal(signal.SIGALRM, lambda *_: _stop_if_asked())
+    if _HAS_TIMER:
+        signal.signal(signal.SIGALRM, lambda *_: _stop_if_asked())
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, ask)
@@ -86,5 +90,6 @@ def _stop_if_asked() -> None:
     global _asked
     if _asked:
         _asked = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if _HAS_TIMER:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         raise Stopped

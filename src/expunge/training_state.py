@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from expunge.errors import InputError
 from expunge.files import written_whole
 from expunge.models import ModelSpec
 
-FORMAT = "expunge-training-state/3"
-
 
 def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
-    """A digest of what a training starts from: settings, seed, network and its tensors, and examples in their order."""
+    """A digest of what a training starts from: settings, seed, network and its tensors, examples in order, version.
+
+    With the version of expunge, so that no state is read by another release than the one that wrote it.
+    """
     spec = getattr(model, "spec", None)
     # Options need not show in tensors. Names of functions come with addresses, which change from run to run.
     network = repr(spec) if isinstance(spec, ModelSpec) else re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    start = repr((sorted(settings.items()), seed, examples.labels.tolist(), network))
+    start = repr((sorted(settings.items()), seed, examples.labels.tolist(), network, version("expunge")))
     seen = blake2b(start.encode(), digest_size=16)
     for digest in digests(examples.inputs):
         seen.update(digest)
@@ -48,7 +50,6 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
         told: JSON values that go along.
     """
     content = {
-        "format": FORMAT,
         "of": of,
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "buffers": {name: dict(part.named_buffers()) for name, part in _modules(parts)},  # some are in no state dict
@@ -76,20 +77,21 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        known, kept = content["of"], content["format"] == FORMAT
+        known = content["of"]
     except (RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is no state of a training, or damaged; remove it to start anew") from error
-    if not kept or known != of:
+    if known != of:
         raise InputError(
-            f"{path} is of a training with other settings, data or seed; remove it to start anew, or name another file"
+            f"{path} is of a training with other settings, data or seed, or by another version of expunge; remove it "
+            "to start anew, or name another file"
         )
     for name, part in parts.items():
         try:
             part.load_state_dict(content["parts"][name])
         except RuntimeError as error:
             raise InputError(
-                f"{path} holds other tensors than a new network, which makes some only when it runs: such a training "
-                "cannot be gone on with; remove the file to start anew"
+                f"{path} cannot be resumed: the network makes some of its tensors only when it runs; remove the file "
+                "to start anew"
             ) from error
     for name, module in _modules(parts):
         kept_buffers = content["buffers"][name]

@@ -11,7 +11,6 @@ from expunge.data.examples import (
     materialise,
     read_ids,
 )
-from expunge.data.folder import clear_decoded
 from expunge.data.heldout import audit_side, calibration_side
 from expunge.data.specs import NAMED, load_data
 
@@ -23,7 +22,6 @@ __all__ = [
     "audit_side",
     "calibration_side",
     "check_disjoint",
-    "clear_decoded",
     "digests",
     "download",
     "draw_ids",

@@ -39,7 +39,7 @@ _LAYOUTS = {
 class _Plain(pickle.Unpickler):
     """Unpickles lists, dicts, text, bytes, numbers and NumPy arrays; every other name is refused.
 
-    The official files are pickles, and a pickle can run any code while it loads.
+    The official files are pickles, and a pickle can run any code while it loads. torchvision's reader lets it.
     """
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,24 +1,19 @@
-"""Image files on disk, decoded once: a folder a class, and the cache of what was decoded."""
+"""Image files on disk: a folder a class."""
 
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.data.examples import ImageSet
-from expunge.data.locations import cache_dir
 from expunge.errors import ExpungeError, InputError, MissingExtraError
-from expunge.files import is_utf8, written_whole
+from expunge.files import is_utf8
 from expunge.progress import track
 
 if TYPE_CHECKING:
@@ -51,8 +46,6 @@ BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
 """What comes after four bytes in AVIF and HEIF."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
-
-_CACHE_FROM = 1_000  # images; below that, decoding is quicker than a reader would notice
 
 
 def load_folder(folder: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
@@ -140,14 +133,10 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int | None = None) -> Tensor:
-    """Decodes images into one uint8 tensor (N, channels, height, width); large sets are cached on disk.
+    """Decodes images into one uint8 tensor (N, channels, height, width).
 
-    The cache holds all pixels: it is readable by its owner alone, and `expunge data clear` removes it.
+    Nothing is cached on disk: a copy would outlive the images that are to be deleted.
     """
-    cached = _cache_path(paths, size, channels) if len(paths) >= _CACHE_FROM else None
-    if cached is not None:
-        with suppress(SafetensorError, OSError, KeyError):  # not there, or damaged: decoded afresh and written over
-            return load_file(cached)["images"]
     if channels is None:
         channels = 3 if any(has_colour(path) for path in paths) else 1
     first = decode(paths[0], str(paths[0]), size, channels)
@@ -160,44 +149,7 @@ def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int 
                 f"{first.shape[1]}; make all images the same size (expunge forget and audit: --resize)"
             )
         images[n] = image
-    if cached is not None:
-        with suppress(OSError, ExpungeError):  # the images are here; a cache that cannot be written costs time alone
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(cached, mode=0o600) as temporary:
-                save_file({"images": images}, temporary)
     return images
-
-
-def _cache_path(paths: Sequence[Path], size: int | None, channels: int | None) -> Path | None:
-    """The cache's name for these files: it changes with any path, length or time of writing. None: no cache."""
-    key = blake2b(repr((size, channels)).encode(), digest_size=16)
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        key.update(os.fsencode(path.resolve()) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    try:
-        return decoded_dir() / f"{key.hexdigest()}.safetensors"
-    except ExpungeError:
-        return None
-
-
-def decoded_dir() -> Path:
-    """Where decoded images are cached."""
-    return cache_dir() / "decoded"
-
-
-def clear_decoded() -> tuple[int, int]:
-    """Removes all cached copies of decoded images; returns how many there were, and their bytes."""
-    files = [path for path in decoded_dir().glob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    for path in files:
-        try:
-            path.unlink()
-        except OSError as error:
-            raise ExpungeError(f"cannot remove {path}: {error.strerror}") from error
-    return len(files), size
 
 
 def has_colour(source: Path | BytesIO) -> bool:

@@ -1,4 +1,7 @@
-"""Fashion-MNIST from its IDX files, plain or gzipped, as published and as Debian packages them."""
+"""Fashion-MNIST from its IDX files, plain or gzipped, as published and as Debian packages them.
+
+torchvision reads only unpacked files in a folder of its own layout, and the core does without torchvision.
+"""
 
 import gzip
 import math

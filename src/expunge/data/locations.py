@@ -1,4 +1,4 @@
-"""Where data lies on this machine, and the cache of decoded images."""
+"""Where data lies on this machine."""
 
 import os
 from collections.abc import Iterable

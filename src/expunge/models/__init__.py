@@ -1,7 +1,7 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
 from expunge.models.building import ARCHITECTURES, Classifier, build, own_factory
-from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
+from expunge.models.checkpoint import Header, load_weights, read_header, save_checkpoint
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -45,7 +45,6 @@ __all__ = [
     "own_factory",
     "read_header",
     "refusing",
-    "require_spec",
     "save_checkpoint",
     "undone_steps",
     "unsound",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from expunge.errors import InputError, SettingError
+from expunge.errors import InputError
 from expunge.files import is_utf8, written_whole
 from expunge.models.building import Normalise
 from expunge.models.soundness import mask_names, unsound
@@ -240,11 +240,3 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
     if odd is not None:
         raise InputError(f"{path}: {odd!r} is sparse, or holds no values; give plain tensors")
     return state
-
-
-def require_spec(model: nn.Module) -> ModelSpec:
-    """The spec that `build` left on the model. Raises `SettingError` where there is none."""
-    spec = getattr(model, "spec", None)
-    if not isinstance(spec, ModelSpec):
-        raise SettingError("this model was not built by expunge, so it cannot be written with its description")
-    return spec

@@ -258,7 +258,7 @@ def _run_rows(report: AuditReport, trace: Trace | None) -> list[Row]:
             *((f"pseudo-labels: {kind.replace('_', ' ')}", f"{count:,}") for kind, count in labels.items()),
             ("retained examples used", f"{trace.num_retain:,}"),
             ("seconds to forget", f"{trace.seconds:.1f}"),
-            ("peak memory", f"{trace.peak_bytes / 2**20:,.0f} MiB"),
+            ("peak memory", "n/a" if trace.peak_bytes is None else f"{trace.peak_bytes / 2**20:,.0f} MiB"),
             ("ran on", trace.device),
             ("digest of the forget set", trace.forget_digest),
         ]
