@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from expunge.methods._difficulty import student_margins
+from expunge.methods._margins import margins, ranks
 from scipy import stats
 from torch import Tensor, nn
 
@@ -23,8 +25,6 @@ from benchmarks.full_audit import SETTINGS
 from benchmarks.markdown import markdown
 from expunge.commands.train import spec_for
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
-from expunge.methods._difficulty import student_margins
-from expunge.methods._margins import margins, ranks
 from expunge.models import build, logits_of
 from expunge.training import Recipe, augmented, recipe_for, train
 

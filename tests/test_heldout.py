@@ -11,15 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from expunge.audit import audit
-from expunge.audit.placement import placements
-from expunge.data import Examples, audit_side, calibration_side
-from expunge.errors import InputError
-from expunge.methods import Calibrated, MaskedDistillation, _difficulty, _distilling, default_method, make_method
 from expunge.methods._difficulty import student_margins
 from expunge.methods._loop import descend
 from expunge.methods._margins import (
@@ -33,6 +24,15 @@ from expunge.methods._margins import (
     transported,
     with_margins,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from expunge.audit import audit
+from expunge.audit.placement import placements
+from expunge.data import Examples, audit_side, calibration_side
+from expunge.errors import InputError
+from expunge.methods import Calibrated, MaskedDistillation, _difficulty, _distilling, default_method, make_method
 from expunge.methods._task import Recorder, Task
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import METHODS, Needs, make_method, settings_of
-from expunge.methods._loop import Descent
+from expunge.methods import METHODS, GradientMethod, Needs, make_method, settings_of
 from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
@@ -23,7 +22,7 @@ from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, 
 from tests.forked import PATIENCE
 
 ALL = sorted(METHODS)
-GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, Descent))
+GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, GradientMethod))
 ON_FORGET = [name for name in GRADIENT if Needs.FORGET in METHODS[name].needs]
 ON_RETAIN = [name for name in ON_FORGET if Needs.RETAIN in METHODS[name].needs]
 UNBOUNDED = {"neg_grad", "instance_wise", "mu_mis", "scrub"}

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from expunge.methods._loop import Descent, descend
 from torch import Tensor, nn
 
 from expunge.errors import SettingError
 from expunge.methods import Recorder, Task, make_method
-from expunge.methods._loop import Descent, descend
 from expunge.methods.mu_mis import Recovery
 from expunge.methods.random_label import wrong_labels
 from expunge.models import logits_of
