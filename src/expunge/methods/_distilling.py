@@ -220,6 +220,15 @@ def huber(gap: Tensor) -> Tensor:
     return F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none")
 
 
+def apart(taught: Tensor, logits: Tensor, unit: Tensor) -> Tensor:
+    """How far outputs have left the original's: their divergence, plus the Huber loss of the change of φ, in `unit`.
+
+    `taught` are the original's log-probabilities, (B, C); φ is that of its likeliest class. One loss an example, (B,).
+    """
+    top = taught.argmax(1)
+    return divergence(taught, logits) + huber((scaled_confidence(logits, top) - scaled_confidence(taught, top)) / unit)
+
+
 def scaled_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """φ = z_y − logsumexp_{j≠y} z_j, the log odds of the true class (Carlini et al. 2022: logit-scaled confidence).
 

@@ -1,6 +1,7 @@
 """Confidences moved to where the model's own lie on unseen examples, and no further."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from expunge.errors import InputError
 from expunge.methods._distilling import (
     Distilling,
     Held,
+    apart,
     divergence,
     followed,
     huber,
@@ -45,20 +47,18 @@ class Calibrated(Distilling):
     to the forgotten ones in order of their own: the least move that makes the two distributions equal (optimal
     transport in one dimension; Peyré and Cuturi 2019, section 2.6). A Huber loss pulls each example to its target, in
     units of the standard deviation of the held-out φ. Outputs on other inputs (see `Held`) are held by distillation,
-    and the φ of their likeliest classes by the same loss: with a divergence alone confident outputs would sink, and
-    forgotten examples stand out above them. Unheld φ still drift down. So a quarter of the held-out examples is only
-    scored, and the targets move as its φ did. Without held-out examples, shifted copies of the forgotten images stand
-    for unseen data; docs/methods/calibrated.md shows what that costs.
+    and the φ of their likeliest classes by the same loss: a divergence alone would let confident outputs sink. Unheld φ
+    drift down all the same. So a quarter of the held-out examples is only scored, and the targets move as its φ did.
+    Without held-out examples, shifted copies of the forgotten images stand in; docs/methods/calibrated.md has the cost.
 
     Attributes:
         tolerance: `stop="forgotten"` ends when the mean distance to the targets, in eval mode, is at most this share of
             the standard deviation of the held-out φ, > 0.
         match: `margin` pulls φ; `distribution` the output, to the original one with φ set to the target.
-        rank: the order in which targets are handed out: `margin` by the original model's φ; `student` by the sum of the
-            ranks of that and of φ under a student that was not taught on forgotten examples, which tells typical
-            examples from odd ones (without held-out examples as `margin`).
-        follow: whether targets move with the φ of unseen examples; with fewer than 100 held-out examples to calibrate
-            on they never do.
+        rank: who gets which target: `margin` goes by the original model's φ, `student` by the sum of that rank and the
+            one by φ under a student that was not taught on forgotten examples, which tells typical examples from odd
+            ones. Without held-out examples it is `margin`.
+        follow: whether targets move with the φ of unseen examples; never with fewer than 100 to calibrate on.
         pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
@@ -92,8 +92,7 @@ class Calibrated(Distilling):
         order = ranks(own)
         if heldout is None:
             views = [logits_of(model, augmented(task.forget.inputs, "shift", rng)) for _ in range(VIEWS)]
-            unseen_labels = labels
-            unseen = torch.stack([scaled_confidence(logits, labels) for logits in views]).mean(0)
+            unseen, unseen_labels = torch.stack([scaled_confidence(z, labels) for z in views]).mean(0), labels
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
         else:
             if self.rank == "student":
@@ -101,8 +100,7 @@ class Calibrated(Distilling):
                     model, task.forget, heldout, rng, mixtures=self.mixtures, batch_size=self.batch_size, record=record
                 )
                 order = order + ranks(student)
-            unseen_labels = heldout.labels
-            unseen = scaled_confidence(logits_of(model, heldout.inputs), unseen_labels)
+            unseen, unseen_labels = scaled_confidence(logits_of(model, heldout.inputs), heldout.labels), heldout.labels
             if absent := set(labels.tolist()) - set(unseen_labels.tolist()):
                 record.warn(f"no held-out example is of {len(absent)} forgotten classes: their targets are of all")
         unit = unseen.std(correction=0).clamp(min=1e-6)
@@ -120,9 +118,6 @@ class Calibrated(Distilling):
                 return divergence(wanted.log_softmax(1), logits)
             return huber((scaled_confidence(logits, labels[index]) - targets[index]) / unit)
 
-        def hold(taught: Tensor, logits: Tensor) -> Tensor:
-            return apart(taught, logits, unit)
-
         def goal(logits: Tensor) -> Tensor:
             gap = (scaled_confidence(logits, labels) - targets) / unit
             return (gap.abs().mean() <= self.tolerance).expand(len(labels))
@@ -136,31 +131,20 @@ class Calibrated(Distilling):
                 now = scaled_confidence(logits_of(model, watched.inputs), watched.labels)
                 targets = torch.minimum(followed(planned, before, now), ceiling)
             for index, logits in descent.batches():
-                descent.step(held.losses(index, logits, pull=pull, hold=hold))
+                descent.step(held.losses(index, logits, pull=pull, hold=partial(apart, unit=unit)))
         return model
 
 
 def require_enough(task: Task) -> None:
     """Raises `InputError` where there is too little to tell how unseen examples are scored."""
-    num, inputs = len(task.heldout or task.forget), task.forget.inputs
-    if num < LEAST_HELDOUT and task.heldout is not None:
-        lacks = f"{num} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it takes: give more"
-    elif num < LEAST_HELDOUT:
-        lacks = (
-            f"{num} forgotten examples are too few to guess unseen margins from: give held-out ones (heldout=, --test)"
-        )
-    elif task.heldout is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
+    num, inputs = len(task.forget if task.heldout is None else task.heldout), task.forget.inputs
+    lacks = ""
+    if task.heldout is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
         wanted = f"images of {LEAST_SIDE} pixels a side or more, which can be shifted"
         lacks = f"calibrated needs held-out examples (heldout=, --test) where inputs are no {wanted}"
-    else:
-        return
-    raise InputError(f"{lacks}, or name another method, such as targeted")
-
-
-def apart(taught: Tensor, logits: Tensor, unit: Tensor) -> Tensor:
-    """How far outputs have left the original's: their divergence, plus the Huber loss of the change of φ, in `unit`.
-
-    `taught` are the original's log-probabilities, (B, C); φ is that of its likeliest class. One loss an example, (B,).
-    """
-    top = taught.argmax(1)
-    return divergence(taught, logits) + huber((scaled_confidence(logits, top) - scaled_confidence(taught, top)) / unit)
+    if num < LEAST_HELDOUT:
+        lacks = f"{num} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it takes: give more"
+        if task.heldout is None:
+            lacks = f"{num} forgotten examples are too few to guess from: give held-out ones (heldout=, --test)"
+    if lacks:
+        raise InputError(f"{lacks}, or name another method, such as targeted")
