@@ -42,7 +42,8 @@ class GradientMethod(Method):
         epsilon: > 0, on the scale of the method's loss; for `epsilon` alone.
         norm: mode of the normalisation layers that keep running statistics. `train` normalises by the batch at
             hand and updates the statistics from it, as most published code does; `eval` keeps the statistics. A
-            frozen layer keeps them in either mode (see `is_frozen`).
+            layer whose parameters are all frozen (`requires_grad_(False)`) keeps them in either mode. One without
+            parameters goes with the layer before it in its container, or with the one after it if it is the first.
         dropout: whether dropout layers are active. A class decides it, no setting: they are off where outputs are
             moved to given values, which their noise would hide.
         missed: the warning where `stop="forgotten"` did not end the run.
@@ -315,7 +316,7 @@ def is_frozen(layer: nn.Module, model: nn.Module) -> bool:
     """Whether all parameters of a layer are frozen or, where it has none, those of its neighbour.
 
     `requires_grad_(False)` leaves no trace on a layer without parameters. Its neighbour is the last layer with
-    parameters before it in the innermost module that holds it and has any; or the next one, where none is before it.
+    parameters before it in the innermost module that holds it and has any, or the next one if none comes before it.
     """
     parameters = list(layer.parameters())
     if not parameters:
