@@ -47,7 +47,9 @@ def test_its_optimizer_is_the_one_that_it_makes(page: dict[str, Any]) -> None:
     for method in (page["Uniform"], page["UniformRMSprop"]):
         after = unlearn(model, forget, method=method(**settings)).model
         moved.append(
-            max(float((a - b).detach().abs().max()) for a, b in zip(after.parameters(), model.parameters(), strict=True))
+            max(
+                float((a - b).detach().abs().max()) for a, b in zip(after.parameters(), model.parameters(), strict=True)
+            )
         )
     assert moved == pytest.approx([1e-3, 1e-2], rel=1e-2)
 

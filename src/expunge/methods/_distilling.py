@@ -375,8 +375,8 @@ def student_confidence(
         with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
             taught = logits_of(model, inputs).log_softmax(1)
         for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(size):
-            norm = "train" if len(index) > 1 else "eval"  # one has no statistics to normalise by
-            set_mode(student, kept_statistics(student, norm), dropout=False)
+            kept = [] if len(index) > 1 else kept_statistics(student, "eval")  # one has no statistics
+            set_mode(student, kept, dropout=False)
             loss = divergence(taught[index], forward(student, inputs[index])).mean()
             require_gradient(loss)
             optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,15 @@ from expunge.settings import require, require_types
 NORMALISATION = (_BatchNorm, _InstanceNorm)
 """Layers that behave differently in train and eval mode: they keep running statistics."""
 
+MOMENTUM: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9}
+"""How most published settings descend."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMethod(Method):
     """The settings of every method that minimises a loss. A subclass adds its own, and `run`.
 
-    Fields of a subclass whose names end in `_size` are checked here: None or ≥ 1. docs/own-method.md has an example.
+    Whole numbers in fields whose names end in `_size` are checked here: ≥ 1. docs/own-method.md has examples.
 
     Attributes:
         optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.
@@ -76,7 +79,7 @@ class GradientMethod(Method):
             "max_steps": self.max_steps is None or self.max_steps >= 0,
             "epsilon": self.epsilon > 0,
         }
-        require(self, ranges | {name: size is None or size >= 1 for name, size in sizes.items()})
+        require(self, ranges | {name: not isinstance(size, int) or size >= 1 for name, size in sizes.items()})
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of a run. A subclass may make another one."""
@@ -117,7 +120,7 @@ class GradientMethod(Method):
 
 @dataclass(eq=False)
 class Descent:
-    """One run: gives batches, takes their losses, and keeps to the budget, the stop rule and the record.
+    """The loop of one run, which `GradientMethod.descent` makes. It keeps to the budget, the stop rule and the record.
 
         for index, logits in descent:
             descent.step(losses)
@@ -127,8 +130,6 @@ class Descent:
         for epoch in descent.epochs():
             for index, logits in descent.batches():
                 descent.step(losses)
-
-    `GradientMethod.descent` makes it.
     """
 
     method: GradientMethod
@@ -165,7 +166,7 @@ class Descent:
         if method.stop == "forgotten" and not self._all_reached():
             cut = record.steps == method.max_steps
             record.warn(
-                "max_steps ended the run before every example was forgotten; raise it" if cut else self.method.missed
+                "max_steps ended the run before every example was forgotten; raise it" if cut else method.missed
             )
         if method.stop == "epsilon":
             record.warn(f"the budget ended before the loss was below epsilon={method.epsilon}; raise epochs, or lr")
@@ -205,10 +206,9 @@ class Descent:
         self._record_pass(positions, began)
 
     def step(self, losses: Tensor) -> None:
-        """Makes one update down the mean of `losses`, one an example of the batch, shape (B,).
+        """Makes one update that lowers the mean of `losses`, one for each example of the batch, shape (B,).
 
-        It makes none where the batch is the whole pass and the run ends with it: the loss is below `epsilon`, or `end`
-        was called.
+        Where the batch is the whole pass, and the loss is below `epsilon` or `end` was called, the run ends without it.
 
         Raises:
             NonFiniteError: the loss became NaN or infinite; says before which step.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.methods._distilling import scaled_confidence
-from expunge.methods._gradient import GradientMethod
+from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._inputs import Continuous, at_once, continuous
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
@@ -41,14 +41,7 @@ class BoundaryShrink(GradientMethod):
     needs = Needs.FORGET
     presets: ClassVar[Presets] = {
         "paper": {},
-        "chen2023": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "lr": 1e-5,
-            "batch_size": 64,
-            "epochs": 10,
-        },
+        "chen2023": {**MOMENTUM, "weight_decay": 0.0, "lr": 1e-5, "batch_size": 64, "epochs": 10},
     }
 
     def __post_init__(self) -> None:

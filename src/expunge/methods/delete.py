@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._gradient import GradientMethod
+from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 
 
@@ -30,14 +30,7 @@ class Delete(GradientMethod):
     needs = Needs.FORGET
     presets: ClassVar[Presets] = {
         "paper": {},
-        "zhou2025": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "lr": 1e-4,
-            "batch_size": 128,
-            "epochs": 20,
-        },
+        "zhou2025": {**MOMENTUM, "weight_decay": 0.0, "lr": 1e-4, "batch_size": 128, "epochs": 20},
     }
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:

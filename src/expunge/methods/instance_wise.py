@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._gradient import GradientMethod, gradients, trainable
+from expunge.methods._gradient import MOMENTUM, GradientMethod, gradients, trainable
 from expunge.methods._inputs import continuous, targeted_pgd
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
@@ -54,8 +54,7 @@ class InstanceWise(GradientMethod):
     presets: ClassVar[Presets] = {
         "paper": {},
         "cha2024": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 1e-4,
             "lr": 1e-3,
             "batch_size": 288,

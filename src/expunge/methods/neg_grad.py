@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from expunge.methods._gradient import GradientMethod
+from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 
 
@@ -28,14 +28,7 @@ class NegGrad(GradientMethod):
     needs = Needs.FORGET
     presets: ClassVar[Presets] = {
         "paper": {},
-        "salun2024": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "lr": 1e-4,
-            "batch_size": 256,
-            "epochs": 5,
-        },
+        "salun2024": {**MOMENTUM, "weight_decay": 5e-4, "lr": 1e-4, "batch_size": 256, "epochs": 5},
     }
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:

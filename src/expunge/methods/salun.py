@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._gradient import GradientMethod, gradients, trainable
+from expunge.methods._gradient import MOMENTUM, GradientMethod, gradients, trainable
 from expunge.methods._inputs import at_once
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
@@ -46,8 +46,7 @@ class SalUn(GradientMethod):
     presets: ClassVar[Presets] = {
         "paper": {},
         "fan2024": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 5e-4,
             "lr": 0.013,
             "batch_size": 256,

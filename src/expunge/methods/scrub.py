@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._gradient import GradientMethod
+from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
@@ -52,8 +52,7 @@ class Scrub(GradientMethod):
     presets: ClassVar[Presets] = {
         "paper": {},
         "kurmanji2023": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 5e-4,
             "lr": 5e-4,
             "epochs": 3,
@@ -65,8 +64,7 @@ class Scrub(GradientMethod):
             "alpha": 0.5,
             "gamma": 1.0,
             "msteps": 3,
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 5e-4,
             "lr": 5e-4,
             "epochs": 5,
