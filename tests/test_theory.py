@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from experiments.theory.concentration import concentration
+from experiments.theory.updates import measure_updates
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -19,7 +21,6 @@ from torch import nn
 
 import expunge
 from expunge import theory
-from expunge.audit import concentration, measure_updates
 from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.methods.random_label import wrong_labels

@@ -2,7 +2,6 @@
 
 from expunge.audit.accuracy import accuracy
 from expunge.audit.audit_report import AuditReport, Correction, Relearning
-from expunge.audit.concentration import Concentration, UpdateShape, concentration
 from expunge.audit.default_audit import audit
 from expunge.audit.difficulty import Difficulty, corrected_scores, difficulty_of
 from expunge.audit.distances import activation_distance, zrf
@@ -12,32 +11,26 @@ from expunge.audit.parameter_change import last_layer, parameter_change
 from expunge.audit.placement import Placements, placements
 from expunge.audit.relearning import relearn, relearn_network, relearn_statistic
 from expunge.audit.scores import cross_entropy, logit_margin, modified_entropy
-from expunge.audit.updates import UpdateMeasurement, measure_updates
 from expunge.audit.verdict import ScoreTest, score_test
 
 __all__ = [
     "AuditReport",
-    "Concentration",
     "Correction",
     "Difficulty",
     "Placements",
     "Rate",
     "Relearning",
     "ScoreTest",
-    "UpdateMeasurement",
-    "UpdateShape",
     "accuracy",
     "activation_distance",
     "auc",
     "auc_interval",
     "audit",
-    "concentration",
     "corrected_scores",
     "cross_entropy",
     "difficulty_of",
     "last_layer",
     "logit_margin",
-    "measure_updates",
     "modified_entropy",
     "parameter_change",
     "placements",
