@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from expunge.audit.accuracy import accuracy
 from expunge.audit.parameter_change import last_layer, parameter_change
 from expunge.data import materialise
 from expunge.errors import InputError, SettingError
-from expunge.methods import GradientMethod, Method, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
+from expunge.methods import GradientMethod, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
 from expunge.progress import advance, hidden
 from expunge.theory import gini, participation_ratio
 
@@ -154,7 +154,7 @@ class _Watched:
 
         hook = register_optimizer_step_post_hook(stepped)
         try:
-            return cast(Method, self.method).run(model, task, rng=rng, record=record)
+            return self.method.run(model, task, rng=rng, record=record)
         finally:
             hook.remove()
 

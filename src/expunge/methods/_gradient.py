@@ -81,8 +81,9 @@ class GradientMethod(Method):
         }
         require(self, ranges | {name: not isinstance(size, int) or size >= 1 for name, size in sizes.items()})
 
-    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of a run. A subclass may make another one."""
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a run. A subclass may make another one. Raises as `trainable`."""
+        parameters = trainable(model)
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
@@ -142,7 +143,7 @@ class Descent:
 
     def __post_init__(self) -> None:
         self._parameters = trainable(self.model)
-        self._optimizer = self.method.make_optimizer(self._parameters)
+        self._optimizer = self.method.make_optimizer(self.model)
         self._kept = kept_statistics(self.model, self.method.norm)
         self._epoch, self._over = 0, False
         self._whole, self._losses, self._seen = False, list[float](), list[Tensor]()  # of the pass at hand
