@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.data import Examples
-from expunge.methods import METHODS, make_method
-from expunge.methods._loop import Descent
+from expunge.methods import METHODS, GradientMethod, make_method
 from expunge.training import Recipe, train
 from expunge.unlearning import Unlearned, unlearn
 from expunge.update_log import UpdateRecorder
@@ -24,7 +23,7 @@ SHORT: dict[str, dict[str, Any]] = {
     **{
         name: {"epochs": 3, "lr": 1e-2} | ({} if name == "finetune" else {"stop": "budget"})
         for name, cls in METHODS.items()
-        if issubclass(cls, Descent)
+        if issubclass(cls, GradientMethod)
     },
 }
 SHORT["instance_wise"] |= {"adversarial": 2, "attack_steps": 3}

@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from expunge import __version__, commands
 from expunge.data import draw_ids, load_data
 from expunge.errors import MissingExtraError, SettingError, printable
-from expunge.methods import METHODS
-from expunge.methods._loop import Descent
+from expunge.methods import METHODS, GradientMethod
 from expunge.terminal import print_table
 from expunge.training import Recipe
 from tests.conftest import COMMAND, LAUNCHER, expunge, pixels, running, succeed, tree, write_folder
@@ -47,7 +46,7 @@ QUICK = {
     "retrain": {"epochs": "1"},
     "amnesiac_undo": {},
     "ssd": {"alpha": "1"},
-    **{name: {"epochs": "2", "batch_size": "16"} for name, cls in METHODS.items() if issubclass(cls, Descent)},
+    **{name: {"epochs": "2", "batch_size": "16"} for name, cls in METHODS.items() if issubclass(cls, GradientMethod)},
 }
 QUICK["instance_wise"] |= {"adversarial": "2", "attack_steps": "3"}
 

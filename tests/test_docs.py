@@ -11,8 +11,7 @@ import pytest
 from experiments.docs import PAGES, filled
 from experiments.places import ROOT
 
-from expunge.methods import METHODS
-from expunge.methods._loop import Descent
+from expunge.methods import METHODS, GradientMethod
 from expunge.training import Recipe
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
@@ -63,8 +62,8 @@ def test_a_methods_page_names_its_class_and_source(name: str) -> None:
         assert f'protocol="{protocol}"' in page
 
 
-@pytest.mark.parametrize(("page", "of"), [("methods/README.md", Descent), ("data-and-models.md", Recipe)])
-def test_shared_settings_are_listed_with_their_defaults(page: str, of: type[Descent | Recipe]) -> None:
+@pytest.mark.parametrize(("page", "of"), [("methods/README.md", GradientMethod), ("data-and-models.md", Recipe)])
+def test_shared_settings_are_listed_with_their_defaults(page: str, of: type[GradientMethod | Recipe]) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE))
     for setting in fields(of):
         shown = rows[setting.name]

@@ -3,7 +3,6 @@
 import copy
 import importlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,18 @@ from expunge.audit import audit
 from expunge.audit.placement import placements
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError
-from expunge.methods import Calibrated, MaskedDistillation, _difficulty, _distilling, default_method, make_method
-from expunge.methods._difficulty import student_margins
-from expunge.methods._loop import descend
-from expunge.methods._margins import (
+from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method, make_method
+from expunge.methods._distilling import (
+    apart,
     divergence,
     followed,
-    held_loss,
-    margins,
-    mixed,
-    mixed_with,
     ranks,
+    scaled_confidence,
+    student_confidence,
     transported,
-    with_margins,
+    with_confidence,
 )
+from expunge.methods._inputs import mixed, mixed_with
 from expunge.methods._task import Recorder, Task
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
@@ -178,10 +175,10 @@ def test_examples_are_ranked_by_their_own_margin_and_that_of_the_student(
         return transported(order, *rest)
 
     calibrated = importlib.import_module("expunge.methods.calibrated")
-    monkeypatch.setattr(calibrated, "student_margins", lambda *_, **__: student)
+    monkeypatch.setattr(calibrated, "student_confidence", lambda *_, **__: student)
     monkeypatch.setattr(calibrated, "transported", noting)
     unlearn(network(), forget, method=make_method("calibrated", epochs=1, rank=rank), heldout=pairs(200, seed=8))
-    own = margins(network()(forget.inputs), forget.labels).detach()
+    own = scaled_confidence(network()(forget.inputs), forget.labels).detach()
     place = [np.argsort(np.argsort(values.numpy())) for values in (own, student)]
     assert orders[0].tolist() == (place[0] + place[1] if rank == "student" else place[0]).tolist()
 
@@ -195,7 +192,7 @@ def test_a_student_is_taught_on_held_out_examples_alone(integers: bool) -> None:
         model.network = nn.Sequential(Floats(), *list(model.network.children())[1:])
         forget, heldout = (replace(part, inputs=(part.inputs * 9).long().flatten(1)) for part in (forget, heldout))
     before = state_bits(model)
-    found = student_margins(model.requires_grad_(False), forget, heldout, torch.Generator().manual_seed(0))
+    found = student_confidence(model.requires_grad_(False), forget, heldout, torch.Generator().manual_seed(0))
     assert state_bits(model) == before
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert found.shape == (6,)
@@ -204,7 +201,7 @@ def test_a_student_is_taught_on_held_out_examples_alone(integers: bool) -> None:
     assert len(met) == 1
     assert torch.equal(met[0], forget.inputs)
     assert model.seen[-1] is met[0]
-    again = student_margins(model, forget, heldout, torch.Generator().manual_seed(0))
+    again = student_confidence(model, forget, heldout, torch.Generator().manual_seed(0))
     assert torch.equal(found, again)
     rows = torch.cat([batch.flatten(1) for batch in model.seen if batch is not met[0]]).double()
     known = torch.tensor([bool((heldout.inputs.flatten(1) == row).all(1).any()) for row in rows[:80]])
@@ -228,8 +225,8 @@ def test_a_student_tells_what_was_learned_by_heart() -> None:
     model = nn.Sequential(*layers, nn.Linear(64, NUM_CLASSES))
     learn(model, Pairs(inputs[:300], labels[:300]))
     forget, heldout = (Examples(inputs[part], labels[part]) for part in (slice(0, 40), slice(300, 600)))
-    own = margins(model.eval()(forget.inputs).detach(), forget.labels)
-    found = student_margins(model, forget, heldout, torch.Generator().manual_seed(0))
+    own = scaled_confidence(model.eval()(forget.inputs).detach(), forget.labels)
+    found = student_confidence(model, forget, heldout, torch.Generator().manual_seed(0))
     assert (own > 2).all()
     assert found[odd].mean() < own[odd].mean() / 2
     assert found[~odd].mean() > own[~odd].mean() * 0.8
@@ -261,16 +258,16 @@ def test_a_student_has_parameters_of_every_kind(num: int) -> None:
         for size in (5, num)
     )
     before = state_bits(model)
-    assert student_margins(model, forget, heldout, rng).isfinite().all()
+    assert student_confidence(model, forget, heldout, rng).isfinite().all()
     assert state_bits(model) == before
 
 
 def test_a_student_that_diverges_is_told_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_difficulty, "NOISE", 1e30)
+    monkeypatch.setattr(_distilling, "STUDENT_NOISE", 1e30)
     model, record = network(), Recorder()
     forget, heldout = (Examples(part.inputs, part.labels) for part in (pairs(6, seed=2), pairs(40, seed=8)))
-    found = student_margins(model, forget, heldout, torch.Generator().manual_seed(0), record=record)
-    assert torch.equal(found, margins(model(forget.inputs).detach(), forget.labels))
+    found = student_confidence(model, forget, heldout, torch.Generator().manual_seed(0), record=record)
+    assert torch.equal(found, scaled_confidence(model(forget.inputs).detach(), forget.labels))
     assert record.warnings == [
         "the student that examples are ranked by diverged: they were ranked by their own margins alone"
     ]
@@ -299,8 +296,8 @@ def learn(model: nn.Module, data: Pairs) -> None:
 def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) -> None:
     forget, heldout = pairs(24, seed=2), pairs(200, seed=8)
     model = memorising(forget)
-    unseen = margins(model(heldout.inputs), heldout.labels).detach()[calibration_side(heldout.inputs, 0)]
-    before = margins(model(forget.inputs), forget.labels).detach()
+    unseen = scaled_confidence(model(heldout.inputs), heldout.labels).detach()[calibration_side(heldout.inputs, 0)]
+    before = scaled_confidence(model(forget.inputs), forget.labels).detach()
     assert before.min() > unseen.median() + 1
     chosen: Any = {"match": match, "rank": rank, "follow": False}
     method = Calibrated(epochs=2500, tolerance=0.06, retention=0.0, lr=3e-3, **chosen)
@@ -308,7 +305,7 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     # Once it is saturated, an output says little about its margin: matched outputs leave margins a little apart.
     close = 0.08 if match == "margin" else 0.16
     assert match == "distribution" or result.trace.first_step_all_reached is not None, result.trace.warnings
-    after = margins(result.model(forget.inputs), forget.labels).detach()
+    after = scaled_confidence(result.model(forget.inputs), forget.labels).detach()
     placed = placements(
         after.numpy(),
         unseen.numpy(),
@@ -326,9 +323,9 @@ def test_examples_that_are_wrong_already_are_not_taught_their_labels(num: int) -
     model = memorising(data)
     forget = pairs(num, seed=2)
     forget.labels[:] = model(forget.inputs).detach().argmin(1)
-    before = margins(model(forget.inputs).detach(), forget.labels)
+    before = scaled_confidence(model(forget.inputs).detach(), forget.labels)
     result = unlearn(model, forget, method=Calibrated(epochs=60), heldout=pairs(200, seed=9))
-    after = margins(result.model(forget.inputs).detach(), forget.labels)
+    after = scaled_confidence(result.model(forget.inputs).detach(), forget.labels)
     assert (before < -1).all()
     assert result.trace.forget_accuracy_after == 0
     assert (after < before + 1).all()
@@ -360,7 +357,7 @@ def test_it_goes_where_unseen_margins_are_by_then() -> None:
             method = Calibrated(epochs=5000, follow=follow, rank="margin", **unheld)
             after = unlearn(model, forget, method=method, heldout=heldout).model
             gone, unseen = (
-                margins(after(inputs), labels).detach()
+                scaled_confidence(after(inputs), labels).detach()
                 for inputs, labels in ((forget.inputs, forget.labels), (heldout.inputs[side], heldout.labels[side]))
             )
             apart[follow].append(abs(float(gone.mean() - unseen.mean())))
@@ -374,16 +371,13 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
     """And a quarter of the held-out examples is never among it, if the targets follow that."""
     drawn: list[Tensor] = []
 
-    def noting(model: nn.Module, inputs: Tensor, *args: Any, passes: Callable[[int], Any], **kwargs: Any) -> nn.Module:
-        def noted(epoch: int) -> Any:
-            found = passes(epoch)
-            assert found[0][0].tolist() == list(range(len(inputs)))
-            drawn.append(inputs.clone())
-            return found
+    renew = _distilling.Held.renew
 
-        return descend(model, inputs, *args, passes=noted, **kwargs)
+    def noting(held: _distilling.Held, epoch: int) -> None:
+        renew(held, epoch)
+        drawn.append(held.inputs.clone())
 
-    monkeypatch.setattr(_distilling, "descend", noting)
+    monkeypatch.setattr(_distilling.Held, "renew", noting)
     method = Calibrated(
         epochs=60, stop="budget", retention_size=30, follow=follow, rank="margin", mixtures=not held
     )  # without held-out examples there are mixtures alone, whatever it says
@@ -503,8 +497,8 @@ def test_margins_of_held_out_examples_are_held_too() -> None:
     fallen = torch.tensor([[10.0, 0.0, 0.0]])
     assert divergence(taught, fallen).item() < 1e-3
     unit = torch.tensor(2.0)
-    assert held_loss(unit)(taught, fallen).item() == pytest.approx(5 - 0.5, abs=1e-3)
-    assert held_loss(unit)(taught, taught).item() == pytest.approx(0, abs=1e-6)
+    assert apart(taught, fallen, unit).item() == pytest.approx(5 - 0.5, abs=1e-3)
+    assert apart(taught, taught, unit).item() == pytest.approx(0, abs=1e-6)
 
 
 @given(st.integers(1, 40), st.integers(1, 80), st.integers(0, 10**6))
@@ -534,12 +528,12 @@ def test_targets_are_the_unseen_margins_themselves_and_as_often_low(n: int, m: i
 
 def test_setting_margins_changes_the_true_class_alone() -> None:
     logits, labels, wanted = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]), torch.tensor([-2.0, 0, 1, 5, 9])
-    changed = with_margins(logits, labels, wanted)
-    torch.testing.assert_close(margins(changed, labels), wanted)
+    changed = with_confidence(logits, labels, wanted)
+    torch.testing.assert_close(scaled_confidence(changed, labels), wanted)
     others = torch.ones_like(logits).scatter(1, labels[:, None], 0).bool()
     assert torch.equal(changed[others], logits[others])
     probabilities = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(margins(logits, labels), (probabilities / (1 - probabilities)).log())
+    torch.testing.assert_close(scaled_confidence(logits, labels), (probabilities / (1 - probabilities)).log())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
@@ -629,9 +623,9 @@ def test_wrong_examples_are_never_raised_by_targets_that_follow() -> None:
     forget = Pairs(inputs[:100], labels[:100].clone())
     forget.labels[:30] = model(forget.inputs[:30]).detach().argmin(1)
     wrong = model(forget.inputs).argmax(1) != forget.labels
-    before = margins(model(forget.inputs).detach(), forget.labels)
+    before = scaled_confidence(model(forget.inputs).detach(), forget.labels)
     heldout = Pairs(inputs[300:], labels[300:])
     after = unlearn(model, forget, method=Calibrated(), heldout=heldout).model
-    raised = margins(after(forget.inputs).detach(), forget.labels) - before
+    raised = scaled_confidence(after(forget.inputs).detach(), forget.labels) - before
     assert wrong.sum() >= 30
     assert raised[wrong].mean() < 0.05

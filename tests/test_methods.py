@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import METHODS, Needs, make_method, settings_of
-from expunge.methods._loop import Descent
+from expunge.methods import METHODS, GradientMethod, Needs, make_method, settings_of
 from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
@@ -23,7 +23,7 @@ from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, 
 from tests.forked import PATIENCE
 
 ALL = sorted(METHODS)
-GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, Descent))
+GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, GradientMethod))
 ON_FORGET = [name for name in GRADIENT if Needs.FORGET in METHODS[name].needs]
 ON_RETAIN = [name for name in ON_FORGET if Needs.RETAIN in METHODS[name].needs]
 UNBOUNDED = {"neg_grad", "instance_wise", "mu_mis", "scrub"}
@@ -253,6 +253,41 @@ def test_normalisation_layers_that_are_frozen_keep_their_statistics(name: str, t
     original = {key: value.clone() for key, value in arrangement.model.state_dict().items() if key.startswith("1.")}
     result = arrangement.run(norm="train").model.state_dict()
     assert all(torch.equal(result[key], value) for key, value in original.items())
+
+
+def _stack(layers: list[Any]) -> nn.Sequential:
+    """Linear layers that are trained (t) or frozen (f), and normalisation layers without parameters (n)."""
+    made: dict[str, Callable[[], nn.Module]] = {
+        "t": lambda: nn.Linear(6, 6),
+        "f": lambda: nn.Linear(6, 6).requires_grad_(False),
+        "n": lambda: nn.BatchNorm1d(6, affine=False),
+    }
+    return nn.Sequential(*[_stack(layer) if isinstance(layer, list) else made[layer]() for layer in layers])
+
+
+@pytest.mark.parametrize(
+    ("layers", "moves"),
+    [
+        ([*"tntnt"], [True, True]),
+        ([*"fntnt"], [False, True]),
+        ([*"tnfnt"], [True, False]),
+        ([*"ntnt"], [True, True]),
+        ([*"nfnt"], [False, False]),
+        (["t", [*"nfn"], "t"], [False, False]),
+        (["f", [*"nt"], "t"], [True]),
+        (["f", ["n"], "t"], [False]),
+    ],
+    ids=str,
+)
+def test_a_normalisation_layer_without_parameters_is_frozen_with_its_neighbour(
+    layers: list[Any], moves: list[bool]
+) -> None:
+    """The one before it in the innermost container with parameters, or the one after it, if it is the first."""
+    forget = TensorDataset(torch.rand(9, 6), torch.arange(9) % 3)
+    model = _stack(layers)
+    after = unlearn(model, forget, method=make_method("targeted", epochs=2, stop="budget")).model
+    means = [[value for name, value in net.named_buffers() if "running_mean" in name] for net in (model, after)]
+    assert [not torch.equal(*pair) for pair in zip(*means, strict=True)] == moves
 
 
 @pytest.mark.parametrize("name", ["targeted", "neg_grad"])

@@ -1,7 +1,6 @@
 """MU-Mis: its sensitivities, its stopping rule, and what second derivatives ask of a model."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from expunge.errors import SettingError
 from expunge.methods import Recorder, Task, make_method
-from expunge.methods._loop import Descent, descend
 from expunge.methods.mu_mis import Recovery
 from expunge.methods.random_label import wrong_labels
 from expunge.models import logits_of
@@ -181,33 +179,9 @@ def test_uint8_images_have_sensitivities() -> None:
     assert state_bits(runs[0]) != state_bits(model)
 
 
-def test_a_rule_that_is_never_met_changes_nothing_in_the_loop() -> None:
-    """`finished` is asked, and a run whose method has no rule of its own is the one that it was."""
-    asked: list[int] = []
-    models = []
-
-    def never() -> bool:
-        asked.append(1)
-        return False
-
-    rules: tuple[dict[str, Any], ...] = ({}, {"finished": never})
-    for rule in rules:
-        torch.manual_seed(0)
-        models.append(NETWORKS["layer_norm"]())
-        examples = pairs(6, seed=2)
-        descend(
-            models[-1],
-            examples.inputs,
-            lambda logits, index: logits.square().sum(1),
-            Descent(epochs=3),
-            forget_labels=examples.labels,
-            goal=lambda logits: logits.argmax(1) < 0,
-            rng=torch.Generator(),
-            record=Recorder(),
-            **rule,
-        )
+def test_a_rule_that_is_never_met_changes_nothing(tmp_path: Path) -> None:
+    models = [arrange("mu_mis", "layer_norm", tmp_path / str(r)).run(recovery=r).model for r in (None, 1e9)]
     assert state_bits(models[0]) == state_bits(models[1])
-    assert len(asked) >= 3
 
 
 class _Scaling(nn.Module):

@@ -23,8 +23,7 @@ from experiments.commit import commit
 from experiments.markdown import markdown
 from expunge.commands.train import spec_for
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
-from expunge.methods._difficulty import student_margins
-from expunge.methods._margins import margins, ranks
+from expunge.methods._distilling import ranks, scaled_confidence, student_confidence
 from expunge.models import build, logits_of
 from expunge.training import Recipe, augmented, recipe_for, train
 
@@ -48,7 +47,7 @@ def main() -> None:
     forget, rest = gone.examples, data.without(gone)
     scores = []
     for seed in range(RETRAINED):
-        scores.append(margins(logits_of(trained(rest, ORIGINALS + seed), forget.inputs), forget.labels))
+        scores.append(scaled_confidence(logits_of(trained(rest, ORIGINALS + seed), forget.inputs), forget.labels))
         print(f"retrained {seed + 1} of {RETRAINED}", flush=True)
     total = torch.stack(scores).sum(0)
     truth = total / RETRAINED
@@ -59,13 +58,14 @@ def main() -> None:
         side = calibration_side(test.images, seed)
         held = Examples(test.images[side], test.labels[side])
         views = [
-            margins(logits_of(network, augmented(forget.inputs, "shift", rng)), forget.labels) for _ in range(VIEWS)
+            scaled_confidence(logits_of(network, augmented(forget.inputs, "shift", rng)), forget.labels)
+            for _ in range(VIEWS)
         ]
         at_hand = {
-            "own": margins(logits_of(network, forget.inputs), forget.labels),
+            "own": scaled_confidence(logits_of(network, forget.inputs), forget.labels),
             "shifted": torch.stack(views).mean(0),
             "references": reference_margins(data, forget, held, rng),
-            "student": student_margins(network, forget, held, rng),
+            "student": student_confidence(network, forget, held, rng),
         }
         for size in (1, 2, 3):
             for names in combinations(at_hand, size):
@@ -94,7 +94,9 @@ def trained(data: ImageSet, seed: int) -> nn.Module:
 def reference_margins(data: ImageSet, forget: Examples, heldout: Examples, rng: torch.Generator) -> Tensor:
     """Mean margins under networks that are trained on held-out examples and their labels alone."""
     networks = [learned(data, heldout, REFERENCE, rng) for _ in range(REFERENCES)]
-    return torch.stack([margins(logits_of(network, forget.inputs), forget.labels) for network in networks]).mean(0)
+    return torch.stack(
+        [scaled_confidence(logits_of(network, forget.inputs), forget.labels) for network in networks]
+    ).mean(0)
 
 
 def learned(data: ImageSet, examples: Examples, recipe: Recipe, rng: torch.Generator) -> nn.Module:

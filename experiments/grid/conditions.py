@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.methods import _loop
+from expunge.methods import GradientMethod
 from expunge.models import Classifier, as_float
 from expunge.randomness import stream
 from expunge.training import augmented
@@ -52,10 +52,10 @@ class Conditions:
         if self.schedule == "constant" and not self.carried:
             yield
             return
-        usual = _loop._optimizer
+        usual = GradientMethod.make_optimizer
 
-        def optimizer(model: nn.Module, settings: _loop.Descent) -> torch.optim.Optimizer:
-            made = usual(model, settings)
+        def optimizer(method: GradientMethod, model: nn.Module) -> torch.optim.Optimizer:
+            made = usual(method, model)
             if self.carried:
                 known = moments()
                 for name, parameter in model.named_parameters():
@@ -65,7 +65,7 @@ class Conditions:
                 _follow_cosine(made, total)
             return made
 
-        with patch.object(_loop, "_optimizer", optimizer):
+        with patch.object(GradientMethod, "make_optimizer", optimizer):
             yield
 
 

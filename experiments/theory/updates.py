@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from expunge.audit.accuracy import accuracy
 from expunge.audit.parameter_change import last_layer, parameter_change
 from expunge.data import materialise
 from expunge.errors import InputError, SettingError
-from expunge.methods import Method, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
-from expunge.methods._loop import Descent
+from expunge.methods import GradientMethod, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
 from expunge.progress import advance, hidden
 from expunge.theory import gini, participation_ratio
 
@@ -48,7 +47,7 @@ class UpdateMeasurement:
 
 
 _PAPER: dict[str, Any] = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 1e-5}  # section 5; alike for all
-METHODS_COMPARED: Mapping[str, Descent] = {
+METHODS_COMPARED: Mapping[str, GradientMethod] = {
     "targeted": Targeted(lam=1.0, **_PAPER),
     "targeted_lam3": Targeted(lam=3.0, **_PAPER),
     "neg_grad": NegGrad(**_PAPER),
@@ -62,7 +61,7 @@ def measure_updates(
     forget: Dataset[Any],
     *,
     unlearn: Callable[..., object],
-    methods: Mapping[str, Descent] = METHODS_COMPARED,
+    methods: Mapping[str, GradientMethod] = METHODS_COMPARED,
     steps: Sequence[int] = (1, 2, 5, 10, 20),
     seed: int = 0,
     norm: Literal["train", "eval"] = "train",
@@ -107,7 +106,7 @@ def measure_updates(
     for done, (name, method) in enumerate(methods.items()):
         sgd = replace(method, optimizer="sgd", weight_decay=0.0, momentum=0.0, norm="eval")
         adam = replace(method, optimizer="adam", norm=norm)
-        runs: list[tuple[str, nn.Module, Dataset[Any], Descent, Sequence[int]]] = [
+        runs: list[tuple[str, nn.Module, Dataset[Any], GradientMethod, Sequence[int]]] = [
             ("all", wide, forget, sgd, (1,)),
             ("last_layer", head, frozen, adam, steps),
             ("all", model, forget, adam, steps),
@@ -137,7 +136,7 @@ class _Watched:
     `look` is called with the network, the task and the number of updates so far, where that is one of `stops`.
     """
 
-    method: Descent
+    method: GradientMethod
     stops: frozenset[int]
     look: Callable[[nn.Module, Task, int], None]
 
@@ -155,13 +154,13 @@ class _Watched:
 
         hook = register_optimizer_step_post_hook(stepped)
         try:
-            return cast(Method, self.method).run(model, task, rng=rng, record=record)
+            return self.method.run(model, task, rng=rng, record=record)
         finally:
             hook.remove()
 
 
 def _measuring(
-    name: str, scope: str, run: Descent, before: nn.Module, measured: list[UpdateMeasurement]
+    name: str, scope: str, run: GradientMethod, before: nn.Module, measured: list[UpdateMeasurement]
 ) -> Callable[[nn.Module, Task, int], None]:
     """What measures a network on its way and adds the measurement to `measured`."""
     originals = {key: value.detach() for key, value in before.named_parameters()}

@@ -13,7 +13,7 @@ from experiments.grid.conditions import Conditions, adam_moments
 from experiments.grid.measuring import Stage
 
 from expunge.errors import InputError, SettingError
-from expunge.methods import Targeted, _loop
+from expunge.methods import Targeted
 from tests.experiments.test_background import SMOKE
 
 
@@ -47,7 +47,7 @@ def test_each_condition_is_another_cell_with_another_result(stage: Stage, name: 
 def test_the_cosine_ends_at_zero() -> None:
     model = torch.nn.Linear(2, 2)
     with Conditions(schedule="cosine").applied(4, dict):
-        optimizer = _loop._optimizer(model, Targeted(lr=0.5))
+        optimizer = Targeted(lr=0.5).make_optimizer(model)
     sizes = []
     for _ in range(5):
         sizes.append(optimizer.param_groups[0]["lr"])
@@ -63,7 +63,7 @@ def test_carried_moments_are_adams(stage: Stage, monkeypatch: pytest.MonkeyPatch
     assert all(torch.equal(tensor, before[name]) for name, tensor in stage.network.state_dict().items())
     assert {name for name, _ in stage.network.named_parameters()} == set(moments)
     with Conditions(carried=True).applied(1, lambda: moments):
-        optimizer = _loop._optimizer(stage.network, Targeted())
+        optimizer = Targeted().make_optimizer(stage.network)
     for name, parameter in stage.network.named_parameters():
         assert float(optimizer.state[parameter]["step"]) == 3
         assert torch.equal(optimizer.state[parameter]["exp_avg_sq"], moments[name]["exp_avg_sq"])

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from expunge.errors import SettingError
+from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
@@ -109,6 +110,7 @@ __all__ = [
     "Calibrated",
     "Delete",
     "FineTune",
+    "GradientMethod",
     "InstanceWise",
     "JiT",
     "MUMis",

@@ -1,46 +1,75 @@
-"""Forgetting while outputs on other inputs are held: what methods without retained examples share."""
+"""What `calibrated` and `masked_distillation` share: outputs that are held, and confidences that are moved."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.data import Examples
 from expunge.errors import InputError
-from expunge.methods._loop import NORMALISATION, Descent, descend, step_size
-from expunge.methods._margins import divergence, mixable, mixed, mixed_with
+from expunge.methods._gradient import (
+    NORMALISATION,
+    GradientMethod,
+    dense_gradients,
+    gradients,
+    kept_statistics,
+    require_gradient,
+    set_mode,
+    trainable,
+)
+from expunge.methods._inputs import mixable, mixed, mixed_with
 from expunge.methods._task import Recorder, Task
-from expunge.models import logits_of, refusing
+from expunge.models import forward, logits_of, refusing
+from expunge.progress import track
 from expunge.settings import require
 from expunge.training import are_images, augmented
 
 REPEATED = 0.25
-"""Share of the held-out examples that an epoch may draw as they are."""
+"""Share of the held-out examples above which those of an epoch are shifted: epochs would share many."""
+
+PROBED = 256
+"""Examples, at most, that a step size is chosen on."""
+
+MIN_PER_CLASS = 20
+"""Unseen examples of a class from which on its own confidences are taken; with fewer, those of all classes are."""
+
+STUDENT_PASSES = 6
+"""Passes in which a student is taught, each over inputs of its own."""
+
+STUDENT_DRAWS = 512
+"""Held-out examples of a pass, at most, and as many mixtures."""
+
+STUDENT_BATCH = 128
+"""Inputs of an update of a student, at most."""
+
+STUDENT_LR = 0.2
+"""Its highest step size, relative to the size of each parameter, so that one number suits every network."""
+
+STUDENT_NOISE = 0.5
+"""Standard deviation of the noise that its parameters start with, relative to the size of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distilling(Descent):
-    """A descent that pulls on forgotten examples and holds the original's outputs on others by distillation.
+class Distilling(GradientMethod):
+    """The settings of a method that pulls on forgotten examples and holds the original's outputs on others.
 
-    What is held are held-out examples where there are any, and as many mixtures of one of them and a forgotten one,
-    since held-out examples alone say little of the outputs near what is forgotten; else mixtures of two forgotten ones.
-    Each epoch draws its own. Where it draws more than `REPEATED` of all held-out examples, so that epochs share many,
-    these (not the mixtures) are shifted at random. Elsewhere they are not: holding a network on shifted images, which
-    it may be poor at, costs it accuracy. Dropout is off: what is held and pulled to are outputs in eval mode.
+    Dropout is off: what is held and pulled to are outputs in eval mode.
 
     Attributes:
-        pace: share of the pull's loss that a first step takes off, to first order, > 0: the step size follows from it
-            and the gradient. None: `lr` is the step size.
+        pace: share of the pull's loss that the first step takes off, to first order, > 0: the step size follows from
+            it and the gradient. None: `lr` is the step size.
         lr: the highest step size, > 0.
         retention: weight of the distillation, of held-out examples and mixtures together, in the first epoch, ≥ 0.
         relax: what that is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
         retention_size: held-out examples, or mixtures without any, that are distilled an epoch, ≥ 1; at least as many
             as are forgotten, where there are so many.
-        mixtures: whether as many mixtures of a held-out and a forgotten example are distilled beside, which takes about
-            twice the time. Token ids and other integers never are mixed, and without held-out examples it says nothing.
-        norm: as in `Descent`; without held-out examples it is `eval`, since mixtures alone would spoil the statistics.
+        mixtures: whether as many mixtures of a held-out and a forgotten example are distilled too, which takes about
+            twice the time. Integers such as token ids are never mixed. Without held-out examples it has no effect.
+        norm: as in `GradientMethod`; `eval` without held-out examples, since mixtures alone would spoil the statistics.
     """
 
     lr: float = 1e-3
@@ -56,106 +85,119 @@ class Distilling(Descent):
     mixtures: bool = True
 
     dropout: ClassVar[bool] = False
+    missed: ClassVar[str] = "the budget ended before every example was forgotten; raise epochs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "pace": self.pace is None or self.pace > 0,
-            "retention": self.retention >= 0,
-            "relax": 0 < self.relax <= 1,
-            "retention_size": self.retention_size >= 1,
-        }
-        require(self, ranges)
+        pace = self.pace is None or self.pace > 0
+        require(self, {"pace": pace, "retention": self.retention >= 0, "relax": 0 < self.relax <= 1})
 
-    def pull_and_hold(
-        self,
-        model: nn.Module,
-        task: Task,
-        pull: Callable[[Tensor, Tensor], Tensor],
-        goal: Callable[[Tensor], Tensor],
-        *,
-        hold: Callable[[Tensor, Tensor], Tensor] = divergence,
-        watch: Callable[[], None] = lambda: None,
-        missed: str = "the budget ended before every example was forgotten; raise epochs",
-        rng: torch.Generator,
-        record: Recorder,
-    ) -> nn.Module:
-        """Minimises mean(pull) + `retention` · `relax`^epoch · mean(hold) on what is held.
+    def adapted(self, model: nn.Module, task: Task, pull: Callable[[Tensor, Tensor], Tensor], record: Recorder) -> Self:
+        """These settings with the step size that `pace` gives, and with `norm="eval"` without held-out examples.
 
-        Args:
-            model: the original, changed in place.
-            task: with the forget set and, where there are any, held-out examples.
-            pull: maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
-            hold: maps log-probabilities of the original and logits (B, C) to one loss an example (B,).
-            watch: called at the start of each epoch, once the stop rule has judged the last one.
-            goal, missed, rng, record: as in `descend`.
-
-        Raises:
-            InputError: no held-out examples, and a single forgotten one or inputs that cannot be mixed.
+        `pull` maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
         """
-        inputs, num = task.forget.inputs, len(task.forget)
-        if task.heldout is None and num < 2:
-            raise InputError(
-                "one forgotten example alone leaves nothing to hold: give held-out examples (heldout=, --test), or "
-                "name another method, such as targeted"
-            )
-        if task.heldout is None and not mixable(inputs):
-            raise InputError(
-                f"{inputs.dtype} inputs cannot be mixed as images can: give held-out examples (heldout=, --test), or "
-                "name another method, such as targeted"
-            )
-        wanted, original = max(self.retention_size, num), copy.deepcopy(model)
-
-        def teach() -> tuple[Tensor, Tensor]:
-            held = drawn(task, wanted, self.mixtures, rng)
-            with refusing(held, "what is held (mixtures=false holds no mixtures)"):
-                return held, logits_of(original, held).log_softmax(1)
-
-        held, taught = teach()
-        everything = torch.cat([inputs, held])
-        whole, size = len(everything), len(held)
-        positions = torch.arange(whole, device=inputs.device)
-        weight = self.retention
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            at, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
-            kept = weight * hold(taught[other], logits)
-            return torch.where(index < num, pull(logits, at) * (whole / num), kept * (whole / size))
-
-        def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
-            nonlocal weight, taught
-            weight = self.retention * self.relax**epoch
-            watch()
-            if epoch:
-                everything[num:], taught = teach()
-            return [(positions, self.batch_size)]
-
         settings = self
         if task.heldout is None and self.norm == "train":
             if any(isinstance(module, NORMALISATION) for module in model.modules()):
                 record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
-            settings = replace(self, norm="eval")
+            settings = replace(settings, norm="eval")
         if self.pace is not None:
-            settings = replace(settings, lr=step_size(model, inputs, pull, self, self.pace))
-        return descend(
-            model,
-            everything,
-            loss,
-            settings,
-            forget_labels=task.forget.labels,
-            goal=goal,
-            rng=rng,
-            record=record,
-            passes=passes,
-            missed=missed,
-        )
+            settings = replace(settings, lr=self._step_size(model, task.forget.inputs, pull, self.pace))
+        return settings
+
+    def _step_size(
+        self, model: nn.Module, inputs: Tensor, pull: Callable[[Tensor, Tensor], Tensor], pace: float
+    ) -> float:
+        """The step size whose first step lowers the pull by the share `pace`, to first order, but at most `lr`.
+
+        Adam's first step moves each parameter by the step size along its gradient's sign, so that the loss falls by it
+        times ‖g‖₁ (AdamW's too); a plain step lowers it by the step size times ‖g‖₂². The gradient is that of `PROBED`
+        examples, evenly spaced, since they may be sorted by class, with normalisation statistics kept.
+        """
+        set_mode(model, kept_statistics(model, "eval"), dropout=self.dropout)
+        num, parameters, total = min(PROBED, len(inputs)), trainable(model), 0.0
+        slopes = [torch.zeros_like(parameter) for parameter in parameters]
+        probed = torch.arange(num, device=inputs.device) * len(inputs) // num
+        for index in probed.split(self.batch_size or num):
+            value = pull(forward(model, inputs[index]), index).sum() / num
+            for slope, part in zip(slopes, gradients(value, parameters), strict=True):
+                slope += part
+            total += float(value.detach())
+        power = 2 if self.optimizer == "sgd" else 1
+        size = sum(float(slope.abs().pow(power).sum(dtype=torch.float64)) for slope in slopes)
+        fallen = pace * total
+        return min(self.lr, fallen / size) if size > 0 and fallen > 0 else self.lr
+
+
+class Held:
+    """What a run holds: inputs beside the forgotten ones, the original's outputs there, and the weight of that.
+
+    Held are held-out examples and as many mixtures of one of them and a forgotten one, since held-out examples alone
+    say little of the outputs near what is forgotten; without held-out examples, mixtures of two forgotten ones.
+
+    Attributes:
+        inputs: the forgotten inputs and then those that are held, shape (N, ...).
+        taught: the original's log-probabilities on the latter.
+
+    Raises:
+        InputError: no held-out examples, and a single forgotten one or inputs that cannot be mixed.
+    """
+
+    def __init__(self, method: Distilling, model: nn.Module, task: Task, rng: torch.Generator) -> None:
+        inputs, self._num = task.forget.inputs, len(task.forget)
+        lacks = "one forgotten example alone leaves nothing to hold" if self._num < 2 else ""
+        if not lacks and not mixable(inputs):
+            lacks = f"{inputs.dtype} inputs cannot be mixed as images can"
+        if task.heldout is None and lacks:
+            raise InputError(
+                f"{lacks}: give held-out examples (heldout=, --test), or name another method, such as targeted"
+            )
+        self._method, self._task, self._rng = method, task, rng
+        self._original = copy.deepcopy(model)
+        held = self._drawn()
+        self.inputs = torch.cat([inputs, held])
+
+    def renew(self, epoch: int) -> None:
+        """Sets the weight for an epoch, and draws other inputs for each but the first."""
+        self._weight = self._method.retention * self._method.relax**epoch
+        if epoch:
+            self.inputs[self._num :] = self._drawn()
+
+    def losses(
+        self,
+        index: Tensor,
+        logits: Tensor,
+        *,
+        pull: Callable[[Tensor, Tensor], Tensor],
+        hold: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """The losses of a batch of `inputs`, whose mean over all is mean(pull) + weight · mean(hold), shape (B,).
+
+        Args:
+            index, logits: positions (B,) and logits (B, C).
+            pull: maps logits and positions in the forget set to one loss an example.
+            hold: maps log-probabilities of the original and logits to one loss an example.
+        """
+        num, whole = self._num, len(self.inputs)
+        forgotten, other = index.clamp(max=num - 1), (index - num).clamp(min=0)
+        held = self._weight * hold(self.taught[other], logits)
+        return torch.where(index < num, pull(logits, forgotten) * (whole / num), held * (whole / (whole - num)))
+
+    def _drawn(self) -> Tensor:
+        method, size = self._method, max(self._method.retention_size, self._num)
+        held = drawn(self._task, size, method.mixtures, self._rng)
+        with refusing(held, "what is held (mixtures=false holds no mixtures)"):
+            self.taught = logits_of(self._original, held).log_softmax(1)
+        return held
 
 
 def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
     """Inputs whose outputs are to be held, shape (K, ...).
 
-    With held-out examples K is `num`, or how many there are if fewer, and twice that with mixtures of held-out and
-    forgotten ones; without, K = `num` mixtures of two forgotten ones.
+    With held-out examples K is `num`, or how many there are if fewer, and twice that with mixtures; without, K = `num`.
+    Where more than `REPEATED` of the held-out images are drawn, these are shifted at random. Elsewhere they are not: a
+    network may be poor at shifted images, and holding it there costs accuracy.
     """
     if task.heldout is None:
         return mixed(task.forget.inputs, num, rng)
@@ -166,3 +208,186 @@ def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
     if not mixtures or not mixable(inputs):
         return inputs
     return torch.cat([inputs, mixed_with(everything, forgotten, len(inputs), rng)])
+
+
+def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
+    """KL(wanted ‖ softmax(logits)) of each example, shape (N,); `wanted` are log-probabilities, shape (N, C)."""
+    return F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)
+
+
+def huber(gap: Tensor) -> Tensor:
+    """½ gap² where |gap| < 1, |gap| − ½ elsewhere (Huber 1964)."""
+    return F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none")
+
+
+def apart(taught: Tensor, logits: Tensor, unit: Tensor) -> Tensor:
+    """How far outputs have left the original's: their divergence, plus the Huber loss of the change of φ, in `unit`.
+
+    `taught` are the original's log-probabilities, (B, C); φ is that of its likeliest class. One loss an example, (B,).
+    """
+    top = taught.argmax(1)
+    return divergence(taught, logits) + huber((scaled_confidence(logits, top) - scaled_confidence(taught, top)) / unit)
+
+
+def scaled_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """φ = z_y − logsumexp_{j≠y} z_j, the log odds of the true class (Carlini et al. 2022: logit-scaled confidence).
+
+    Args:
+        logits: z, shape (N, C), C ≥ 2.
+        labels: y, int64, shape (N,).
+
+    Returns:
+        shape (N,), in the dtype of `logits`; positive where the true class has more than half of the probability.
+
+    >>> scaled_confidence(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0]))
+    tensor([1.3069])
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+
+
+def with_confidence(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """The same logits but for the true class's, which is set so that φ is `wanted`, shape (N,)."""
+    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return logits.scatter(1, labels[:, None], (rest + wanted)[:, None])
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each of N values, 0 for the lowest, int64, shape (N,); of equal ones the earlier comes first."""
+    return values.argsort(stable=True).argsort()
+
+
+def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
+    """Hands the quantiles of unseen φ to N examples in their order: targets, shape (N,).
+
+    First over all classes: the example of rank r gets the quantile (r + ½) / N of all unseen φ. Classes differ in
+    difficulty, and memorised φ show less of that than unseen ones. So the examples are ranked anew by where those
+    quantiles stand among the unseen φ of their own class, and get the quantile (r + ½) / N of these: targets are then
+    spread evenly within classes too. A class with fewer than `MIN_PER_CLASS` unseen φ takes those of all.
+
+    Args:
+        order: by which the examples are ranked, shape (N,).
+        labels: int64, shape (N,).
+        unseen: φ of unseen examples, float, shape (M,), M ≥ 1.
+        unseen_labels: int64, shape (M,).
+
+    >>> zeros = torch.zeros(2, dtype=torch.int64)
+    >>> transported(torch.tensor([5, 1]), zeros, torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1, 1, 1, 1]))
+    tensor([2.5000, 0.5000])
+    """
+    first = _quantiles(unseen, _shares(order, unseen.dtype))
+    groups = [(labels == label, unseen[unseen_labels == label]) for label in labels.unique()]
+    groups = [(mine, among if len(among) >= MIN_PER_CLASS else unseen) for mine, among in groups]
+    placed = torch.empty_like(first)
+    for mine, among in groups:
+        placed[mine] = torch.searchsorted(among.sort().values, first[mine]).to(first.dtype) / len(among)
+    by_order = order.argsort(stable=True)  # so that examples that stand alike in their classes keep their order
+    again = torch.empty_like(by_order)
+    again[by_order] = ranks(placed[by_order])
+    shares = _shares(again, unseen.dtype)
+    targets = torch.empty_like(first)
+    for mine, among in groups:
+        targets[mine] = _quantiles(among, shares[mine])
+    return targets
+
+
+def followed(planned: Tensor, before: Tensor, now: Tensor) -> Tensor:
+    """Targets moved as the φ of other examples moved since: by the change of their mean and of their spread.
+
+    Regression of `now` on `before` would draw targets together, the more the less the two agree. A spread that grows is
+    not followed: where little is held, that of unseen φ grows with that of the targets.
+
+    Args:
+        planned: targets under the original model, shape (N,).
+        before: φ of other examples under the original model, shape (M,), M ≥ 1.
+        now: theirs under the model as it is, shape (M,).
+
+    >>> followed(torch.tensor([0.0, 4.0]), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]))
+    tensor([0.5000, 2.5000])
+    """
+    spread = before.std(correction=0)
+    slope = (now.std(correction=0) / spread).clamp(max=1) if spread > 0 else 1.0
+    return now.mean() + slope * (planned - before.mean())
+
+
+def _quantiles(values: Tensor, shares: Tensor) -> Tensor:
+    """Of M values at `shares` in (0, 1), by Hazen's rule: the i-th lowest, from 0, is at (i + ½) / M.
+
+    That of torch.quantile is at i / (M − 1), so that fewer of the quantiles than of the values would be low.
+    """
+    position = (shares * len(values) - 0.5).clamp(0, len(values) - 1)
+    ascending, below = values.sort().values, position.floor().long()
+    return torch.lerp(ascending[below], ascending[position.ceil().long()], position - below)
+
+
+def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
+    return (ranks(order) + 0.5).to(dtype) / len(order)
+
+
+def student_confidence(
+    model: nn.Module,
+    forget: Examples,
+    heldout: Examples,
+    rng: torch.Generator,
+    *,
+    mixtures: bool = True,
+    batch_size: int | None = None,
+    record: Recorder | None = None,
+) -> Tensor:
+    """φ of forgotten examples under a student of the model that is taught without them: how hard they are.
+
+    The student starts as a copy of the model, all of it free to change, and learns the model's outputs on held-out
+    examples (images are shifted at random) and on mixtures of two. Its steps are so large at first that what the model
+    knows by heart wears off: typical examples keep a high φ, and odd ones do not.
+
+    Args:
+        model: left as it is, but for its mode.
+        forget: N examples that the student is not taught on.
+        heldout: M ≥ 2 examples that it is; their labels are not used.
+        rng: a CPU generator.
+        mixtures: whether mixtures are taught too, where inputs can be mixed.
+        batch_size: inputs of an update, ≥ 1, if fewer than `STUDENT_BATCH`.
+        record: is warned where the student diverges.
+
+    Returns:
+        floating-point, shape (N,): the model's own φ where the student diverges.
+
+    Raises:
+        InputError: the model cannot take mixtures.
+        SettingError: its outputs depend on no parameter.
+    """
+    student = copy.deepcopy(model)
+    parameters = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        noise = torch.randn(parameter.shape, generator=rng, device="cpu").to(parameter.device, parameter.dtype)
+        parameter.data.add_(STUDENT_NOISE * parameter.data.square().mean().sqrt() * noise)
+    num, images = min(STUDENT_DRAWS, len(heldout)), are_images(heldout.inputs)
+    mixing, size = mixtures and mixable(heldout.inputs), min(STUDENT_BATCH, batch_size or STUDENT_BATCH)
+    optimizer = torch.optim.Adafactor(parameters, lr=STUDENT_LR)
+    total = STUDENT_PASSES * -(-num * (1 + mixing) // size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, STUDENT_LR, total_steps=total, cycle_momentum=False)
+    for _ in track(range(STUDENT_PASSES), "ranking", STUDENT_PASSES):
+        order = torch.randperm(len(heldout), generator=rng, device="cpu")[:num]
+        inputs = heldout.inputs[order.to(heldout.inputs.device)]
+        inputs = augmented(inputs, "shift", rng) if images else inputs
+        if mixing:
+            inputs = torch.cat([inputs, mixed(heldout.inputs, num, rng)])
+        with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
+            taught = logits_of(model, inputs).log_softmax(1)
+        for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(size):
+            kept = [] if len(index) > 1 else kept_statistics(student, "eval")  # one has no statistics
+            set_mode(student, kept, dropout=False)
+            loss = divergence(taught[index], forward(student, inputs[index])).mean()
+            require_gradient(loss)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            dense_gradients(parameters)
+            with torch.device(inputs.device):  # the optimizer makes tensors on the default one
+                optimizer.step()
+            schedule.step()
+    found = scaled_confidence(logits_of(student, forget.inputs), forget.labels)
+    if found.isfinite().all():
+        return found
+    if record is not None:
+        record.warn("the student that examples are ranked by diverged: they were ranked by their own margins alone")
+    return scaled_confidence(logits_of(model, forget.inputs), forget.labels)

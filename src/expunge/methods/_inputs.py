@@ -1,4 +1,4 @@
-"""Inputs in floating point, to add noise to or take gradients with respect to, and adversarial examples."""
+"""Inputs that methods make: in floating point, adversarial, and mixed."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from expunge.errors import InputError
 from expunge.methods._task import Task
 from expunge.models import forward, logits_of, refusing
+from expunge.training import are_images
 
 PROBED = 32
 """Examples that are asked for gradients."""
 
 MOST_AT_ONCE = 500
 """Examples, at most, whose gradients are taken at once."""
+
+BLENDED = 256
+"""Mixtures made at a time: 8-bit images take four times the room as floats."""
 
 
 @dataclass(frozen=True)
@@ -137,3 +141,47 @@ def _of_length_one(vectors: Tensor) -> Tensor:
 
 def _into_ball(vectors: Tensor, radius: Tensor) -> Tensor:
     return vectors * (radius / _norms(vectors)).clamp_max(1)
+
+
+def mixable(inputs: Tensor) -> bool:
+    """Whether a weighted mean of two inputs is one too: floats and 8-bit images, but no token ids."""
+    return inputs.is_floating_point() or are_images(inputs)
+
+
+def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
+    """`num` mixtures of two different inputs each; the first has a weight in [¼, ¾] (Zhang et al. 2018).
+
+    Args:
+        inputs: shape (N, ...), N ≥ 2, floating-point or uint8 (mixtures are rounded).
+        num: how many, ≥ 1.
+        rng: a CPU generator.
+    """
+    first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
+    second = (first + torch.randint(1, len(inputs), (num,), generator=rng, device="cpu")) % len(inputs)
+    weight = 0.25 + 0.5 * torch.rand(num, generator=rng, device="cpu")
+    return _blended(inputs, first, inputs, second, weight)
+
+
+def mixed_with(inputs: Tensor, others: Tensor, num: int, rng: torch.Generator) -> Tensor:
+    """`num` mixtures of one of `inputs`, with a weight in [½, 1], and one of `others`; both are drawn with replacement.
+
+    Args:
+        inputs: shape (N, ...), N ≥ 1, floating-point or uint8 (mixtures are rounded).
+        others: shape (M, ...), M ≥ 1, of the same shape otherwise and dtype.
+        num, rng: as in `mixed`.
+    """
+    first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
+    second = torch.randint(len(others), (num,), generator=rng, device="cpu")
+    return _blended(inputs, first, others, second, 0.5 + 0.5 * torch.rand(num, generator=rng, device="cpu"))
+
+
+def _blended(inputs: Tensor, first: Tensor, others: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """The inputs at `first` with a weight each, (K,), and the others at `second` with the rest: shape (K, ...)."""
+    blended = inputs.new_empty(len(weight), *inputs.shape[1:])
+    kind = inputs.dtype if inputs.is_floating_point() else torch.float32
+    for part in torch.arange(len(weight), device="cpu").split(BLENDED):
+        one, other = (pool[index[part].to(pool.device)].to(kind) for pool, index in ((inputs, first), (others, second)))
+        share = weight[part].to(one.device, kind).view(-1, *[1] * (inputs.ndim - 1))
+        mixture = share * one + (1 - share) * other
+        blended[part.to(blended.device)] = mixture if inputs.is_floating_point() else mixture.round().to(inputs.dtype)
+    return blended

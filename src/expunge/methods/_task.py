@@ -1,10 +1,10 @@
-"""What a method is given, and what it reports back."""
+"""What a method is, what it is given, and what it reports back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Flag, auto
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from expunge.data import Examples
 from expunge.data.examples import first_copies
 from expunge.records import Epoch, PseudoLabels
+
+Presets = dict[str, dict[str, Any]]
+"""Named bundles of a method's settings."""
 
 
 class Needs(Flag):
@@ -54,6 +57,12 @@ class Task:
         logits = self.forget_logits[index]
         return replace(self, forget=self.forget.take(index), forget_digests=digests, forget_logits=logits)
 
+    def forget_and_retain(self) -> Examples:
+        """A copy of the forget set with the retained examples after it, for methods that need RETAIN."""
+        assert self.retain is not None
+        both = self.forget, self.retain
+        return Examples(torch.cat([part.inputs for part in both]), torch.cat([part.labels for part in both]))
+
     @property
     def num_classes(self) -> int:
         """C."""
@@ -62,7 +71,16 @@ class Task:
 
 @dataclass
 class Recorder:
-    """Collects what a method reports while it runs."""
+    """Collects what a method reports while it runs.
+
+    Attributes:
+        epochs: one an epoch, or a pass where an epoch has several.
+        pseudo_labels: how many labels came about in which way, where a method relabels.
+        first_step_all_reached: after how many updates every example was first predicted as the method wants it.
+        steps: updates so far.
+        examples_seen: examples in them, each counted as often as it was used.
+        warnings: what the user should know.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
     pseudo_labels: PseudoLabels | None = None
@@ -78,14 +96,23 @@ class Recorder:
 
 
 class Method(Protocol):
-    """A frozen dataclass whose fields are the hyperparameters, with one `run`."""
+    """A frozen dataclass whose fields are the hyperparameters, JSON values, with one `run`.
+
+    Attributes:
+        name: what the trace calls it.
+        needs: the inputs that it reads.
+    """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
-    source: ClassVar[str]
     needs: ClassVar[Needs]
-    presets: ClassVar[dict[str, dict[str, object]]]
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
-        """Changes `model`, which is the run's own copy, or makes another one, and returns it."""
+        """Changes `model`, which is the run's own copy, or makes another one, and returns it.
+
+        Args:
+            model: the copy, in float32 or float64.
+            task: what the method declared in `needs`, and nothing else.
+            rng: a CPU generator for everything random.
+            record: what is reported goes here.
+        """
         ...

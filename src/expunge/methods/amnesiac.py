@@ -1,21 +1,20 @@
 """Random wrong labels on the forget set, beside retained examples with their true labels."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.records import PseudoLabels
-from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Amnesiac(Descent):
+class Amnesiac(GradientMethod):
     """Learns random wrong labels of the forgotten examples and the true labels of some retained ones together.
 
     What public code calls amnesiac unlearning, and what the paper's numbers fit: its text describes the undoing of
@@ -28,36 +27,24 @@ class Amnesiac(Descent):
 
     retain_size: int | None = 300
 
-    name: ClassVar[str] = "amnesiac"
-    summary: ClassVar[str] = "random wrong labels beside retained examples with true labels"
-    source: ClassVar[str] = "the paper's Amnesiac; Graves et al. 2021, as public code reads it"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "amnesiac"
+    summary = "random wrong labels beside retained examples with true labels"
+    source = "the paper's Amnesiac; Graves et al. 2021, as public code reads it"
+    needs = Needs.FORGET | Needs.RETAIN
+    presets: ClassVar[Presets] = {
         "paper": {},
         "chundawat2023": {"epochs": 3, "batch_size": 256, "retain_size": None, "weight_decay": 0.0},
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"retain_size": self.retain_size is None or self.retain_size >= 1})
-
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Draws the labels and minimises the cross-entropy over both sets."""
-        assert task.retain is not None
         wrong = wrong_labels(task.forget.labels, task.num_classes, rng)
-        labels = torch.cat([wrong, task.retain.labels])
+        both = task.forget_and_retain()
+        both.labels[: len(wrong)] = wrong
         record.pseudo_labels = PseudoLabels(random=len(wrong))
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            return F.cross_entropy(logits, labels[index], reduction="none")
-
-        return descend(
-            model,
-            torch.cat([task.forget.inputs, task.retain.inputs]),
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) == wrong,
-            rng=rng,
-            record=record,
+        descent = self.descent(
+            model, task, inputs=both.inputs, goal=lambda logits: logits.argmax(1) == wrong, rng=rng, record=record
         )
+        for index, logits in descent:
+            descent.step(F.cross_entropy(logits, both.labels[index], reduction="none"))
+        return model

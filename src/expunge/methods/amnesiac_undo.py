@@ -1,19 +1,19 @@
 """Taking back the recorded updates of the batches that held forgotten examples."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import mark_undone, undone_steps
 from expunge.progress import track
 from expunge.update_log import check_model, matching_updates, subtract
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmnesiacUndo:
+class AmnesiacUndo(Method):
     """Subtracts, once, what the training steps with a forgotten example in their batch added to the parameters.
 
     Graves et al. 2021, "Amnesiac Machine Learning", section 3: θ' = θ − Σ Δθ_b over the sensitive batches b. Needs
@@ -26,11 +26,11 @@ class AmnesiacUndo:
     (`finetune`).
     """
 
-    name: ClassVar[str] = "amnesiac_undo"
-    summary: ClassVar[str] = "subtract the recorded updates of the batches that held forgotten examples"
-    source: ClassVar[str] = "Graves et al. 2021, section 3"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.UPDATES
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    name = "amnesiac_undo"
+    summary = "subtract the recorded updates of the batches that held forgotten examples"
+    source = "Graves et al. 2021, section 3"
+    needs = Needs.FORGET | Needs.UPDATES
+    presets: ClassVar[Presets] = {"paper": {}}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Reads one update after another and subtracts it."""

@@ -1,21 +1,21 @@
 """An incompetent teacher for the forget set, the original model for the rest."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from expunge.errors import InputError
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import built_by, logits_of, refusing
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadTeacher(Descent):
+class BadTeacher(GradientMethod):
     """Distils a randomly initialised network on the forget set, and the original model on retained examples.
 
     Chundawat et al. 2023, "Can bad teaching induce forgetting?", Eq. (1): KL(teacher ‖ student) of softened
@@ -32,11 +32,11 @@ class BadTeacher(Descent):
     divide_by_classes: bool = True
     retain_size: int | None = 300
 
-    name: ClassVar[str] = "bad_teacher"
-    summary: ClassVar[str] = "distil a random network on the forget set, the original on retained examples"
-    source: ClassVar[str] = "Chundawat et al. 2023, Eq. (1)"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN | Needs.FACTORY
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "bad_teacher"
+    summary = "distil a random network on the forget set, the original on retained examples"
+    source = "Chundawat et al. 2023, Eq. (1)"
+    needs = Needs.FORGET | Needs.RETAIN | Needs.FACTORY
+    presets: ClassVar[Presets] = {
         "paper": {},
         "chundawat2023": {"epochs": 1, "batch_size": 256, "retain_size": None, "weight_decay": 0.0},
         "kurmanji2023": {
@@ -52,11 +52,7 @@ class BadTeacher(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "temperature": self.temperature > 0,
-            "retain_size": self.retain_size is None or self.retain_size >= 1,
-        }
-        require(self, ranges)
+        require(self, {"temperature": self.temperature > 0})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Asks both teachers once, and minimises the divergence from them."""
@@ -71,18 +67,9 @@ class BadTeacher(Descent):
         taught = torch.cat([random_logits, logits_of(model, task.retain.inputs)])
         targets = (taught / self.temperature).softmax(1)
         scale = self.temperature**2 / (task.num_classes if self.divide_by_classes else 1)
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
+        both = task.forget_and_retain()
+        descent = self.descent(model, task, inputs=both.inputs, rng=rng, record=record)
+        for index, logits in descent:
             student = (logits / self.temperature).log_softmax(1)
-            return scale * F.kl_div(student, targets[index], reduction="none").sum(1)
-
-        return descend(
-            model,
-            torch.cat([task.forget.inputs, task.retain.inputs]),
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) != task.forget.labels,
-            rng=rng,
-            record=record,
-        )
+            descent.step(scale * F.kl_div(student, targets[index], reduction="none").sum(1))
+        return model

@@ -1,23 +1,23 @@
 """The class beyond the nearest decision boundary as the new label."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.methods._distilling import scaled_confidence
+from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._inputs import Continuous, at_once, continuous
-from expunge.methods._loop import Descent, descend
-from expunge.methods._margins import margins
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.records import PseudoLabels
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundaryShrink(Descent):
+class BoundaryShrink(GradientMethod):
     """Relabels each example with the wrong class that one adversarial step leads to, and learns that.
 
     Boundary Shrink, Chen et al. 2023, "Boundary Unlearning" (CVPR). The step is FGSM's: the input moves by `bound`
@@ -35,20 +35,13 @@ class BoundaryShrink(Descent):
 
     bound: float = 0.1
 
-    name: ClassVar[str] = "boundary_shrink"
-    summary: ClassVar[str] = "relabel with the wrong class that an adversarial step leads to"
-    source: ClassVar[str] = "Chen et al. 2023, Boundary Shrink (CVPR)"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "boundary_shrink"
+    summary = "relabel with the wrong class that an adversarial step leads to"
+    source = "Chen et al. 2023, Boundary Shrink (CVPR)"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {
         "paper": {},
-        "chen2023": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "lr": 1e-5,
-            "batch_size": 64,
-            "epochs": 10,
-        },
+        "chen2023": {**MOMENTUM, "weight_decay": 0.0, "lr": 1e-5, "batch_size": 64, "epochs": 10},
     }
 
     def __post_init__(self) -> None:
@@ -60,20 +53,10 @@ class BoundaryShrink(Descent):
         labels, record.pseudo_labels = nearest_wrong(
             model, continuous(model, task), task.forget.labels, self.bound, self.batch_size
         )
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            return F.cross_entropy(logits, labels[index], reduction="none")
-
-        return descend(
-            model,
-            task.forget.inputs,
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) == labels,
-            rng=rng,
-            record=record,
-        )
+        descent = self.descent(model, task, goal=lambda logits: logits.argmax(1) == labels, rng=rng, record=record)
+        for index, logits in descent:
+            descent.step(F.cross_entropy(logits, labels[index], reduction="none"))
+        return model
 
 
 def nearest_wrong(
@@ -99,9 +82,9 @@ def nearest_wrong(
     reached = 0
     for inputs, true in zip(forget.inputs.split(size), labels.split(size), strict=True):
         start = inputs.detach().clone().requires_grad_(True)
-        # The cross-entropy is softplus(−margin), so its gradient has the sign of the margin's, turned round; but where
-        # the model is certain it is rounded away. The sum keeps every example's gradient its own.
-        (gradient,) = torch.autograd.grad(margins(forward(model, start), true).sum(), start)
+        # The cross-entropy is softplus(−φ), so its gradient has the sign of φ's, turned round; but where the model is
+        # certain it is rounded away. The sum keeps every example's gradient its own.
+        (gradient,) = torch.autograd.grad(scaled_confidence(forward(model, start), true).sum(), start)
         moved = (inputs - step * gradient.sign()).clamp(forget.low, forget.high)
         with torch.no_grad():
             logits = forward(model, moved)

@@ -1,22 +1,33 @@
-"""Margins moved to where the model's margins on unseen examples lie, and no further."""
+"""Confidences moved to where the model's own lie on unseen examples, and no further."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from expunge.errors import InputError
-from expunge.methods._difficulty import student_margins
-from expunge.methods._distilling import Distilling
-from expunge.methods._margins import divergence, followed, held_loss, huber, margins, ranks, transported, with_margins
+from expunge.methods._distilling import (
+    Distilling,
+    Held,
+    apart,
+    divergence,
+    followed,
+    huber,
+    ranks,
+    scaled_confidence,
+    student_confidence,
+    transported,
+    with_confidence,
+)
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
 from expunge.training import are_images, augmented
 
 VIEWS = 16
-"""Shifted copies of each forgotten image, by whose mean margin it is ranked or, without held-out ones, judged."""
+"""Shifted copies of each forgotten image, whose mean φ stands for unseen ones where there are no held-out examples."""
 
 LEAST_HELDOUT = 20
 """Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
@@ -24,40 +35,30 @@ LEAST_HELDOUT = 20
 LEAST_SIDE = 8
 """Pixels from which on a side is shifted."""
 
-LEAST_WATCHED = 25
-"""Held-out examples that targets follow, at least: fewer tell no spread. They are a quarter of what there is."""
-
-MOST_WATCHED = 500
-"""And at most."""
-
-MISSED = "the budget ended before margins were within tolerance of their targets; raise epochs or lower retention"
+LEAST_WATCHED, MOST_WATCHED = 25, 500
+"""How many held-out examples targets follow: a quarter of what there is, within these. Fewer tell no spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Distilling):
-    """Moves each forgotten example's margin to what the model shows on unseen data, so that it looks never seen.
+    """Moves the confidence of each forgotten example to what the model shows on unseen data.
 
-    The margin is s(x) = z_y − logsumexp_{j≠y} z_j. Targets are the original model's margins on held-out examples,
-    handed to the forgotten ones in order of their own: the least move that makes the two distributions equal (optimal
-    transport in one dimension; Peyré and Cuturi 2019, section 2.6). The loss of an example is the Huber loss of its
-    distance to the target, in units of the held-out margins' standard deviation. Beside it the outputs on held-out
-    examples, and on mixtures of them with forgotten ones, are held by distillation, and the margins of their likeliest
-    classes by the same loss: a divergence alone would let those of confident outputs sink, and forgotten examples stand
-    out above them. Margins that nothing holds sink a little nevertheless. So a quarter of the held-out examples is not
-    distilled, but scored each epoch, and the targets go the way that those margins have gone since.
-
-    Without held-out examples, margins of unseen data are estimated by those of shifted copies of the forgotten images,
-    and mixtures of forgotten images are distilled; docs/methods/calibrated.md shows what that costs.
+    The confidence is φ(x) = z_y − logsumexp_{j≠y} z_j. Targets are the original model's φ on held-out examples, handed
+    to the forgotten ones in order of their own: the least move that makes the two distributions equal (optimal
+    transport in one dimension; Peyré and Cuturi 2019, section 2.6). A Huber loss pulls each example to its target, in
+    units of the standard deviation of the held-out φ. Outputs on other inputs (see `Held`) are held by distillation,
+    and the φ of their likeliest classes by the same loss: a divergence alone would let confident outputs sink. Unheld φ
+    drift down all the same. So a quarter of the held-out examples is only scored, and the targets move as its φ did.
+    Without held-out examples, shifted copies of the forgotten images stand in; docs/methods/calibrated.md has the cost.
 
     Attributes:
-        tolerance: `stop="forgotten"` ends when the mean distance of margins to their targets, in eval mode, is at most
-            this share of the held-out margins' standard deviation, > 0.
-        match: `margin`, or `distribution`: the divergence from the original output with its margin set to the target.
-        rank: what decides which example gets which target: `margin`, the original model's; or `student`, the sum of
-            the ranks of that and of the margin under a student that was not taught on forgotten examples, which tells
-            typical examples from odd ones (without held-out examples as `margin`).
-        follow: whether targets go the way of unseen margins; with fewer than 100 held-out examples to calibrate on they
-            never do.
+        tolerance: `stop="forgotten"` ends when the mean distance to the targets, in eval mode, is at most this share of
+            the standard deviation of the held-out φ, > 0.
+        match: `margin` pulls φ; `distribution` the output, to the original one with φ set to the target.
+        rank: who gets which target: `margin` goes by the original model's φ, `student` by the sum of that rank and the
+            one by φ under a student that was not taught on forgotten examples, which tells typical examples from odd
+            ones. Without held-out examples it is `margin`.
+        follow: whether targets move with the φ of unseen examples; never with fewer than 100 to calibrate on.
         pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
@@ -72,79 +73,78 @@ class Calibrated(Distilling):
     rank: Literal["margin", "student"] = "student"
     follow: bool = True
 
-    name: ClassVar[str] = "calibrated"
-    summary: ClassVar[str] = "move margins to those of unseen examples, and no further"
-    source: ClassVar[str] = "this package"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.HELDOUT
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    name = "calibrated"
+    summary = "move margins to those of unseen examples, and no further"
+    source = "this package"
+    needs = Needs.FORGET | Needs.HELDOUT
+    missed = "the budget ended before margins were within tolerance of their targets; raise epochs or lower retention"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "tolerance": self.tolerance > 0,
-            "match": self.match in {"margin", "distribution"},
-            "rank": self.rank in {"margin", "student"},
-        }
-        require(self, ranges)
+        require(self, {"tolerance": self.tolerance > 0})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the targets, chooses the step size and minimises the distance to them."""
         task = task.distinct()
-        inputs, labels = task.forget.inputs, task.forget.labels
-        own = margins(task.forget_logits, labels)
-        if task.heldout is not None and len(task.heldout) < LEAST_HELDOUT:
-            raise InputError(
-                f"{len(task.heldout)} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it "
-                "takes: give more, or name another method, such as targeted"
-            )
-        if task.heldout is None and len(labels) < LEAST_HELDOUT:
-            raise InputError(
-                f"{len(labels)} forgotten examples are too few to guess unseen margins from, of the {LEAST_HELDOUT} "
-                "that it takes without held-out examples: give some (heldout=, --test), or name another method, such "
-                "as targeted"
-            )
-        if task.heldout is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
-            wanted = f"images of {LEAST_SIDE} pixels a side or more, which can be shifted"
-            raise InputError(f"calibrated needs held-out examples (heldout=, --test) where inputs are no {wanted}")
+        require_enough(task)
+        labels, heldout = task.forget.labels, task.heldout
+        own = scaled_confidence(task.forget_logits, labels)
         order = ranks(own)
-        if self.rank == "student" and task.heldout is not None:
-            settings: dict[str, Any] = {"mixtures": self.mixtures, "batch_size": self.batch_size, "record": record}
-            order = order + ranks(student_margins(model, task.forget, task.heldout, rng, **settings))
-        if task.heldout is None:
-            views = [margins(logits_of(model, augmented(inputs, "shift", rng)), labels) for _ in range(VIEWS)]
-            unseen, unseen_labels = torch.stack(views).mean(0), labels
+        if heldout is None:
+            views = [logits_of(model, augmented(task.forget.inputs, "shift", rng)) for _ in range(VIEWS)]
+            unseen, unseen_labels = torch.stack([scaled_confidence(z, labels) for z in views]).mean(0), labels
             record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
         else:
-            unseen_labels = task.heldout.labels
-            unseen = margins(logits_of(model, task.heldout.inputs), unseen_labels)
+            if self.rank == "student":
+                student = student_confidence(
+                    model, task.forget, heldout, rng, mixtures=self.mixtures, batch_size=self.batch_size, record=record
+                )
+                order = order + ranks(student)
+            unseen, unseen_labels = scaled_confidence(logits_of(model, heldout.inputs), heldout.labels), heldout.labels
             if absent := set(labels.tolist()) - set(unseen_labels.tolist()):
                 record.warn(f"no held-out example is of {len(absent)} forgotten classes: their targets are of all")
-        planned = transported(order, labels, unseen, unseen_labels)
-        ceiling = torch.where(task.forget_logits.argmax(1) != labels, own, torch.inf)  # wrong ones are not taught
-        planned = torch.minimum(planned, ceiling)
         unit = unseen.std(correction=0).clamp(min=1e-6)
-        targets, watched, size = planned, None, min(MOST_WATCHED, len(unseen) // 4)
-        if self.follow and task.heldout is not None and size >= LEAST_WATCHED:
-            shuffled = torch.randperm(len(task.heldout), generator=rng, device="cpu").to(inputs.device)
-            watched, before = task.heldout.take(shuffled[:size]), unseen[shuffled[:size]]
-            task = replace(task, heldout=task.heldout.take(shuffled[size:]))
-
-        def watch() -> None:
-            nonlocal targets
-            if watched is not None:
-                now = margins(logits_of(model, watched.inputs), watched.labels)
-                targets = torch.minimum(followed(planned, before, now), ceiling)
+        ceiling = torch.where(task.forget_logits.argmax(1) != labels, own, torch.inf)  # wrong ones are not taught
+        planned = targets = torch.minimum(transported(order, labels, unseen, unseen_labels), ceiling)
+        watched, size = None, min(MOST_WATCHED, len(unseen) // 4)
+        if self.follow and heldout is not None and size >= LEAST_WATCHED:
+            shuffled = torch.randperm(len(heldout), generator=rng, device="cpu").to(labels.device)
+            watched, before = heldout.take(shuffled[:size]), unseen[shuffled[:size]]
+            task = replace(task, heldout=heldout.take(shuffled[size:]))
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             if self.match == "distribution":
-                wanted = with_margins(task.forget_logits[index], labels[index], targets[index])
+                wanted = with_confidence(task.forget_logits[index], labels[index], targets[index])
                 return divergence(wanted.log_softmax(1), logits)
-            return huber((margins(logits, labels[index]) - targets[index]) / unit)
+            return huber((scaled_confidence(logits, labels[index]) - targets[index]) / unit)
 
         def goal(logits: Tensor) -> Tensor:
-            gap = (margins(logits, labels) - targets) / unit
+            gap = (scaled_confidence(logits, labels) - targets) / unit
             return (gap.abs().mean() <= self.tolerance).expand(len(labels))
 
-        return self.pull_and_hold(
-            model, task, pull, goal, hold=held_loss(unit), watch=watch, missed=MISSED, rng=rng, record=record
-        )
+        held = Held(self, model, task, rng)
+        settled = self.adapted(model, task, pull, record)
+        descent = settled.descent(model, task, inputs=held.inputs, goal=goal, rng=rng, record=record)
+        for epoch in descent.epochs():
+            held.renew(epoch)
+            if watched is not None:
+                now = scaled_confidence(logits_of(model, watched.inputs), watched.labels)
+                targets = torch.minimum(followed(planned, before, now), ceiling)
+            for index, logits in descent.batches():
+                descent.step(held.losses(index, logits, pull=pull, hold=partial(apart, unit=unit)))
+        return model
+
+
+def require_enough(task: Task) -> None:
+    """Raises `InputError` where there is too little to tell how unseen examples are scored."""
+    num, inputs = len(task.forget if task.heldout is None else task.heldout), task.forget.inputs
+    lacks = ""
+    if task.heldout is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
+        wanted = f"images of {LEAST_SIDE} pixels a side or more, which can be shifted"
+        lacks = f"calibrated needs held-out examples (heldout=, --test) where inputs are no {wanted}"
+    if num < LEAST_HELDOUT:
+        lacks = f"{num} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it takes: give more"
+        if task.heldout is None:
+            lacks = f"{num} forgotten examples are too few to guess from: give held-out ones (heldout=, --test)"
+    if lacks:
+        raise InputError(f"{lacks}, or name another method, such as targeted")

@@ -1,18 +1,18 @@
 """Distillation of the original model with the true class masked out."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import MOMENTUM, GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delete(Descent):
+class Delete(GradientMethod):
     """Distils the original model's opinion of the wrong classes: the true one is taken out of its softmax.
 
     DELETE, Zhou et al. 2025, "Decoupled Distillation to Erase" (CVPR). With z the original model's logits in eval
@@ -24,40 +24,23 @@ class Delete(Descent):
     up mispredicted, which is itself a mark that it was forgotten.
     """
 
-    name: ClassVar[str] = "delete"
-    summary: ClassVar[str] = "distil the original model with the true class masked out"
-    source: ClassVar[str] = "Zhou et al. 2025, DELETE (CVPR)"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "delete"
+    summary = "distil the original model with the true class masked out"
+    source = "Zhou et al. 2025, DELETE (CVPR)"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {
         "paper": {},
-        "zhou2025": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "lr": 1e-4,
-            "batch_size": 128,
-            "epochs": 20,
-        },
+        "zhou2025": {**MOMENTUM, "weight_decay": 0.0, "lr": 1e-4, "batch_size": 128, "epochs": 20},
     }
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Masks the original logits once and minimises the divergence from what is left."""
         labels = task.forget.labels
         targets = masked_softmax(task.forget_logits, labels)
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            return F.kl_div(logits.log_softmax(1), targets[index], reduction="none").sum(1)
-
-        return descend(
-            model,
-            task.forget.inputs,
-            loss,
-            self,
-            forget_labels=labels,
-            goal=lambda logits: logits.argmax(1) != labels,
-            rng=rng,
-            record=record,
-        )
+        descent = self.descent(model, task, rng=rng, record=record)
+        for index, logits in descent:
+            descent.step(F.kl_div(logits.log_softmax(1), targets[index], reduction="none").sum(1))
+        return model
 
 
 def masked_softmax(logits: Tensor, classes: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """Gradient ascent, held back by adversarial examples and by the weights that the forget set does not need."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.methods._gradient import MOMENTUM, GradientMethod, gradients, trainable
 from expunge.methods._inputs import continuous, targeted_pgd
-from expunge.methods._loop import Descent, descend, require_gradient
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
@@ -17,7 +17,7 @@ from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceWise(Descent):
+class InstanceWise(GradientMethod):
     """Forgets by gradient ascent, beside adversarial examples of the forgotten images and with other weights held.
 
     Cha et al. 2024, "Learning to Unlearn". Adversarial examples, made once from the forgotten images with the
@@ -47,15 +47,14 @@ class InstanceWise(Descent):
     attack_step: float = 0.1
     attack_steps: int = 100
 
-    name: ClassVar[str] = "instance_wise"
-    summary: ClassVar[str] = "gradient ascent beside adversarial examples, other weights held"
-    source: ClassVar[str] = "Cha et al. 2024, instance-wise unlearning"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "instance_wise"
+    summary = "gradient ascent beside adversarial examples, other weights held"
+    source = "Cha et al. 2024, instance-wise unlearning"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {
         "paper": {},
         "cha2024": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 1e-4,
             "lr": 1e-3,
             "batch_size": 288,
@@ -69,7 +68,6 @@ class InstanceWise(Descent):
         ranges = {
             "adversarial": self.adversarial >= 0,
             "importance": self.importance >= 0,
-            "toward": self.toward in {"away", "wrong"},
             "radius": self.radius > 0,
             "attack_step": self.attack_step > 0,
             "attack_steps": self.attack_steps >= 0,
@@ -100,38 +98,32 @@ class InstanceWise(Descent):
             )
             inputs, labels = torch.cat([forget, attacked]), torch.cat([labels, targets])
             sign = torch.cat([sign, torch.ones_like(targets)])
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        parameters = trainable(model)
         original = [p.detach().clone() for p in parameters]
         held = [turned_over(omega) for omega in importances(model, forget, parameters)] if self.importance else []
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            each = sign[index] * F.cross_entropy(logits, labels[index], reduction="none")
-            penalty = [(h * (p - p0).square()).sum() for h, p, p0 in zip(held, parameters, original, strict=False)]
-            return each + self.importance / 2 * torch.stack(penalty).sum() if penalty else each
-
-        return descend(
+        descent = self.descent(
             model,
-            inputs,
-            loss,
-            self,
-            forget_labels=true,
-            goal=lambda logits: logits.argmax(1) != true if wrong is None else logits.argmax(1) == wrong,
+            task,
+            inputs=inputs,
+            goal=None if wrong is None else lambda logits: logits.argmax(1) == wrong,
             rng=rng,
             record=record,
         )
+        for index, logits in descent:
+            losses = sign[index] * F.cross_entropy(logits, labels[index], reduction="none")
+            penalty = [(h * (p - p0).square()).sum() for h, p, p0 in zip(held, parameters, original, strict=False)]
+            descent.step(losses + self.importance / 2 * torch.stack(penalty).sum() if penalty else losses)
+        return model
 
 
 def importances(model: nn.Module, inputs: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
     """Ω of each parameter: the mean over `inputs` of |∂‖f(x)‖²/∂θ| (Aljundi et al. 2018, MAS), in eval mode."""
     total = [torch.zeros_like(p) for p in parameters]
     model.eval()
-    for x in inputs.split(1) if parameters else ():
+    for x in inputs.split(1):
         value = forward(model, x).square().sum()
-        require_gradient(value)
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        for omega, gradient in zip(total, gradients, strict=True):
-            if gradient is not None:
-                omega += gradient.abs()
+        for omega, gradient in zip(total, gradients(value, parameters), strict=True):
+            omega += gradient.abs()
     return [omega / len(inputs) for omega in total]
 
 

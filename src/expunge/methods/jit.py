@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from expunge.methods._gradient import GradientMethod
 from expunge.methods._inputs import continuous
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class JiT(Descent):
+class JiT(GradientMethod):
     """Makes the outputs on the forgotten examples insensitive to noise in the inputs.
 
     JiT, Foster et al. 2024, "Zero-Shot Machine Unlearning at Scale via Lipschitz Regularization", Algorithm 1. The
@@ -39,10 +39,10 @@ class JiT(Descent):
     detach: bool = False
     reduction: Literal["mean", "sum"] = "mean"
 
-    name: ClassVar[str] = "jit"
-    summary: ClassVar[str] = "make the outputs insensitive to noise around the forgotten examples"
-    source: ClassVar[str] = "Foster et al. 2024, JiT, Algorithm 1"
-    needs: ClassVar[Needs] = Needs.FORGET
+    name = "jit"
+    summary = "make the outputs insensitive to noise around the forgotten examples"
+    source = "Foster et al. 2024, JiT, Algorithm 1"
+    needs = Needs.FORGET
     _CODE: ClassVar[dict[str, Any]] = {
         "optimizer": "sgd",
         "weight_decay": 0.0,
@@ -52,7 +52,7 @@ class JiT(Descent):
         "detach": True,
         "reduction": "sum",
     }
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[Presets] = {
         "paper": {},
         "foster2024": {**_CODE, "sigma": 0.01, "lr": 3e-4},
         "foster2024-vit": {**_CODE, "sigma": 0.5, "lr": 0.1},
@@ -60,20 +60,14 @@ class JiT(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "sigma": self.sigma > 0,
-            "draws": self.draws >= 1,
-            "reduction": self.reduction in {"mean", "sum"},
-        }
-        require(self, ranges)
+        require(self, {"sigma": self.sigma > 0, "draws": self.draws >= 1})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the mean sensitivity to noise."""
-        labels = task.forget.labels
         inputs = continuous(model, task).inputs
         unit = float(inputs.std(correction=0)) or 1.0  # inputs that are all one value have no spread
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
+        descent = self.descent(model, task, inputs=inputs, rng=rng, record=record)
+        for index, logits in descent:
             total = torch.zeros(len(index), dtype=logits.dtype, device=logits.device)
             clean = inputs[index]
             for _ in range(self.draws):
@@ -82,15 +76,5 @@ class JiT(Descent):
                 with torch.set_grad_enabled(not self.detach):
                     noisy = forward(model, clean + unit * noise)
                 total = total + (logits - noisy).norm(dim=1) / noise.reshape(len(noise), -1).norm(dim=1)
-            return total / self.draws * (len(index) if self.reduction == "sum" else 1)
-
-        return descend(
-            model,
-            inputs,
-            loss,
-            self,
-            forget_labels=labels,
-            goal=lambda logits: logits.argmax(1) != labels,
-            rng=rng,
-            record=record,
-        )
+            descent.step(total / self.draws * (len(index) if self.reduction == "sum" else 1))
+        return model

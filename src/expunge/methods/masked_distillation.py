@@ -1,13 +1,12 @@
 """Every forgotten example predicted wrong, at the least cost to everything else."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from expunge.methods._distilling import Distilling
-from expunge.methods._margins import divergence
+from expunge.methods._distilling import Distilling, Held, divergence
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.settings import require
 
@@ -36,16 +35,14 @@ class MaskedDistillation(Distilling):
     objective: Literal["hinge", "divergence"] = "hinge"
     gap: float = 0.1
 
-    name: ClassVar[str] = "masked_distillation"
-    summary: ClassVar[str] = "push the true class just below another, hold outputs on other inputs"
-    source: ClassVar[str] = "this package, after Zhou et al. 2025 (DELETE)"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.HELDOUT
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    name = "masked_distillation"
+    summary = "push the true class just below another, hold outputs on other inputs"
+    source = "this package, after Zhou et al. 2025 (DELETE)"
+    needs = Needs.FORGET | Needs.HELDOUT
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {"objective": self.objective in {"hinge", "divergence"}, "gap": self.gap >= 0}
-        require(self, ranges)
+        require(self, {"gap": self.gap >= 0})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Pulls until all are predicted wrong."""
@@ -61,7 +58,11 @@ class MaskedDistillation(Distilling):
             best = logits.scatter(1, own, -torch.inf).amax(1)
             return (logits.gather(1, own)[:, 0] - best + self.gap).clamp(min=0)
 
-        def goal(logits: Tensor) -> Tensor:
-            return logits.argmax(1) != labels
-
-        return self.pull_and_hold(model, task, pull, goal, rng=rng, record=record)
+        held = Held(self, model, task, rng)
+        settled = self.adapted(model, task, pull, record)
+        descent = settled.descent(model, task, inputs=held.inputs, rng=rng, record=record)
+        for epoch in descent.epochs():
+            held.renew(epoch)
+            for index, logits in descent.batches():
+                descent.step(held.losses(index, logits, pull=pull, hold=divergence))
+        return model

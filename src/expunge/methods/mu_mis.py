@@ -1,22 +1,21 @@
 """Less input sensitivity of the true class, more of another one."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from expunge.methods._gradient import GradientMethod
 from expunge.methods._inputs import continuous
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class MUMis(Descent):
+class MUMis(GradientMethod):
     """Lowers the sensitivity of the true class's logit to the input, and raises that of another class.
 
     MU-Mis: Cheng et al. 2024, "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution", Eq. (3).
@@ -38,18 +37,18 @@ class MUMis(Descent):
 
     recovery: float | None = None
 
-    name: ClassVar[str] = "mu_mis"
-    summary: ClassVar[str] = "less input sensitivity of the true class, more of another one"
-    source: ClassVar[str] = "Cheng et al. 2024, MU-Mis, Eq. (3), Algorithm 1"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "mu_mis"
+    summary = "less input sensitivity of the true class, more of another one"
+    source = "Cheng et al. 2024, MU-Mis, Eq. (3), Algorithm 1"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {
         "paper": {},
         "cheng2024": {"optimizer": "sgd", "weight_decay": 0.0, "recovery": 1.0, "epochs": 1000},
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, {"recovery": self.recovery is None or 0 < self.recovery < math.inf})
+        require(self, {"recovery": self.recovery is None or self.recovery > 0})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the difference of the sensitivities."""
@@ -65,27 +64,19 @@ class MUMis(Descent):
             (gradient,) = torch.autograd.grad(chosen, inputs, create_graph=True)
             return (unit * gradient[index]).reshape(len(index), -1).square().sum(1)
 
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            others = wrong_labels(labels[index], task.num_classes, rng)
-            irrelevant = sensitivity(logits, others, index)
-            rule.add(irrelevant.detach())
-            return sensitivity(logits, labels[index], index) - irrelevant
-
+        descent = self.descent(model, task, inputs=inputs, rng=rng, record=record)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
-            result = descend(
-                model,
-                inputs,
-                loss,
-                self,
-                forget_labels=labels,
-                goal=lambda logits: logits.argmax(1) != labels,
-                rng=rng,
-                record=record,
-                finished=rule.met,
-            )
+            for index, logits in descent:
+                others = wrong_labels(labels[index], task.num_classes, rng)
+                irrelevant = sensitivity(logits, others, index)
+                rule.add(irrelevant.detach())
+                losses = sensitivity(logits, labels[index], index) - irrelevant
+                if rule.met():
+                    descent.end()
+                descent.step(losses)
         if self.recovery is not None and self.stop == "budget" and not rule.met():
             record.warn("the budget ended before the sensitivity to other classes recovered; raise epochs or lr")
-        return result
+        return model
 
 
 @dataclass

@@ -1,18 +1,18 @@
 """Gradient ascent on the true labels."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import MOMENTUM, GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegGrad(Descent):
+class NegGrad(GradientMethod):
     """Climbs the cross-entropy of the forgotten examples: the loss of an example is −CE toward its true label.
 
     The paper's "NegGrad" (section 5, theorem 4.1). The loss has no lower bound, so the number of steps decides
@@ -22,36 +22,19 @@ class NegGrad(Descent):
     and nothing is forgotten: only weight decay, where there is any, moves the parameters.
     """
 
-    name: ClassVar[str] = "neg_grad"
-    summary: ClassVar[str] = "gradient ascent on the true labels"
-    source: ClassVar[str] = "the paper's NegGrad; Golatkar et al. 2020"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "neg_grad"
+    summary = "gradient ascent on the true labels"
+    source = "the paper's NegGrad; Golatkar et al. 2020"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {
         "paper": {},
-        "salun2024": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "lr": 1e-4,
-            "batch_size": 256,
-            "epochs": 5,
-        },
+        "salun2024": {**MOMENTUM, "weight_decay": 5e-4, "lr": 1e-4, "batch_size": 256, "epochs": 5},
     }
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the negative cross-entropy."""
         labels = task.forget.labels
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            return -F.cross_entropy(logits, labels[index], reduction="none")
-
-        return descend(
-            model,
-            task.forget.inputs,
-            loss,
-            self,
-            forget_labels=labels,
-            goal=lambda logits: logits.argmax(1) != labels,
-            rng=rng,
-            record=record,
-        )
+        descent = self.descent(model, task, rng=rng, record=record)
+        for index, logits in descent:
+            descent.step(-F.cross_entropy(logits, labels[index], reduction="none"))
+        return model

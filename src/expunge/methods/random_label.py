@@ -1,49 +1,37 @@
 """Random wrong labels."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend
+from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.records import PseudoLabels
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomLabel(Descent):
+class RandomLabel(GradientMethod):
     """Relabels each example with a wrong class drawn uniformly, once, and learns that by cross-entropy.
 
     The paper's "RandL" (section 5). The true class is never drawn: with it, a tenth of the examples of a ten-class
     problem would keep their label, which the paper's forget accuracy of 0.00 ± 0.00 rules out.
     """
 
-    name: ClassVar[str] = "random_label"
-    summary: ClassVar[str] = "relabel with a uniformly drawn wrong class"
-    source: ClassVar[str] = "the paper's RandL; Golatkar et al. 2020"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    name = "random_label"
+    summary = "relabel with a uniformly drawn wrong class"
+    source = "the paper's RandL; Golatkar et al. 2020"
+    needs = Needs.FORGET
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Draws the labels and minimises the cross-entropy toward them."""
         labels = wrong_labels(task.forget.labels, task.num_classes, rng)
         record.pseudo_labels = PseudoLabels(random=len(labels))
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            return F.cross_entropy(logits, labels[index], reduction="none")
-
-        return descend(
-            model,
-            task.forget.inputs,
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) == labels,
-            rng=rng,
-            record=record,
-        )
+        descent = self.descent(model, task, goal=lambda logits: logits.argmax(1) == labels, rng=rng, record=record)
+        for index, logits in descent:
+            descent.step(F.cross_entropy(logits, labels[index], reduction="none"))
+        return model
 
 
 def wrong_labels(labels: Tensor, num_classes: int, rng: torch.Generator) -> Tensor:

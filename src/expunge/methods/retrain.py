@@ -1,19 +1,19 @@
 """Training from scratch without the forgotten examples: the reference."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import built_by, check_same_network
 from expunge.records import Epoch
 from expunge.training import Recipe, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrain(Recipe):
+class Retrain(Recipe, Method):
     """Trains a network with fresh random weights on the retained examples alone.
 
     Exact by definition, and what every other method is measured against. Its fields are those of `Recipe`; give it
@@ -22,11 +22,11 @@ class Retrain(Recipe):
     What invalidates it: retained examples that are not the whole of the remaining training set.
     """
 
-    name: ClassVar[str] = "retrain"
-    summary: ClassVar[str] = "train from scratch on the retained examples: the reference"
-    source: ClassVar[str] = "the definition of exact unlearning"
-    needs: ClassVar[Needs] = Needs.RETAIN | Needs.FACTORY
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    name = "retrain"
+    summary = "train from scratch on the retained examples: the reference"
+    source = "the definition of exact unlearning"
+    needs = Needs.RETAIN | Needs.FACTORY
+    presets: ClassVar[Presets] = {"paper": {}}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Builds a fresh network and trains it; `model` lends only its device and precision."""

@@ -2,20 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.delete import masked_softmax
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Salsa(Descent):
+class Salsa(GradientMethod):
     """Takes a share of the probability of the predicted class and spreads it over the others, near the start.
 
     SALSA, Makroo et al. 2025, "A Secure, Adaptive and Label-Agnostic Scalable Algorithm for Machine Unlearning" (UAI);
@@ -39,11 +39,11 @@ class Salsa(Descent):
     slope: float = 5e-4
     gamma: float = 1e-2
 
-    name: ClassVar[str] = "salsa"
-    summary: ClassVar[str] = "move probability off the predicted class, with the parameters anchored"
-    source: ClassVar[str] = "Makroo et al. 2025, SALSA (UAI), as in the authors' code"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "salsa"
+    summary = "move probability off the predicted class, with the parameters anchored"
+    source = "Makroo et al. 2025, SALSA (UAI), as in the authors' code"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {
         "paper": {},
         "makroo2025": {
             "optimizer": "adamw",
@@ -76,8 +76,8 @@ class Salsa(Descent):
             if parameter.requires_grad
         ]
         last = max(1, self._steps(len(task.forget)) - 1)
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
+        descent = self.descent(model, task, goal=lambda logits: logits.argmax(1) != predicted, rng=rng, record=record)
+        for index, logits in descent:
             risen = (1 - math.cos(math.pi * record.steps / last)) / 2
             alpha = self.alpha_min + (self.alpha_max - self.alpha_min) * risen
             target = redistributed(logits.detach(), predicted[index], alpha)
@@ -86,18 +86,8 @@ class Salsa(Descent):
                 (weight + self.gamma * risen) * (parameter - origin).square().sum()
                 for parameter, origin, weight in anchors
             )
-            return divergence + distance
-
-        return descend(
-            model,
-            task.forget.inputs,
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) != predicted,
-            rng=rng,
-            record=record,
-        )
+            descent.step(divergence + distance)
+        return model
 
     def _steps(self, num_forget: int) -> int:
         """How many updates the budget allows."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.methods._gradient import MOMENTUM, GradientMethod, gradients, trainable
 from expunge.methods._inputs import at_once
-from expunge.methods._loop import Descent, descend, require_gradient, trainable
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
@@ -18,7 +18,7 @@ from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class SalUn(Descent):
+class SalUn(GradientMethod):
     """Relabels at random and learns that beside retained examples, moving only the weights salient to the forget set.
 
     Fan et al. 2024, "SalUn". The mask keeps the share of weights with the largest |∂ loss / ∂θ|, the loss being the
@@ -39,15 +39,14 @@ class SalUn(Descent):
     share: float = 0.5
     retain_size: int | None = 300
 
-    name: ClassVar[str] = "salun"
-    summary: ClassVar[str] = "random wrong labels beside retained examples, on the most salient weights alone"
-    source: ClassVar[str] = "Fan et al. 2024 (SalUn)"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "salun"
+    summary = "random wrong labels beside retained examples, on the most salient weights alone"
+    source = "Fan et al. 2024 (SalUn)"
+    needs = Needs.FORGET | Needs.RETAIN
+    presets: ClassVar[Presets] = {
         "paper": {},
         "fan2024": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 5e-4,
             "lr": 0.013,
             "batch_size": 256,
@@ -58,47 +57,24 @@ class SalUn(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "share": 0 < self.share <= 1,
-            "retain_size": self.retain_size is None or self.retain_size >= 1,
-        }
-        require(self, ranges)
+        require(self, {"share": 0 < self.share <= 1})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Computes the mask, and minimises the cross-entropy over both sets within it."""
-        assert task.retain is not None
-        true = task.forget.labels
-        labels = torch.cat([true, task.retain.labels])
-        everything = torch.arange(len(labels), device=labels.device)
+        true, both = task.forget.labels, task.forget_and_retain()
         record.pseudo_labels = PseudoLabels(random=len(true))
         weights = trainable(model)
         masks = salient(model, weights, task, self.share, self.batch_size)
         original = [weight.detach().clone() for weight in weights]
-
-        def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
-            labels[: len(true)] = wrong_labels(true, task.num_classes, rng)
-            return [(everything, self.batch_size)]
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
-            return F.cross_entropy(logits, labels[index], reduction="none")
-
-        def restore() -> None:
-            # A masked gradient would not do: weight decay and momentum move weights without one.
-            for weight, mask, before in zip(weights, masks, original, strict=True):
-                weight.data.copy_(torch.where(mask, weight.data, before))
-
-        return descend(
-            model,
-            torch.cat([task.forget.inputs, task.retain.inputs]),
-            loss,
-            self,
-            forget_labels=true,
-            goal=lambda logits: logits.argmax(1) != true,
-            rng=rng,
-            record=record,
-            passes=passes,
-            after_step=restore,
-        )
+        descent = self.descent(model, task, inputs=both.inputs, rng=rng, record=record)
+        for _ in descent.epochs():
+            both.labels[: len(true)] = wrong_labels(true, task.num_classes, rng)
+            for index, logits in descent.batches():
+                descent.step(F.cross_entropy(logits, both.labels[index], reduction="none"))
+                # A masked gradient would not do: weight decay and momentum move weights without one.
+                for weight, mask, before in zip(weights, masks, original, strict=True):
+                    weight.data.copy_(torch.where(mask, weight.data, before))
+        return model
 
 
 def salient(
@@ -117,16 +93,13 @@ def salient(
         One bool tensor a parameter, of its shape. Of equal gradients the first in the model's order are taken.
     """
     model.eval()
-    gradients = [torch.zeros_like(weight) for weight in weights]
+    totals = [torch.zeros_like(weight) for weight in weights]
     size = at_once(batch_size)
     for inputs, labels in zip(task.forget.inputs.split(size), task.forget.labels.split(size), strict=True):
         value = F.cross_entropy(forward(model, inputs), labels, reduction="sum")
-        require_gradient(value)
-        parts = torch.autograd.grad(value, list(weights), allow_unused=True)
-        for total, part in zip(gradients, parts, strict=True):
-            if part is not None:
-                total += part
-    sizes = torch.cat([gradient.abs().flatten() for gradient in gradients])
+        for total, part in zip(totals, gradients(value, weights), strict=True):
+            total += part
+    sizes = torch.cat([total.abs().flatten() for total in totals])
     kept = torch.zeros_like(sizes, dtype=torch.bool)
     kept[sizes.argsort(descending=True, stable=True)[: int(share * len(sizes))]] = True
     parts_kept = kept.split([weight.numel() for weight in weights])

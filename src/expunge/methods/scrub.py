@@ -1,21 +1,20 @@
 """A student that disobeys its teacher on the forget set and obeys it on retained examples."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import MOMENTUM, GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scrub(Descent):
+class Scrub(GradientMethod):
     """Alternates passes away from the original model on the forget set with passes toward it on retained examples.
 
     Kurmanji et al. 2023, "Towards Unbounded Machine Unlearning" (SCRUB). The teacher is the original model, asked
@@ -46,15 +45,14 @@ class Scrub(Descent):
     forget_batch_size: int | None = None
     retain_size: int | None = 300
 
-    name: ClassVar[str] = "scrub"
-    summary: ClassVar[str] = "away from the original model on the forget set, toward it on retained examples"
-    source: ClassVar[str] = "Kurmanji et al. 2023 (SCRUB)"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "scrub"
+    summary = "away from the original model on the forget set, toward it on retained examples"
+    source = "Kurmanji et al. 2023 (SCRUB)"
+    needs = Needs.FORGET | Needs.RETAIN
+    presets: ClassVar[Presets] = {
         "paper": {},
         "kurmanji2023": {
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 5e-4,
             "lr": 5e-4,
             "epochs": 3,
@@ -66,8 +64,7 @@ class Scrub(Descent):
             "alpha": 0.5,
             "gamma": 1.0,
             "msteps": 3,
-            "optimizer": "sgd",
-            "momentum": 0.9,
+            **MOMENTUM,
             "weight_decay": 5e-4,
             "lr": 5e-4,
             "epochs": 5,
@@ -84,8 +81,6 @@ class Scrub(Descent):
             "gamma": self.gamma >= 0,
             "msteps": self.msteps >= 0,
             "temperature": self.temperature > 0,
-            "forget_batch_size": self.forget_batch_size is None or self.forget_batch_size >= 1,
-            "retain_size": self.retain_size is None or self.retain_size >= 1,
             "stop": self.stop != "epsilon",
         }
         require(self, ranges)
@@ -93,31 +88,21 @@ class Scrub(Descent):
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Asks the teacher once, and alternates."""
         assert task.retain is not None
-        num_forget = len(task.forget)
+        both, num_forget = task.forget_and_retain(), len(task.forget)
         taught = torch.cat([task.forget_logits, logits_of(model, task.retain.inputs)])
         targets = (taught / self.temperature).softmax(1)
-        labels = torch.cat([task.forget.labels, task.retain.labels])
-        positions = torch.arange(len(labels), device=labels.device)
-        max_pass = (positions[:num_forget], self.forget_batch_size)
-        min_pass = (positions[num_forget:], self.batch_size)
+        forget, retain = torch.arange(len(both), device=both.labels.device).tensor_split([num_forget])
 
-        def passes(epoch: int) -> Sequence[tuple[Tensor, int | None]]:
-            return [max_pass, min_pass] if epoch < self.msteps else [min_pass]
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
+        def divergence(logits: Tensor, index: Tensor) -> Tensor:
             student = (logits / self.temperature).log_softmax(1)
-            divergence = self.temperature**2 * F.kl_div(student, targets[index], reduction="none").sum(1)
-            cross_entropy = F.cross_entropy(logits, labels[index], reduction="none")
-            return torch.where(index < num_forget, -divergence, self.alpha * divergence + self.gamma * cross_entropy)
+            return self.temperature**2 * F.kl_div(student, targets[index], reduction="none").sum(1)
 
-        return descend(
-            model,
-            torch.cat([task.forget.inputs, task.retain.inputs]),
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) != task.forget.labels,
-            rng=rng,
-            record=record,
-            passes=passes,
-        )
+        descent = self.descent(model, task, inputs=both.inputs, rng=rng, record=record)
+        for epoch in descent.epochs():
+            if epoch < self.msteps:
+                for index, logits in descent.batches(forget, self.forget_batch_size):
+                    descent.step(-divergence(logits, index))
+            for index, logits in descent.batches(retain, self.batch_size):
+                cross_entropy = F.cross_entropy(logits, both.labels[index], reduction="none")
+                descent.step(self.alpha * divergence(logits, index) + self.gamma * cross_entropy)
+        return model

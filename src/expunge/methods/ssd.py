@@ -1,22 +1,22 @@
 """Dampening, in one shot, of the weights that matter more to the forget set than to the rest."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.methods._loop import require_gradient, trainable
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import gradients, trainable
+from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.progress import track
 from expunge.settings import require, require_types
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSD:
+class SSD(Method):
     """Shrinks each weight that is far more important to the forget set than to the reference examples.
 
     Foster et al. 2024, "Selective Synaptic Dampening". The importance I of a weight for a set is the mean of the
@@ -45,11 +45,11 @@ class SSD:
     batch_size: int = 1
     retain_size: int | None = 300
 
-    name: ClassVar[str] = "ssd"
-    summary: ClassVar[str] = "dampen, once, the weights that matter most to the forget set"
-    source: ClassVar[str] = "Foster et al. 2024 (Selective Synaptic Dampening)"
-    needs: ClassVar[Needs] = Needs.FORGET | Needs.RETAIN
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    name = "ssd"
+    summary = "dampen, once, the weights that matter most to the forget set"
+    source = "Foster et al. 2024 (Selective Synaptic Dampening)"
+    needs = Needs.FORGET | Needs.RETAIN
+    presets: ClassVar[Presets] = {
         "paper": {},
         "foster2024": {"reference": "all", "batch_size": 128, "retain_size": None},
     }
@@ -59,7 +59,6 @@ class SSD:
         ranges = {
             "alpha": self.alpha > 0,
             "lam": self.lam > 0,
-            "reference": self.reference in {"retain", "all"},
             "batch_size": self.batch_size >= 1,
             "retain_size": self.retain_size is None or self.retain_size >= 1,
         }
@@ -106,8 +105,6 @@ def importance(model: nn.Module, examples: Examples, batch_size: int, rng: torch
     batches = list(zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True))
     for inputs, labels in track(batches, "measuring importance", len(batches)):
         value = F.cross_entropy(forward(model, inputs), labels)
-        require_gradient(value)
-        for total, part in zip(totals, torch.autograd.grad(value, weights, allow_unused=True), strict=True):
-            if part is not None:
-                total += part.square()
+        for total, part in zip(totals, gradients(value, weights), strict=True):
+            total += part.square()
     return [total / len(batches) for total in totals]

@@ -1,20 +1,20 @@
 """δ-Targeted^λ label noise injection: the paper's method."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._loop import Descent, descend
-from expunge.methods._task import Needs, Recorder, Task
+from expunge.methods._gradient import GradientMethod
+from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.records import PseudoLabels
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targeted(Descent):
+class Targeted(GradientMethod):
     """Relabels each example with the wrong class that the model already finds most likely, and learns that.
 
     "Towards Safe Machine Unlearning", Algorithm 1 and Eq. (1). Pseudo-labels are drawn once, from the original
@@ -48,40 +48,25 @@ class Targeted(Descent):
     stop: Literal["budget", "epsilon", "forgotten"] = "forgotten"
     reduction: Literal["mean", "paper"] = "mean"
 
-    name: ClassVar[str] = "targeted"
-    summary: ClassVar[str] = "relabel with the most likely wrong class, cross-entropy to the power λ"
-    source: ClassVar[str] = "Towards Safe Machine Unlearning, Algorithm 1, Eq. (1)"
-    needs: ClassVar[Needs] = Needs.FORGET
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"lam": 1.0, "lr": 1e-4, "epochs": 20, "stop": "budget"}}
+    name = "targeted"
+    summary = "relabel with the most likely wrong class, cross-entropy to the power λ"
+    source = "Towards Safe Machine Unlearning, Algorithm 1, Eq. (1)"
+    needs = Needs.FORGET
+    presets: ClassVar[Presets] = {"paper": {"lam": 1.0, "lr": 1e-4, "epochs": 20, "stop": "budget"}}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "delta": 0 <= self.delta <= 1,
-            "lam": self.lam >= 1,
-            "reduction": self.reduction in {"mean", "paper"},
-        }
-        require(self, ranges)
+        require(self, {"delta": 0 <= self.delta <= 1, "lam": self.lam >= 1})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Draws the pseudo-labels and minimises Eq. (1) on them."""
         labels, record.pseudo_labels = pseudo_labels(task.forget_logits, task.forget.labels, self.delta, rng)
         scale = 1 / len(labels) if self.reduction == "paper" else 1.0
-
-        def loss(logits: Tensor, index: Tensor) -> Tensor:
+        descent = self.descent(model, task, goal=lambda logits: logits.argmax(1) == labels, rng=rng, record=record)
+        for index, logits in descent:
             cross_entropy = F.cross_entropy(logits, labels[index], reduction="none")
-            return scale * (cross_entropy if self.lam == 1 else cross_entropy**self.lam)
-
-        return descend(
-            model,
-            task.forget.inputs,
-            loss,
-            self,
-            forget_labels=task.forget.labels,
-            goal=lambda logits: logits.argmax(1) == labels,
-            rng=rng,
-            record=record,
-        )
+            descent.step(scale * (cross_entropy if self.lam == 1 else cross_entropy**self.lam))
+        return model
 
 
 def pseudo_labels(logits: Tensor, labels: Tensor, delta: float, rng: torch.Generator) -> tuple[Tensor, PseudoLabels]:

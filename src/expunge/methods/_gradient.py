@@ -1,0 +1,329 @@
+"""The base class of methods that descend a gradient, and the loop that they share."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from expunge.errors import NonFiniteError, SettingError
+from expunge.methods._task import Method, Needs, Presets, Recorder, Task
+from expunge.models import forward, logits_of, refusing
+from expunge.progress import track
+from expunge.records import Epoch
+from expunge.settings import require, require_types
+
+NORMALISATION = (_BatchNorm, _InstanceNorm)
+"""Layers that behave differently in train and eval mode: they keep running statistics."""
+
+MOMENTUM: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9}
+"""How most published settings descend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMethod(Method):
+    """The settings of every method that minimises a loss. A subclass adds its own, and `run`.
+
+    Whole numbers in fields whose names end in `_size` are checked here: ≥ 1. docs/own-method.md has examples.
+
+    Attributes:
+        optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.
+        lr: learning rate, > 0, finite. The paper: 1e-4 with Adam (section 5).
+        weight_decay: L2 coefficient, ≥ 0. The paper: 1e-5. With Adam it moves even weights without gradient, by
+            about lr a step.
+        momentum: in [0, 1), for `sgd` alone.
+        epochs: passes over the examples, ≥ 0: the budget.
+        max_steps: ends the run after so many updates, ≥ 0, whatever `epochs` says; None: no such limit.
+        batch_size: examples a step, ≥ 1; None takes all at once, as Algorithm 1 does.
+        stop: `budget` runs all epochs; `epsilon` ends when the loss is below `epsilon` (Algorithm 1, line 19);
+            `forgotten` ends when, in eval mode, every forgotten example is predicted as the method wants it,
+            which costs one more forward pass over the forget set an epoch.
+        epsilon: > 0, on the scale of the method's loss; for `epsilon` alone.
+        norm: mode of the normalisation layers that keep running statistics. `train` normalises by the batch at
+            hand and updates the statistics from it, as most published code does; `eval` keeps the statistics. A
+            layer whose parameters are all frozen (`requires_grad_(False)`) keeps them in either mode. One without
+            parameters goes with the layer before it in its container, or with the one after it if it is the first.
+        dropout: whether dropout layers are active. A class decides it, no setting: they are off where outputs are
+            moved to given values, which their noise would hide.
+        missed: the warning where `stop="forgotten"` did not end the run.
+    """
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-4
+    weight_decay: float = 1e-5
+    momentum: float = 0.0
+    epochs: int = 20
+    max_steps: int | None = None
+    batch_size: int | None = None
+    stop: Literal["budget", "epsilon", "forgotten"] = "budget"
+    epsilon: float = 0.05
+    norm: Literal["train", "eval"] = "train"
+
+    needs: ClassVar[Needs] = Needs.FORGET
+    presets: ClassVar[Presets] = {"paper": {}}
+    dropout: ClassVar[bool] = True
+    missed: ClassVar[str] = "the budget ended before every example was forgotten; raise epochs or lr"
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_size")}
+        ranges = {
+            "lr": self.lr > 0,
+            "weight_decay": self.weight_decay >= 0,
+            "momentum": 0 <= self.momentum < 1,
+            "epochs": self.epochs >= 0,
+            "max_steps": self.max_steps is None or self.max_steps >= 0,
+            "epsilon": self.epsilon > 0,
+        }
+        require(self, ranges | {name: not isinstance(size, int) or size >= 1 for name, size in sizes.items()})
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a run. A subclass may make another one. Raises as `trainable`."""
+        parameters = trainable(model)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+    def descent(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        inputs: Tensor | None = None,
+        goal: Callable[[Tensor], Tensor] | None = None,
+        rng: torch.Generator,
+        record: Recorder,
+    ) -> "Descent":
+        """The loop of a run, by these settings.
+
+        Args:
+            model: changed in place.
+            task: gives the forget set.
+            inputs: what the model is run on, shape (N, ...): the F forgotten examples and then any others; none of the
+                forgotten ones where `needs` lacks `FORGET`. None: the forget set alone.
+            goal: maps logits (F, C) of the whole forget set to a bool an example: predicted as the method wants it.
+                None: predicted as anything but the true label.
+            rng: a CPU generator; it draws the batches where `batch_size` is smaller than N.
+            record: what is reported goes here.
+
+        Raises:
+            SettingError: every parameter of the model is frozen.
+        """
+        labels = task.forget.labels if Needs.FORGET in self.needs else task.forget.labels[:0]
+        inputs = task.forget.inputs if inputs is None else inputs
+        return Descent(self, model, inputs, labels, goal or (lambda logits: logits.argmax(1) != labels), rng, record)
+
+
+@dataclass(eq=False)
+class Descent:
+    """The loop of one run, which `GradientMethod.descent` makes. It keeps to the budget, the stop rule and the record.
+
+        for index, logits in descent:
+            descent.step(losses)
+
+    goes through all inputs in each epoch. Where an epoch begins with something, or consists of other passes:
+
+        for epoch in descent.epochs():
+            for index, logits in descent.batches():
+                descent.step(losses)
+    """
+
+    method: GradientMethod
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    goal: Callable[[Tensor], Tensor]
+    rng: torch.Generator
+    record: Recorder
+
+    def __post_init__(self) -> None:
+        self._parameters = trainable(self.model)
+        self._optimizer = self.method.make_optimizer(self.model)
+        self._kept = kept_statistics(self.model, self.method.norm)
+        self._epoch, self._over = 0, False
+        self._whole, self._losses, self._seen = False, list[float](), list[Tensor]()  # of the pass at hand
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in self.epochs():
+            yield from self.batches()
+
+    def epochs(self) -> Iterator[int]:
+        """Yields 0, 1, … until a stop rule ends the run, and warns where none did."""
+        method, record = self.method, self.record
+        for epoch in track(range(method.epochs), "forgetting", method.epochs):
+            if method.stop == "forgotten" and self._all_reached():
+                return
+            self._epoch = epoch
+            yield epoch
+            if self._over:
+                return
+            if record.steps == method.max_steps:
+                break
+        if method.stop == "forgotten" and not self._all_reached():
+            cut = record.steps == method.max_steps
+            record.warn(
+                "max_steps ended the run before every example was forgotten; raise it" if cut else method.missed
+            )
+        if method.stop == "epsilon":
+            record.warn(f"the budget ended before the loss was below epsilon={method.epsilon}; raise epochs, or lr")
+
+    def batches(
+        self, positions: Tensor | None = None, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: yields the positions of a batch, int64 (B,), and its logits (B, C). Recorded when it is done.
+
+        Args:
+            positions: those that the pass goes through, int64, shape (K,); None: all, by the method's `batch_size`.
+            batch_size: None: all at once.
+        """
+        inputs, method, record = self.inputs, self.method, self.record
+        if positions is None:
+            positions, batch_size = torch.arange(len(inputs), device=inputs.device), method.batch_size
+        set_mode(self.model, self._kept, dropout=method.dropout)
+        size = min(batch_size or len(positions), len(positions))
+        self._whole, self._losses, self._seen, began = size == len(positions), [], [], record.steps
+        if not self._whole:
+            positions = positions[torch.randperm(len(positions), generator=self.rng, device="cpu").to(inputs.device)]
+        for number, index in enumerate(positions.split(size)):
+            if record.steps == method.max_steps:
+                unused = int((positions[number * size :] < len(self.labels)).sum())
+                if self._epoch == 0 and record.steps and unused:
+                    record.warn(f"max_steps ended the first pass early: {unused} forgotten examples were never used")
+                break
+            if len(index) == 1 and any(m.training for m in self.model.modules() if isinstance(m, _BatchNorm)):
+                # One example has no statistics to normalise by.
+                set_mode(self.model, kept_statistics(self.model, "eval"), dropout=method.dropout)
+                record.warn("a batch held one example: its normalisation layers ran in eval mode")
+            batch = inputs if self._whole and len(index) == len(inputs) else inputs[index]
+            with refusing(batch, f"a batch of {len(index)} in {method.norm} mode"):
+                logits = forward(self.model, batch)
+            self._logits = logits.detach()
+            yield index, logits
+        self._record_pass(positions, began)
+
+    def step(self, losses: Tensor) -> None:
+        """Makes one update that lowers the mean of `losses`, one for each example of the batch, shape (B,).
+
+        Where the batch is the whole pass, and the loss is below `epsilon` or `end` was called, the run ends without it.
+
+        Raises:
+            NonFiniteError: the loss became NaN or infinite; says before which step.
+            SettingError: the loss depends on no parameter that may change.
+        """
+        value, record = losses.mean(), self.record
+        loss = float(value.detach())
+        if not math.isfinite(loss):
+            advice = "lower lr, or set max_steps" if record.steps else "no step size helps, other settings may"
+            raise NonFiniteError(
+                f"the loss became {loss} after {record.steps} steps; the model is left as it was: {advice}"
+            )
+        self._losses.append(loss)
+        self._seen.append(self._logits)
+        self._over |= self._whole and self._is_below_epsilon(loss)
+        if self._whole and self._over:
+            return
+        require_gradient(value)
+        self._optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        dense_gradients(self._parameters)
+        self._optimizer.step()
+        record.steps += 1
+        record.examples_seen += len(self._logits)
+
+    def end(self) -> None:
+        """Ends the run: after this pass, and without the update of a step over all examples."""
+        self._over = True
+
+    def _is_below_epsilon(self, loss: float) -> bool:
+        return self.method.stop == "epsilon" and loss < self.method.epsilon
+
+    def _all_reached(self) -> bool:
+        reached = bool(self.goal(logits_of(self.model, self.inputs[: len(self.labels)])).all())
+        if reached and self.record.first_step_all_reached is None:
+            self.record.first_step_all_reached = self.record.steps
+        return reached
+
+    def _record_pass(self, positions: Tensor, began: int) -> None:
+        """Adds the pass. A single batch's logits on all forgotten examples say whether the goal was met."""
+        if not self._losses:
+            return
+        record, logits, num_forget = self.record, torch.cat(self._seen), len(self.labels)
+        # The last batch may be smaller.
+        loss = sum(loss * len(part) for loss, part in zip(self._losses, self._seen, strict=True)) / len(logits)
+        self._over |= self._is_below_epsilon(loss)
+        accuracy, forgotten = None, positions < num_forget
+        if num_forget and len(logits) == len(positions) and int(forgotten.sum()) == num_forget:
+            forget_logits = torch.empty_like(logits[:num_forget])
+            forget_logits[positions[forgotten]] = logits[forgotten]
+            accuracy = float((forget_logits.argmax(1) == self.labels).double().mean())
+            if record.first_step_all_reached is None and len(self._seen) == 1 and bool(self.goal(forget_logits).all()):
+                record.first_step_all_reached = began  # the logits precede the update
+        record.epochs.append(Epoch(loss=loss, forget_accuracy=accuracy))
+
+
+def require_gradient(value: Tensor) -> None:
+    """Raises `SettingError` where a loss depends on no parameter that may change."""
+    if not value.requires_grad:
+        raise SettingError("the loss depends on no parameter that may change; set requires_grad on others")
+
+
+def gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradient of `value` in each parameter, zeros where it does not enter. Raises as `require_gradient`."""
+    require_gradient(value)
+    return torch.autograd.grad(value, list(parameters), materialize_grads=True)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that may change; raises `SettingError` if there are none."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise SettingError("every parameter of the model is frozen; set requires_grad on those that may change")
+    return parameters
+
+
+def dense_gradients(parameters: Sequence[Tensor]) -> None:
+    """Makes those of embeddings dense: no optimizer here takes sparse ones."""
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
+
+
+def set_mode(model: nn.Module, kept: Collection[nn.Module], *, dropout: bool) -> None:
+    """Train mode, but for the normalisation layers in `kept`.
+
+    Without dropout all the rest is in eval mode, wherever its dropout may be, but for recurrent layers, through which
+    cuDNN has gradients in train mode alone.
+    """
+    model.train()
+    for module in model.modules():
+        if not dropout and not isinstance(module, (*NORMALISATION, nn.RNNBase)):
+            module.training = False
+    for module in kept:
+        module.eval()
+
+
+def kept_statistics(model: nn.Module, norm: str) -> list[nn.Module]:
+    """The normalisation layers that keep their statistics where the setting is `norm`."""
+    layers = [module for module in model.modules() if isinstance(module, NORMALISATION)]
+    return [layer for layer in layers if norm == "eval" or is_frozen(layer, model)]
+
+
+def is_frozen(layer: nn.Module, model: nn.Module) -> bool:
+    """Whether all parameters of a layer are frozen or, where it has none, those of its neighbour.
+
+    `requires_grad_(False)` leaves no trace on a layer without parameters. Its neighbour is the last layer with
+    parameters before it in the innermost module that holds it and has any, or the next one if none comes before it.
+    """
+    parameters = list(layer.parameters())
+    if not parameters:
+        holders = [module for module in model.modules() if layer in module.modules() and [*module.parameters()]]
+        inside = list(holders[-1].modules())
+        place = inside.index(layer)
+        neighbours = [list(module.parameters(recurse=False)) for module in (*inside[:place][::-1], *inside[place:])]
+        parameters = next(filter(None, neighbours))
+    return not any(parameter.requires_grad for parameter in parameters)
