@@ -20,8 +20,8 @@ from scipy import special
 
 from benchmarks.commit import commit
 from benchmarks.markdown import markdown
-from expunge.audit.membership import auc_interval
-from expunge.audit.verdict import alarms, score_test
+from expunge.metrics.membership import auc_interval
+from expunge.metrics.verdict import alarms, score_test
 
 TARGET = Path(__file__).parents[1] / "results" / "audit" / "simulation.json"
 SEED = 0

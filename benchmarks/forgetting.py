@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.commit import commit
-from expunge.audit import accuracy
+from expunge.auditing import accuracy
 from expunge.data import Examples, ImageSet, draw_ids, load_data
 from expunge.errors import NonFiniteError
 from expunge.methods import METHODS, Needs, make_method, settings_of

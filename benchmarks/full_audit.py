@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.commit import commit
-from expunge.audit.full_audit import FullAudit
+from expunge.auditing.full_audit import FullAudit
 from expunge.commands import Sources, full_audit, train
 from expunge.data import draw_ids, load_data
 

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
-from expunge.audit.membership import roc
-from expunge.audit.verdict import score_test
+from expunge.auditing.report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
 from expunge.data import ImageSet
-from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
+from expunge.metrics import ParameterChange
+from expunge.metrics.membership import roc
+from expunge.metrics.verdict import score_test
+from expunge.records import Measurement, PseudoLabels, Trace
 
 HOSTILE = "<script>alert('a&b')</script>"
 CLASSES = ("shirt", "coat", HOSTILE)

@@ -14,13 +14,13 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from expunge.audit import AuditReport, audit, logit_margin, score_test
-from expunge.audit.default_audit import BINS, ROC_POINTS, histograms
-from expunge.audit.difficulty import Difficulty
-from expunge.audit.forward import outputs_of
+from expunge.auditing import AuditReport, audit
+from expunge.auditing.default_audit import BINS, ROC_POINTS, histograms
+from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, load_data
 from expunge.errors import InputError
 from expunge.methods import Targeted
+from expunge.metrics import Difficulty, logit_scaled_confidence, score_test
 from expunge.models import ModelSpec, build
 from expunge.report.wording import mark_of_accuracy
 from expunge.training import Recipe, train
@@ -30,7 +30,7 @@ from tests.forked import PATIENCE
 OUT_OF_MEMORY = """
 import resource, torch
 from torch import nn
-from expunge.audit import audit
+from expunge import audit
 from expunge.data import Examples
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Linear(4, 200_000), nn.ReLU(), nn.Linear(200_000, 8), nn.Linear(8, 2))  # 0.8 MB an example
@@ -110,7 +110,7 @@ def test_a_batch_for_which_memory_does_not_suffice_counts_once(monkeypatch: pyte
 
     model, data = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), Examples(torch.rand(10, 4), torch.arange(10) % 3)
     plain = outputs_of(model, data, features=True)
-    monkeypatch.setattr("expunge.audit.forward.as_float", failing)
+    monkeypatch.setattr("expunge.auditing.forward.as_float", failing)
     found = outputs_of(model, data, features=True)
     assert np.allclose(found.logits, plain.logits)
     assert found.features is not None
@@ -149,7 +149,7 @@ def test_its_figures_are_those_of_the_public_functions(
         }
     labels = {"forget": forget.labels.numpy(), "heldout": heldout.labels.numpy()}
     for when, found in (("before", report.scores_before), ("after", report.scores_after)):
-        margins = {name: logit_margin(logits[when, name], labels[name]) for name in labels}
+        margins = {name: logit_scaled_confidence(logits[when, name], labels[name]) for name in labels}
         expected = score_test(
             margins["forget"], margins["heldout"], forget_labels=labels["forget"], heldout_labels=labels["heldout"]
         )

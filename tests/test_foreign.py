@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import expunge
-from expunge.audit import audit
-from expunge.audit.difficulty import difficulty_of
-from expunge.audit.forward import outputs_of
+from expunge.auditing import audit
+from expunge.auditing.difficulty import difficulty_of
+from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, ImageSet, calibration_side, check_disjoint
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, make_method

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
-from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
+from expunge.auditing.report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
+from expunge.metrics import ParameterChange
+from expunge.records import Measurement, PseudoLabels, Trace
 from expunge.report import figures, wording
 from expunge.report.page import render
 from tests import browser
@@ -294,8 +295,8 @@ def test_a_page_is_the_same_each_time_and_leaves_matplotlib_as_it_was() -> None:
 
 
 def test_the_docs_name_every_field_of_the_json() -> None:
-    from expunge.audit.verdict import ScoreTest
     from expunge.commands.report import Report
+    from expunge.metrics.verdict import ScoreTest
 
     text = (ROOT / "docs" / "report.md").read_text()
     records = (Report, AuditReport, ScoreTest, Margins, Roc, Leakage, Relearning, Recognisable, Trace, ParameterChange)

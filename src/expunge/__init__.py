@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expunge import audit as audit
+    from expunge import auditing as auditing
+    from expunge import metrics as metrics
     from expunge import theory as theory
-    from expunge.audit import accuracy
+    from expunge.auditing import AuditReport, accuracy, audit
     from expunge.commands import Sources, demo, forget, train
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from expunge.unlearning import Unlearned, unlearn
 
 _HOMES = {
-    "accuracy": "audit",
+    "AuditReport": "auditing",
+    "accuracy": "auditing",
+    "audit": "auditing",
     "Sources": "commands",
     "demo": "commands",
     "forget": "commands",
@@ -91,6 +94,7 @@ __all__ = [
     "SSD",
     "Amnesiac",
     "AmnesiacUndo",
+    "AuditReport",
     "BadTeacher",
     "BoundaryShrink",
     "Calibrated",
@@ -121,6 +125,7 @@ __all__ = [
     "Trace",
     "Unlearned",
     "accuracy",
+    "audit",
     "build",
     "demo",
     "forget",
@@ -133,8 +138,8 @@ __all__ = [
 ]
 
 
-_PARTS = {"audit", "theory"}
-"""Packages whose functions are called by their full name, such as `expunge.audit.score_test`."""
+_PARTS = {"auditing", "metrics", "theory"}
+"""Packages whose functions are called by their full name, such as `expunge.metrics.score_test`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from expunge.errors import printable
 
 if TYPE_CHECKING:
-    from expunge.audit.full_audit import FullAudit
+    from expunge.auditing.full_audit import FullAudit
     from expunge.bench import BenchSummary
     from expunge.bench.compare import Comparison
     from expunge.commands import Report

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels, check_logits, check_steady, size_of
 from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
+from expunge.metrics import parameter_change
 from expunge.models import (
     calibration_seeds,
     check_same_network,
@@ -29,6 +29,7 @@ from expunge.models import (
     device_name,
     enough_memory,
     forward,
+    last_layer,
     logits_of,
     mark_calibrated,
     mask_names,
@@ -150,7 +151,7 @@ def unlearn(
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, module.training)
-    change = parameter_change(dict(model.named_parameters()), result)
+    change = parameter_change(originals, dict(result.named_parameters()), last_layer=last_layer(result))
     _add_warnings(record, change.l1, logits, after)
     label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
     trace = Trace(

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from expunge.audit import logit_margin, score_test
 from expunge.bench.cells import BEFORE, Cell
 from expunge.bench.results import Result, result_of
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.methods import Needs, make_method
+from expunge.metrics import logit_scaled_confidence, score_test
 from expunge.models import as_float, computes_in_bf16, device_name, load_model
 from expunge.randomness import stream
 from expunge.records import Trace
@@ -297,7 +297,7 @@ class Stage:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     parts.append(as_float(model(given)))
         logits, labels = torch.cat(parts).cpu(), examples.labels.cpu()
-        margins = logit_margin(logits.double().numpy(), labels.numpy())
+        margins = logit_scaled_confidence(logits.double().numpy(), labels.numpy())
         return Seen(logits.argmax(1) == labels, margins)
 
     def _precision(self) -> str:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from expunge.audit.default_audit import audit_outputs, observe
-from expunge.audit.difficulty import difficulty_of
+from expunge.auditing.default_audit import audit_outputs, observe
+from expunge.auditing.difficulty import difficulty_of
 from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import (
     Sources,

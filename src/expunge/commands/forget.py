@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.default_audit import audit_outputs, observe
+from expunge.auditing.default_audit import audit_outputs, observe
 from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import (
     Sources,

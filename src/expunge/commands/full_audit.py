@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from expunge.audit.full_audit import LEAST_MODELS, FullAudit
-from expunge.audit.full_audit import full_audit as compare
-from expunge.audit.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
+from expunge.auditing.full_audit import LEAST_MODELS, FullAudit
+from expunge.auditing.full_audit import full_audit as compare
+from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
 from expunge.commands.sources import Sources, device_named, forget_set, load_for, without_twins
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
@@ -13,7 +13,6 @@ from expunge.files import check_unused, new_directory
 from expunge.methods import Method, make_method
 from expunge.methods.retrain import Retrain
 from expunge.models import load_model
-from expunge.unlearning import unlearn
 
 
 def full_audit(
@@ -83,7 +82,6 @@ def full_audit(
             forget_ids=ids,
             heldout=heldout,
             methods=chosen,
-            unlearn=unlearn,
             num_models=num_models,
             workers=workers,
             seed=seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from expunge.audit.default_audit import audited
+from expunge.auditing.default_audit import audited
 from expunge.data import ImageSet, check_disjoint, load_data, read_ids
 from expunge.data.examples import first_copies
 from expunge.errors import InputError, SettingError

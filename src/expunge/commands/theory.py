@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from expunge.audit import Concentration, accuracy, concentration, last_layer, measure_updates
+from expunge.auditing import Concentration, accuracy, concentration, measure_updates
 from expunge.commands.sources import device_named, load_for
 from expunge.data import ImageSet, draw_ids, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
-from expunge.models import load_model
+from expunge.models import last_layer, load_model
 from expunge.report.theory_report import SingleSteps, TheoryReport
-from expunge.unlearning import unlearn
 
 NUM_EXAMPLES = 512
 """How many examples are drawn where neither ids nor a number is given, and there are as many."""
@@ -41,7 +40,7 @@ def theory(
 ) -> TheoryReport:
     """Measures how concentrated updates are: single steps, which theorem 4.1 is about, and runs, which it is not.
 
-    Single steps: `expunge.audit.concentration` for each example. Runs: `expunge.audit.measure_updates`, which makes
+    Single steps: `auditing.concentration` for each example. Runs: `auditing.measure_updates`, which makes
     the model forget a batch of them. See docs/theory.md.
 
     Args:
@@ -124,7 +123,7 @@ def _measured(
         single=_summary(shapes),
         batch=size,
         forget_accuracy_before=accuracy(network, batch.examples),
-        trajectory=measure_updates(network, batch, unlearn=unlearn, steps=steps, seed=seed),
+        trajectory=measure_updates(network, batch, steps=steps, seed=seed),
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         device=f"{next(network.parameters()).device}, {torch.get_num_threads()} threads",
     )

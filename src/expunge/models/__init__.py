@@ -12,6 +12,7 @@ from expunge.models.inference import (
     enough_memory,
     forward,
     in_memory,
+    last_layer,
     logits_of,
     refusing,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "enough_memory",
     "forward",
     "in_memory",
+    "last_layer",
     "load_model",
     "load_weights",
     "logits_of",

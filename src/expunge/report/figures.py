@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.audit.audit_report import AuditReport, Margins, Roc
+from expunge.auditing.report import AuditReport, Margins, Roc
 from expunge.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from expunge.audit.audit_report import AuditReport, Recognisable
-from expunge.audit.verdict import SIGNIFICANT, ScoreTest
+from expunge.auditing.report import AuditReport, Recognisable
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
+from expunge.metrics.verdict import SIGNIFICANT, ScoreTest
 from expunge.records import Trace
 from expunge.report import wording
 from expunge.report.figures import compact, layer_figure, layer_rows, margin_figures, roc_figure, uses_log_scale

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from expunge.audit import UpdateMeasurement
+from expunge.auditing import UpdateMeasurement
 from expunge.errors import InputError
 
 FORMAT = "expunge-theory/1"

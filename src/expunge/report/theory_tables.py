@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from expunge.audit import UpdateMeasurement
+    from expunge.auditing import UpdateMeasurement
     from expunge.report.theory_report import TheoryReport
 
 MEASURES = {

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.audit.audit_report import AuditReport
-from expunge.audit.verdict import SIGNIFICANT
+from expunge.auditing.report import AuditReport
 from expunge.methods import METHODS
+from expunge.metrics.verdict import SIGNIFICANT
 from expunge.records import Trace
 
 HEADLINES = {
@@ -124,7 +124,7 @@ def repetition(
     """The command line that does it again, one option a line; or, without sources, the call in Python."""
     if sources is None:
         if trace is None:
-            return f"expunge.audit.audit(before, after, forget, test, seed={report.seed})"
+            return f"expunge.audit(before, after, forget, test, seed={report.seed})"
         method = METHODS[trace.method].__name__ if trace.method in METHODS else trace.method
         settings = ", ".join(f"{name}={value!r}" for name, value in trace.settings.items())
         call = ("model", "forget", f"method=expunge.{method}({settings})", f"seed={trace.seed}")

@@ -7,10 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from expunge.audit.parameter_change import last_layer
 from expunge.data import Examples
 from expunge.errors import SettingError
-from expunge.models import as_float, device_and_dtype, enough_memory, forward, in_memory, refusing
+from expunge.models import as_float, device_and_dtype, enough_memory, forward, in_memory, last_layer, refusing
 from expunge.progress import advance
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from expunge.arrays import Booleans, Floats
+
 Labels = NDArray[Any]
 
 TAIL = 0.01
@@ -26,7 +27,7 @@ class Tails:
     """Which forgotten examples lie in a tail of the held-out scores, and how likely so many are by chance.
 
     An example lies in the upper tail where its score is larger than the r-th largest of m held-out ones, r =
-    `tail_rank(m)`, which is a placement above 1 − `TAIL`; a tie does not count. It is compared with its class where
+    `tail_rank(m)`: its percentile rank is above 1 − `TAIL`. A tie does not count. It is compared with its class where
     that is a large one (`LARGE_CLASS`), else with the held-out examples of all classes that are not.
 
     Attributes:
@@ -34,8 +35,8 @@ class Tails:
         p_above, p_below: P(as many or more) under the null, in [0, 1].
     """
 
-    above: NDArray[np.bool_]
-    below: NDArray[np.bool_]
+    above: Booleans
+    below: Booleans
     p_above: float
     p_below: float
 
@@ -73,7 +74,7 @@ def tails(scores: Floats, heldout: Floats, labels: Labels, heldout_labels: Label
 
 
 def tail_rank(num_heldout: int) -> int:
-    """The rank r, from the top, of the held-out score that an example must exceed to have a placement above 1 − `TAIL`.
+    """The rank r, from the top, of the held-out score that an example must exceed to rank above 1 − `TAIL`.
 
     r = ⌈TAIL (m + 1) − ½⌉. 0 where no score can get there: below 50 held-out examples.
 
@@ -101,7 +102,7 @@ def chance_of_as_many(hits: Labels, forgotten: Labels, everything: Labels, count
     return min(1.0, float(total[count:].sum()))
 
 
-def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[NDArray[np.bool_], float]:
+def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[Booleans, float]:
     classes, counts = np.unique(others, return_counts=True)
     large = classes[counts >= LARGE_CLASS]
     above, sizes, p = np.zeros(len(s), dtype=bool), [], []
@@ -119,7 +120,7 @@ def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[NDArray[n
     return above, min(1.0, len(p) * min(p))
 
 
-def _beyond(s: Floats, among: Floats) -> NDArray[np.bool_]:
+def _beyond(s: Floats, among: Floats) -> Booleans:
     rank = tail_rank(len(among))
     return np.asarray(s > np.sort(among)[-rank]) if rank else np.zeros(len(s), dtype=bool)
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from expunge.audit.verdict import ScoreTest
-from expunge.records import Measurement, ParameterChange
+from expunge.metrics.distances import ParameterChange
+from expunge.metrics.verdict import ScoreTest
+from expunge.records import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)

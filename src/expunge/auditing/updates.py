@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import Dataset, TensorDataset
 
-from expunge.audit._head import features_and_head, with_bias
-from expunge.audit.accuracy import accuracy
-from expunge.audit.parameter_change import last_layer, parameter_change
+from expunge.auditing._head import features_and_head, with_bias
+from expunge.auditing.accuracy import accuracy
 from expunge.data import materialise
 from expunge.errors import InputError, SettingError
 from expunge.methods import Method, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
 from expunge.methods._loop import Descent
+from expunge.metrics.distances import parameter_change
+from expunge.models import last_layer
 from expunge.progress import advance, hidden
 from expunge.theory import gini, participation_ratio
+from expunge.unlearning import unlearn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,6 @@ def measure_updates(
     model: nn.Module,
     forget: Dataset[Any],
     *,
-    unlearn: Callable[..., object],
     methods: Mapping[str, Descent] = METHODS_COMPARED,
     steps: Sequence[int] = (1, 2, 5, 10, 20),
     seed: int = 0,
@@ -82,7 +83,6 @@ def measure_updates(
         model: maps a batch to logits (B, C), which its last linear layer puts out as they are, and works in float64
             too; left untouched.
         forget: the examples to forget, a dataset of (input, label).
-        unlearn: `expunge.unlearn`; handed in, since audits know nothing of the driver.
         methods: by name, each in need of the forget set alone; learning rate, weight decay and λ are taken from each,
             the budget is not.
         steps: numbers of Adam updates, each ≥ 1. The work of a run is that of the largest.
@@ -118,7 +118,7 @@ def measure_updates(
             watched = _Watched(run, frozenset(stops), _measuring(name, scope, run, start, measured))
             try:
                 with hidden():
-                    unlearn(start, given, method=watched, seed=seed)
+                    unlearn(start, given, method=cast(Method, watched), seed=seed)
             except InputError as error:
                 if start is not wide:
                     raise
@@ -168,7 +168,7 @@ def _measuring(
     last = last_layer(before)
 
     def look(network: nn.Module, task: Task, steps: int) -> None:
-        change = parameter_change(originals, network)
+        change = parameter_change(originals, dict(network.named_parameters()), last_layer=last)
         deltas: dict[str, Tensor] = {
             key.rpartition(".")[2]: (value.detach() - originals[key]).abs().cpu().double()
             for key, value in network.named_parameters()

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.audit.audit_report import (
+from expunge.arrays import Floats
+from expunge.auditing.forward import Outputs, outputs_of
+from expunge.auditing.relearning import relearn
+from expunge.auditing.report import (
     AuditReport,
     Correction,
     Leakage,
@@ -21,20 +24,18 @@ from expunge.audit.audit_report import (
     Roc,
     Unseen,
 )
-from expunge.audit.difficulty import Difficulty, corrected_scores
-from expunge.audit.forward import Outputs, outputs_of
-from expunge.audit.leakage import update_leakage
-from expunge.audit.membership import clopper_pearson, roc
-from expunge.audit.parameter_change import parameter_change
-from expunge.audit.placement import placements
-from expunge.audit.relearning import relearn
-from expunge.audit.scores import Floats, cross_entropy, logit_margin
-from expunge.audit.tails import chance_of_as_many
-from expunge.audit.verdict import score_test, tails_of
 from expunge.data import Examples, as_examples, audit_side, check_disjoint
 from expunge.data.examples import check_logits, first_copies, shared
 from expunge.errors import InputError
-from expunge.models import calibration_seeds, device_and_dtype, device_name
+from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
+from expunge.metrics.distances import parameter_change
+from expunge.metrics.leakage import update_leakage
+from expunge.metrics.membership import clopper_pearson, roc
+from expunge.metrics.ranks import percentile_ranks
+from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
+from expunge.metrics.tails import chance_of_as_many
+from expunge.metrics.verdict import score_test, tails_of
+from expunge.models import calibration_seeds, device_and_dtype, device_name, last_layer
 from expunge.randomness import as_seed
 from expunge.records import Measurement
 
@@ -68,7 +69,7 @@ class Observed:
     def margins(self) -> dict[str, Floats]:
         """Logit margins of each set."""
         sets = {"forget": self.forget, "heldout": self.heldout, "retain": self.retain}
-        return {name: logit_margin(found.logits, found.labels) for name, found in sets.items() if found}
+        return {name: logit_scaled_confidence(found.logits, found.labels) for name, found in sets.items() if found}
 
 
 def audit(
@@ -228,7 +229,7 @@ def audit_outputs(
     correction, placed = None, margins["after"]
     if difficulty is not None:
         fixed = {
-            when: corrected_scores(found["forget"], found["heldout"], difficulty.forget, difficulty.heldout)
+            when: difficulty_calibrated_scores(found["forget"], found["heldout"], difficulty.forget, difficulty.heldout)
             for when, found in margins.items()
         }
         correction = _correction(fixed["before"], fixed["after"], labels, heldout_labels, difficulty)
@@ -314,7 +315,7 @@ def _change(before: nn.Module, after: nn.Module) -> Any:
     originals = dict(before.named_parameters())
     if {name: p.shape for name, p in originals.items()} != {name: p.shape for name, p in after.named_parameters()}:
         raise InputError("the two models are not the same network: their parameters differ in name or shape")
-    return parameter_change(originals, after)
+    return parameter_change(originals, dict(after.named_parameters()), last_layer=last_layer(after))
 
 
 def _correction(before: _Corrected, after: _Corrected, labels: Any, heldout_labels: Any, of: Difficulty) -> Correction:
@@ -353,7 +354,7 @@ def _recognisable(
 ) -> tuple[Recognisable, ...]:
     assert seen.heldout is not None
     own, others = seen.forget.labels, seen.heldout.labels
-    placed = placements(margins["forget"], margins["heldout"], forget_labels=own, heldout_labels=others).u
+    placed = percentile_ranks(margins["forget"], margins["heldout"], forget_labels=own, heldout_labels=others).u
     outer = tails_of(margins["forget"], margins["heldout"], own, others)
     predictions = seen.forget.logits.argmax(1)
 

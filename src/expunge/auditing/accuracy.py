@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from expunge.audit.forward import outputs_of
+from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, as_examples
 
 

@@ -1,6 +1,6 @@
 """Membership inference by a threshold on the score: AUC, true positive rate at a low false positive rate, ROC curve.
 
-Higher scores mean more memorised, as with `logit_margin`; negate losses and entropies.
+Higher scores mean more memorised, as with `logit_scaled_confidence`; negate losses and entropies.
 """
 
 import math
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge.audit.placement import Floats, Integers, as_scores, contributions, ranks
+from expunge.arrays import Floats, Integers, as_scores
 from expunge.errors import SettingError
+from expunge.metrics.ranks import contributions, positions
 
 DELONG_FROM = 64
 """Forgotten examples, and held-out ones, from which on `auc_interval` is DeLong's, on the logit scale."""
@@ -40,7 +41,7 @@ class Rate:
 def auc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> float:
     """The probability that a forgotten example scores above a held-out one, ties counting half (Mann–Whitney).
 
-    ½ where scores tell nothing; above it where the forgotten examples still look like training data, below it where
+    ½ where scores say nothing; above it where the forgotten examples still look like training data, below it where
     they look worse than unseen ones.
 
     Args:
@@ -168,14 +169,14 @@ def roc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Floats, Fl
 
 
 def auc_of_ranks(below: Integers, through: Integers, num_heldout: int) -> float:
-    """`auc`, from what `placement.ranks` counts."""
+    """`auc`, from what `ranks.positions` counts."""
     return float((below + through).sum() / (2 * len(below) * num_heldout))
 
 
 def auc_interval_of_ranks(
     below: Integers, through: Integers, num_heldout: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """`auc_interval`, from what `placement.ranks` counts."""
+    """`auc_interval`, from what `ranks.positions` counts."""
     from scipy import special
 
     _check_confidence(confidence)
@@ -196,7 +197,7 @@ def auc_interval_of_ranks(
 
 
 def tpr_of_ranks(below: Integers, num_heldout: int, fpr: float, *, confidence: float = 0.95) -> Rate | None:
-    """`tpr_at_fpr`, from what `placement.ranks` counts: s > τ where fewer than k held-out scores are ≥ s."""
+    """`tpr_at_fpr`, from what `ranks.positions` counts: s > τ where fewer than k held-out scores are ≥ s."""
     if not 0 < fpr < 1:
         raise SettingError(f"fpr must lie in (0, 1), not {fpr}")
     _check_confidence(confidence)
@@ -210,7 +211,7 @@ def tpr_of_ranks(below: Integers, num_heldout: int, fpr: float, *, confidence: f
 
 def _ranks(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Integers, Integers, int]:
     s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    return *ranks(s, t), len(t)
+    return *positions(s, t), len(t)
 
 
 def _check_confidence(confidence: float) -> None:

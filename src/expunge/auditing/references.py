@@ -5,7 +5,7 @@ A directory holds `manifest.json`, `labels.safetensors` and, for each number j, 
 of retained ones. The manifest and the files name digests of the images: keep them as private as the data.
 """
 
-import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch.utils.data import TensorDataset
 
-from expunge.audit._reference_files import (
+from expunge.auditing._reference_files import (
     FORMAT,
     digest_of,
     file_of,
@@ -26,18 +27,19 @@ from expunge.audit._reference_files import (
     tag_of,
     update_manifest,
 )
-from expunge.audit._workers import run_in_processes
-from expunge.audit.forward import outputs_of
-from expunge.audit.relearning import network_steps
-from expunge.audit.scores import cross_entropy
+from expunge.auditing._workers import run_in_processes
+from expunge.auditing.forward import outputs_of
+from expunge.auditing.relearning import TOLERANCE, network_steps
 from expunge.data import Examples, ImageSet, audit_side, check_disjoint
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
 from expunge.files import written_whole
 from expunge.methods import METHODS, Method, Needs, settings_of
+from expunge.metrics.scores import cross_entropy
 from expunge.models import ModelSpec, build
 from expunge.progress import advance
 from expunge.randomness import stream
 from expunge.training import Recipe, train
+from expunge.unlearning import unlearn
 
 SETS = ("forget", "heldout", "retained")
 AUDITED = "audited"
@@ -83,7 +85,6 @@ def train_references(
     forget_ids: Sequence[str],
     heldout: ImageSet,
     methods: Mapping[str, Method],
-    unlearn: Callable[..., Any],
     num_models: int = 64,
     num_retained: int = 512,
     relearn_max_steps: int = 100,
@@ -111,8 +112,6 @@ def train_references(
         forget_ids: of D_f. Every image of D with the same pixels counts as forgotten.
         heldout: examples that no model is trained on.
         methods: by a name of letters, digits and `._=+-`. `amnesiac_undo` is not possible: no update log is kept.
-        unlearn: `expunge.unlearn`, or another top-level function with its arguments; handed in, since audits know
-            nothing of the driver.
         num_models: N, ≥ 1. The full audit wants 64.
         num_retained: the most retained examples whose logits are kept.
         relearn_max_steps, relearn_lr: of `network_steps`, on the whole forget set toward 1.05 × O_j's loss on it.
@@ -128,7 +127,7 @@ def train_references(
         SettingError: a setting out of range, a method's name that cannot stand in a file's name, or `amnesiac_undo`.
         ExpungeError: a worker process died.
     """
-    _check(methods, unlearn, num_models, num_retained, relearn_max_steps, relearn_lr, workers, device)
+    _check(methods, num_models, num_retained, relearn_max_steps, relearn_lr, workers, device)
     forget = data.select(forget_ids)
     check_disjoint(forget.images, heldout.images, "forget", "held-out")
     rest = data.without(forget)
@@ -163,7 +162,6 @@ def train_references(
         rest=_plain(rest),
         sets={name: _plain(images) for name, images in sets.items()},
         methods=dict(methods),
-        unlearn=unlearn,
         max_steps=relearn_max_steps,
         lr=relearn_lr,
         seed=seed,
@@ -269,7 +267,6 @@ class _Job:
     rest: Plain
     sets: Mapping[str, Plain]
     methods: Mapping[str, Method]
-    unlearn: Callable[..., Any]
     max_steps: int
     lr: float
     seed: int
@@ -287,14 +284,16 @@ def make_pair(job: _Job, j: int) -> None:
         original = _trained(job, job.data, "original", j)
         if not _is_there(job, "original", j):
             _write(job, "original", j, original, 0.0)
-        forget, rest = _examples(job.sets["forget"]), _examples(job.rest)
+        forget, rest, heldout = (
+            TensorDataset(*_tensors(p)) for p in (job.sets["forget"], job.rest, job.sets["heldout"])
+        )
         for name in wanted:
             method = job.methods[name]
-            given: dict[str, Any] = {"retain": _Pairs(rest), "seed": _seed(job.seed, f"{name} {j}")}
+            given: dict[str, Any] = {"retain": rest, "seed": _seed(job.seed, f"{name} {j}")}
             if Needs.HELDOUT in method.needs:  # one seed for all, so that the same half of the examples is left
-                given |= {"heldout": _Pairs(_examples(job.sets["heldout"])), "seed": job.seed}
+                given |= {"heldout": heldout, "seed": job.seed}
             try:
-                result = job.unlearn(original, _Pairs(forget), method=method, **given)
+                result = unlearn(original, forget, method=method, **given)
             except ExpungeError as error:
                 raise ExpungeError(f"{name}, model {j}: {error}; leave this method out, or change it") from error
             _write(job, name, j, result.model, _target(job, j))
@@ -306,25 +305,27 @@ def _trained(job: _Job, data: Plain, kind: str, j: int) -> torch.nn.Module:
     seed = _seed(job.seed, f"{kind} {j}")
     torch.manual_seed(seed)
     network = build(job.spec).to(job.device_of(j))
-    train(network, _examples(data), job.recipe, rng=torch.Generator().manual_seed(seed))
+    train(network, Examples(*_tensors(data)), job.recipe, rng=torch.Generator().manual_seed(seed))
     return network
 
 
 def _target(job: _Job, j: int) -> float:
     """1.05 × the loss of O_j on the forget set."""
     logits = read(job.directory, "original", j, job.tags["original"])["forget"]
-    return 1.05 * float(cross_entropy(logits.numpy(), job.sets["forget"][1]).mean())
+    return TOLERANCE * float(cross_entropy(logits.numpy(), job.sets["forget"][1]).mean())
 
 
 def _write(job: _Job, row: str, j: int, model: torch.nn.Module, target: float) -> None:
     tensors = {
-        name: torch.from_numpy(outputs_of(model, _examples(images)).logits.astype(np.float32))
+        name: torch.from_numpy(outputs_of(model, Examples(*_tensors(images))).logits.astype(np.float32))
         for name, images in job.sets.items()
     }
     steps = 0.0
     if row != "original":
         try:
-            steps = network_steps(model, _examples(job.sets["forget"]), target, lr=job.lr, max_steps=job.max_steps)
+            steps = network_steps(
+                model, Examples(*_tensors(job.sets["forget"])), target, lr=job.lr, max_steps=job.max_steps
+            )
         except NonFiniteError:  # a network that a method has wrecked need not learn at all
             steps = float(job.max_steps)
     tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64, device="cpu")
@@ -332,25 +333,12 @@ def _write(job: _Job, row: str, j: int, model: torch.nn.Module, target: float) -
         save_file(tensors, temporary, metadata={"format": FORMAT, "digest": job.tags[row]})
 
 
-class _Pairs(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Images and labels as a dataset."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.examples.inputs[index], int(self.examples.labels[index])
-
-
 def _plain(images: ImageSet) -> Plain:
     return images.images.numpy(), images.labels.numpy()
 
 
-def _examples(plain: Plain) -> Examples:
-    return Examples(torch.from_numpy(plain[0]), torch.from_numpy(plain[1]))
+def _tensors(plain: Plain) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(plain[0]), torch.from_numpy(plain[1])
 
 
 def _seed(seed: int, purpose: str) -> int:
@@ -366,7 +354,6 @@ def _is_there(job: _Job, row: str, j: int) -> bool:
 
 def _check(
     methods: Mapping[str, Method],
-    unlearn: Callable[..., Any],
     num_models: int,
     num_retained: int,
     max_steps: int,
@@ -381,14 +368,7 @@ def _check(
     if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
         raise SettingError(f"device={device!r}: it is cpu, or cuda where there is a GPU")
     for name, method in methods.items():
-        if name in {"original", "retrained"} or not name or not set(name.replace("_", "a")) <= _NAME:
+        if name in {"original", "retrained"} or not re.fullmatch(r"[\w.=+-]+", name, re.ASCII):
             raise SettingError(f"a method cannot be called {name!r} here; use letters, digits and ._=+-")
         if Needs.UPDATES in method.needs:
             raise SettingError(f"{name} needs an update log, which reference models do not write; leave it out")
-    try:
-        pickle.dumps(unlearn)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise SettingError("unlearn must be a top-level function such as expunge.unlearn") from error
-
-
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.=+-")
