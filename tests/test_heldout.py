@@ -118,10 +118,10 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
         report = audit(model, after, forget, test)
         left = int(audit_side(test.inputs, seeds).sum())
         assert report.num_heldout == left
-        assert f"calibrated on {80 - left} of the 80 test examples" in report.caveats[-1]
+        assert [f"{80 - left} of 80 test examples" in found for found in report.left_out] == [True]
     whole = audit(model, unlearn(model, forget, seed=3).model, forget, test)
     assert whole.num_heldout == 80
-    assert not any("calibrated" in caveat for caveat in whole.caveats)
+    assert whole.left_out == ()
     used = Pairs(*(part[calibration_side(test.inputs, 3)] for part in (test.inputs, test.labels)))
     with pytest.raises(InputError, match="calibrated on all"):
         audit(model, once, forget, used)
@@ -590,8 +590,7 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     used, left = report["trace"]["num_heldout"], report["audit"]["num_heldout"]
     assert (used > 400, left > 400, used + left) == (True, True, 1000)
-    said = f"calibrated on {used} of 1,000 test examples; the audit uses the others"
-    assert said in " ".join(done.stdout.split())
+    assert f"{used} of 1,000 test examples: the model was calibrated on them" in " ".join(done.stdout.split())
     model, _ = load_model(str(tmp_path / "a"))
     assert calibration_seeds(model) == (5,)
     done = expunge("audit", "--before", trained, "--after", tmp_path / "a", *shared, "--out", tmp_path / "b")

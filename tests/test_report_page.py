@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from expunge.auditing.report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
+from expunge.auditing.report import AuditReport, Histograms, Leakage, Recognisable, Relearning, Roc, Unseen
 from expunge.metrics import ParameterChange
 from expunge.records import Measurement, PseudoLabels, Trace
 from expunge.report import figures, wording
@@ -249,7 +249,7 @@ def test_odd_figures_are_drawn_without_a_word() -> None:
     report = report_of("bare")
     still = replace(report.change, l1=0.0, l2=0.0, by_layer={"fc": (0.0, 0.0)})
     flat = Roc(fpr=(0.0, 1.0), tpr=(0.0, 1.0), low=(0.0, 1.0), high=(0.2, 1.0))
-    one = Margins(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "heldout")})
+    one = Histograms(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "heldout")})
     assert "<svg" in render(replace(report, change=still, roc_before=flat, roc_after=flat, margins=one))
     wide = replace(report.change, by_layer={"a": (1e-3, 1.0), "b": (0.0, 0.0), "c": (1e4, 1.0)})
     assert "The scale is logarithmic" in render(replace(report, change=wide))
@@ -299,7 +299,18 @@ def test_the_docs_name_every_field_of_the_json() -> None:
     from expunge.metrics.verdict import ScoreTest
 
     text = (ROOT / "docs" / "report.md").read_text()
-    records = (Report, AuditReport, ScoreTest, Margins, Roc, Leakage, Relearning, Recognisable, Trace, ParameterChange)
+    records = (
+        Report,
+        AuditReport,
+        ScoreTest,
+        Histograms,
+        Roc,
+        Leakage,
+        Relearning,
+        Recognisable,
+        Trace,
+        ParameterChange,
+    )
     for record in (*records, Measurement, PseudoLabels, Unseen):
         for field in fields(record):
             assert f"`{field.name}`" in text, f"{record.__name__}.{field.name}"

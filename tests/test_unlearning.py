@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 import expunge
 from expunge.auditing import accuracy, audit
-from expunge.auditing.default_audit import audited
+from expunge.auditing.preparation import prepare
 from expunge.data import Examples
 from expunge.errors import InputError, SettingError
 from expunge.methods import METHODS, make_method
@@ -293,7 +293,7 @@ def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
         forget=rng.normal(size=9), heldout=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
     )
     report = audit(model, after, forget, heldout, difficulty=hard)
-    left = audited(heldout.tensors[0], after).numpy()
+    left = prepare(forget, heldout).uncalibrated(after).positions["test"].numpy()
     same = audit(model, after, forget, heldout, difficulty=replace(hard, heldout=hard.heldout[left]))
     assert report.num_heldout == len(left) < 150
     assert replace(report, seconds={}) == replace(same, seconds={})

@@ -33,7 +33,10 @@ def print_report(report: "Report", as_json: bool) -> None:
     if audit is not None:
         rows += [
             (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
-            for name, key in (("placement A1 (0.5: as unseen)", "a1"), ("both tails A2 (0.5: as unseen)", "a2"))
+            for name, key in (
+                ("mean percentile rank A1 (0.5: as unseen)", "a1"),
+                ("both tails A2 (0.5: as unseen)", "a2"),
+            )
         ]
         if fixed := audit.correction:
             rows += [
@@ -49,7 +52,8 @@ def print_report(report: "Report", as_json: bool) -> None:
     else:
         title = f"audit of {audit.num_forget if audit else 0:,} forgotten examples"
     print_table(title, ["", "before", "after"], rows)
-    for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
+    left_out = audit.left_out if audit else ()
+    for line in (*report.notes, *left_out, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
     if audit is not None:
         print(f"Audit: {audit.verdict}. {audit.reason}")

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import Dataset, TensorDataset
 
 from expunge.auditing._head import features_and_head, with_bias
-from expunge.auditing.accuracy import accuracy
+from expunge.auditing.forward import accuracy
 from expunge.data import materialise
 from expunge.errors import InputError, SettingError
 from expunge.methods import Method, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from expunge.auditing.full_audit import LEAST_MODELS, FullAudit
 from expunge.auditing.full_audit import full_audit as compare
+from expunge.auditing.preparation import not_in
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
-from expunge.commands.sources import Sources, device_named, forget_set, load_for, without_twins
+from expunge.commands.sources import Sources, device_named, forget_set, load_for
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -70,9 +71,10 @@ def full_audit(
             raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")
         wanted = set(digests(forgotten.images))
         ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
-        heldout, notes = without_twins(heldout, data, "training", len(heldout))
-        for note in notes:
-            announce(note)
+        unseen, left_out = not_in(heldout.images, data.images, "training", len(heldout))
+        heldout = heldout.take(unseen)
+        for line in left_out:
+            announce(line)
     with new_directory(out) as temporary:
         found = train_references(
             references,
