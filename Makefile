@@ -1,11 +1,12 @@
 # make demo    build the environment, train a small network, make it forget 100 images
 # make test    the whole suite
 # make check   style and types
+# make grid    the paper's experiments, in the background; MINUTES=12: here, for so long
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format grid results clean
 
 demo: $(VENV)/core
 	$(BIN)/expunge demo
@@ -22,8 +23,12 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev
-	$(BIN)/python -m benchmarks
+grid: $(VENV)/dev
+	$(BIN)/python -m experiments grid $(if $(MINUTES),--minutes $(MINUTES))
+
+results: $(VENV)/dev
+	$(BIN)/python -m experiments grid --collect
+	$(BIN)/python -m experiments docs
 
 clean:
 	rm -rf $(VENV)

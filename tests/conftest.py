@@ -15,6 +15,7 @@ from torch import Tensor
 from tests import forked
 
 COMMAND = Path(sys.executable).with_name("expunge")
+EXPERIMENTS = (sys.executable, "-m", "experiments")
 LAUNCHER = """
 import os, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -46,14 +47,15 @@ def expunge(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     launcher: Sequence[str] = (),
+    command: str = str(COMMAND),
 ) -> subprocess.CompletedProcess[str]:
     """Runs the installed command to its end. One thread: the suite runs a process a core."""
-    command = [str(COMMAND), *map(str, arguments)]
+    command_line = [command, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     if not launcher:
-        return forked.run(command, cwd or Path.cwd(), environment)
+        return forked.run(command_line, cwd or Path.cwd(), environment)
     return subprocess.run(
-        [*launcher, *command],
+        [*launcher, *command_line],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -63,11 +65,16 @@ def expunge(
     )
 
 
+def experiments(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m experiments` to its end, as `expunge` does."""
+    return expunge(*arguments, cwd=cwd, command="experiments")
+
+
 @contextmanager
-def running(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
+def running(*arguments: str | Path, command: Sequence[str] = (str(COMMAND),)) -> Iterator["subprocess.Popen[str]"]:
     """The installed command while it runs, for sending signals to; killed at the end if it still runs then."""
     with subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(COMMAND), *map(str, arguments)],
+        [sys.executable, "-c", LAUNCHER, *command, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -79,9 +86,9 @@ def running(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def succeed(*arguments: str | Path) -> str:
+def succeed(*arguments: str | Path, command: str = str(COMMAND)) -> str:
     """Runs the command, fails the test unless it exits with 0 and a silent stderr, and returns its stdout."""
-    done = expunge(*arguments)
+    done = expunge(*arguments, command=command)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout

@@ -17,7 +17,7 @@ _forking.set_forkserver_preload(["expunge.cli", "expunge.commands", "torch._dyna
 
 
 def run(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs `command`, the path of the installed script and its arguments, to its end, with nothing on stdin."""
+    """Runs `command`, the path of the installed script, or `experiments`, and its arguments, with nothing on stdin."""
     with TemporaryDirectory() as folder:
         streams = Path(folder, "stdout"), Path(folder, "stderr")
         process = _forking.Process(target=_command, args=(command, cwd, dict(environment), *streams))
@@ -44,8 +44,14 @@ def _command(command: Sequence[str], cwd: Path, environment: Mapping[str, str], 
     os.environ.update(environment)
     sys.argv = list(command)
     named = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    rest = (path for path in sys.path if path and Path(path) != ROOT)
-    sys.path[:] = list(dict.fromkeys([str(Path(command[0]).parent), *named, *rest]))
-    from expunge.cli import main
+    beside = command[0] == "experiments"  # which is not installed
+    rest = (path for path in sys.path if path and (beside or Path(path) != ROOT))
+    sys.path[:] = list(dict.fromkeys([str(ROOT if beside else Path(command[0]).parent), *named, *rest]))
+    from expunge import cli
 
-    main()
+    if beside:
+        from experiments.__main__ import app
+
+        cli.run(app)
+    else:
+        cli.main()

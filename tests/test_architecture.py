@@ -1,6 +1,7 @@
 """The shape of the house: which way imports run, what the core needs, how large files may get."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,17 @@ LAYERS = [
     {"unlearning"},
     {"auditing"},
     {"report"},
-    {"bench", "commands"},
-    {"cli", "cli_bench", "stopping", "terminal"},
+    {"commands"},
+    {"cli", "stopping", "terminal"},
 ]
 """Imports run from a later layer to an earlier one, or within one."""
 PURE = {"metrics", "theory"}
 """Functions of arrays, which know no model: they may import these alone."""
 PURE_IMPORTS = {"arrays", "errors"}
 MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
@@ -55,7 +59,11 @@ def test_imports_run_one_way(path: Path) -> None:
     assert imported(path) <= allowed
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_product_does_not_know_the_experiments() -> None:
+    assert not [path for path in MODULES if re.search(r"^\s*(from|import) experiments", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *EXPERIMENTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     limit = 150 if path.parent.name == "methods" and not path.name.startswith("_") else 500

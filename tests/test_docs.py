@@ -8,14 +8,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks.tables import PAGES, ROOT, filled
+from experiments.docs import PAGES, filled
+from experiments.places import ROOT
 
 from expunge.methods import METHODS
 from expunge.methods._loop import Descent
 from expunge.training import Recipe
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"^\s*(?:`)?(expunge (?:data |bench )?[a-z]+)(.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:`)?((?:expunge|python -m experiments) (?:data )?[a-z][a-z-]*)(.*)$", re.MULTILINE)
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
@@ -26,7 +27,7 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_tables_are_those_of_the_results(page: Path) -> None:
     text = page.read_text()
-    assert filled(text) == text, "run python -m benchmarks.tables"
+    assert filled(text) == text, "run python -m experiments docs"
     assert "not measured" not in text
 
 
@@ -38,8 +39,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @cache
 def help_of(command: str) -> str:
-    binary = Path(sys.executable).parent / "expunge"
-    done = subprocess.run([binary, *command.split()[1:], "--help"], capture_output=True, text=True)
+    words = command.split()
+    program = [Path(sys.executable).parent / "expunge"] if words[0] == "expunge" else [sys.executable, *words[1:3]]
+    rest = words[1:] if words[0] == "expunge" else words[3:]
+    done = subprocess.run([*program, *rest, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, f"{command} is no command"
     return done.stdout
 

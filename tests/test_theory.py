@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from experiments.theory.concentration import concentration
+from experiments.theory.updates import measure_updates
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,7 +20,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge import theory
-from expunge.auditing import concentration, measure_updates
 from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.methods.random_label import wrong_labels

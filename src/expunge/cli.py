@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from expunge import cli_bench
 from expunge.errors import ExpungeError, SettingError, printable
 from expunge.stopping import Stopped, fail, stop_on_signals, stopped_outside, work
-from expunge.terminal import percent, print_bench, print_full_audit, print_methods, print_report, print_table
+from expunge.terminal import percent, print_full_audit, print_methods, print_report, print_table
 
 if TYPE_CHECKING:
     from expunge.commands import Report
@@ -25,8 +24,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Get and look at data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer(help="Run the paper's experiments, and anything like them.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -258,52 +255,6 @@ def audit(
 
 
 @app.command()
-def theory(
-    model: Annotated[str, typer.Option(help="MODEL, as for `expunge forget`.")],
-    data: Annotated[str, typer.Option(help="DATA of examples that the model was trained on.")],
-    ids: Annotated[Path | None, typer.Option(help="File with one id a line: measure only these of DATA.")] = None,
-    num: Annotated[int | None, typer.Option(min=1, help="Draw so many of DATA; default: 512.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="The runs forget the first so many; default: 64.")] = None,
-    steps: Annotated[str, typer.Option(help="Adam updates after which the runs are measured.")] = "1,2,5,10,20",
-    weights: Annotated[Path | None, typer.Option(help="Weights file for timm: and py: models.")] = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
-    resize: Resize = False,
-    out: Annotated[Path | None, typer.Option(help="New directory for theory.json and theory.svg.")] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Measure how concentrated updates are: single steps, as the theorem has it, and runs."""
-    with work():
-        from expunge import commands
-
-        report = commands.theory(
-            model,
-            data,
-            ids=ids,
-            num=num,
-            batch=batch,
-            steps=_counts("--steps", steps),
-            seed=seed,
-            device=device,
-            weights=weights,
-            allow_pickle=allow_pickle,
-            resize=resize,
-            out=out,
-        )
-    if as_json:
-        print(report.to_json())
-        return
-    from expunge.report import theory_tables
-
-    for table in theory_tables.tables(report):
-        print_table(table.title, list(table.columns), table.rows)
-    print(theory_tables.SCOPE)
-    if report.directory:
-        print(f"theory.json and theory.svg are in {report.directory}.")
-
-
-@app.command()
 def methods(as_json: Json = False) -> None:
     """List every method: what it needs, where it comes from, its settings and defaults."""
     print_methods(as_json)
@@ -356,56 +307,13 @@ def data_ids(
     print("\n".join(drawn))
 
 
-@bench_app.command("run")
-def bench_run(
-    grid: Annotated[Path, typer.Argument(help="TOML file, such as grids/paper.toml.")],
-    out: Annotated[Path, typer.Option(help="Directory of the results; a second run does only what is missing.")],
-    models: Annotated[
-        Path | None, typer.Option(help="Directory of the originals; missing ones are trained. Default: OUT-originals.")
-    ] = None,
-    only: Annotated[
-        list[str],
-        typer.Option(metavar="KEY=VALUE,…", help="Keys: dataset, architecture, method, size, seed; repeat for more."),
-    ] = [],  # noqa: B006
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Use a Ray cluster; local starts one.")] = None,
-    limit: Annotated[float | None, typer.Option(metavar="MINUTES", help="End in time, with what is finished.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Of the grid; default: gpu where there is one, else cpu.")] = None,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Leave out cells whose original is missing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed cells again.")] = False,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Do what is missing of a grid of experiments: one JSON line a cell, safe the moment it is written."""
-    with work(kept=str(out)):
-        from expunge.commands.bench import bench_run as run
-
-        done = run(
-            grid,
-            out,
-            models=models,
-            only_cells=only,
-            workers=workers,
-            ray=ray,
-            limit_minutes=limit,
-            profile=profile,
-            train_missing=not no_train,
-            retry_failed=retry_failed,
-            device=device,
-            announce=lambda line: print(printable(line), file=sys.stderr),
-            beat=None if sys.stderr.isatty() else 60.0,
-        )
-    print_bench(done, as_json)
-    raise typer.Exit(1 if done.problems else 0)
-
-
-bench_app.command("tables")(cli_bench.tables)
-bench_app.command("figures")(cli_bench.figures)
-bench_app.command("compare")(cli_bench.compare)
-
-
 def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done but the audit failed."""
+    run(app)
+
+
+def run(app: typer.Typer) -> None:
+    """Runs a command line: what goes wrong is one line on standard error, and an exit code."""
     stop_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text that the terminal can show
@@ -437,13 +345,6 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
             raise SettingError(f"--set takes NAME=VALUE, such as lam=3, not {pair!r}")
         settings[name.strip().replace("-", "_")] = value.strip()
     return settings
-
-
-def _counts(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise SettingError(f"{option} takes whole numbers, such as 1,2,5, not {text!r}") from error
 
 
 def _unused(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """Audits: what is measured on models to see whether they forgot. The statistics are in `expunge.metrics`."""
 
-from expunge.auditing.concentration import Concentration, UpdateShape, concentration
 from expunge.auditing.default_audit import audit
 from expunge.auditing.difficulty import difficulty_of
 from expunge.auditing.forward import accuracy
@@ -8,24 +7,18 @@ from expunge.auditing.full_audit import FullAudit, full_audit
 from expunge.auditing.references import References, load_references, train_references
 from expunge.auditing.relearning import network_steps, relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning
-from expunge.auditing.updates import UpdateMeasurement, measure_updates
 
 __all__ = [
     "AuditReport",
-    "Concentration",
     "DifficultyCalibration",
     "FullAudit",
     "References",
     "Relearning",
-    "UpdateMeasurement",
-    "UpdateShape",
     "accuracy",
     "audit",
-    "concentration",
     "difficulty_of",
     "full_audit",
     "load_references",
-    "measure_updates",
     "network_steps",
     "relearn",
     "train_references",

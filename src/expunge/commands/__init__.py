@@ -1,6 +1,6 @@
 """What each command does, callable from Python: from specs and paths to files on disk.
 
-`expunge train` is `train(...)`, and so for `forget`, `audit`, `demo` and `theory`.
+`expunge train` is `train(...)`, and so for `forget`, `audit` and `demo`.
 """
 
 from expunge.commands.audit import audit
@@ -9,8 +9,6 @@ from expunge.commands.forget import forget
 from expunge.commands.full_audit import full_audit
 from expunge.commands.report import Report
 from expunge.commands.sources import Sources
-from expunge.commands.theory import theory
 from expunge.commands.train import Training, train
-from expunge.report.theory_report import TheoryReport
 
-__all__ = ["Report", "Sources", "TheoryReport", "Training", "audit", "demo", "forget", "full_audit", "theory", "train"]
+__all__ = ["Report", "Sources", "Training", "audit", "demo", "forget", "full_audit", "train"]

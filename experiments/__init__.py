@@ -1,0 +1,1 @@
+"""What measures the paper, the methods and the speed: `python -m experiments`."""

@@ -1,0 +1,70 @@
+"""What the default audit costs on a ResNet-18: 512 forgotten examples against 10,000 held-out ones, by part.
+
+    python -m experiments audit-cost --model runs/fm-r18
+
+Writes results/audit/cost.json. The model is audited against itself: the cost does not depend on what was forgotten.
+"""
+
+import argparse
+import json
+import platform
+import time
+
+import torch
+
+from experiments import places
+from experiments.commit import commit
+from experiments.markdown import markdown
+from expunge.auditing import audit
+from expunge.data import draw_ids, load_data
+from expunge.models import load_model
+
+TARGET = places.RESULTS / "audit" / "cost.json"
+NUM_FORGET = 512
+PARTS = {
+    "forward": "one pass of each of the two models",
+    "relearning": "relearning of the last layer, 40 sets",
+    "statistics": "score test, ROC, leakage, parameter change",
+}
+
+
+def main() -> None:
+    """Times one audit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a directory of `expunge train --data fashion-mnist`")
+    label = commit()
+    model, header = load_model(parser.parse_args().model)
+    train, test = load_data("fashion-mnist:train"), load_data("fashion-mnist:test")
+    forget = train.select(draw_ids(train, NUM_FORGET, 0))
+    started = time.perf_counter()
+    report = audit(model, model, forget, test)
+    total = time.perf_counter() - started
+    record = {
+        "architecture": header.spec.architecture,
+        "num_forget": report.num_forget,
+        "num_heldout": report.num_heldout,
+        "seconds": dict(report.seconds),
+        "total": total,
+        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "commit": label,
+    }
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    TARGET.write_text(json.dumps(record, indent=2) + "\n")
+    print(cost_table())
+
+
+def cost_table() -> str:
+    """Seconds and shares of the whole."""
+    record = json.loads(TARGET.read_text())
+    total, seconds = record["total"], record["seconds"]
+    rows = [(what, f"{seconds[part]:.1f}", f"{100 * seconds[part] / total:.0f}%") for part, what in PARTS.items()]
+    rest = total - sum(seconds.values())
+    rows += [("reading and hashing the images", f"{rest:.1f}", f"{100 * rest / total:.0f}%")]
+    rows += [("the audit (aim: under 300)", f"{total:.1f}", "100%")]
+    told = (
+        f"{record['architecture']}, {record['num_forget']} forgotten, {record['num_heldout']:,} held out · "
+        f"`python -m experiments audit-cost --model runs/fm-r18` · {record['device']} · "
+        f"torch {record['torch']} · commit {record['commit']}"
+    )
+    return markdown(["part", "seconds", "share"], rows) + "\n\n" + told

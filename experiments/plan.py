@@ -1,0 +1,46 @@
+"""The order of the experiments: a list of steps in `grids/plan.toml`."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import places
+from experiments.grid import Cell, load_grid, only
+from expunge.errors import InputError
+
+PLAN = places.ROOT / "grids" / "plan.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Some cells of one grid.
+
+    Attributes:
+        grid: name of a file in the plan's directory.
+        results: name of a directory in `results/`.
+        only: which of the grid's cells, as `--only` takes them.
+        hours: how long all of it takes on two cores, by arithmetic, until there are measurements.
+    """
+
+    grid: str
+    results: str
+    only: tuple[str, ...] = ()
+    hours: float
+
+    def cells(self, plan: Path, profile: str = "cpu") -> list[Cell]:
+        """The cells of this step."""
+        return only(load_grid(plan.parent / self.grid).cells(profile), self.only)
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.grid.removesuffix('.toml')} {' '.join(self.only)}".rstrip()
+
+
+def load_plan(path: Path) -> list[Step]:
+    """Reads the steps. Raises `InputError` where the file is no plan."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return [Step(**{**entry, "only": tuple(entry.get("only", ()))}) for entry in content["steps"]]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no plan of experiments: {error}") from error
