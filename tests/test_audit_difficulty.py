@@ -230,11 +230,11 @@ def test_the_command_corrects_and_says_so(tmp_path: Path, trained: Path) -> None
     options = ("--before", trained, "--after", trained, "--forget", "sample", "--ids", ids, "--test", "sample:test")
     done = expunge("audit", *options, "--correct-difficulty", "--out", tmp_path / "out")
     assert done.returncode in {0, 3}, done.stderr
-    assert "A1, corrected" in done.stdout
+    assert "A1, difficulty calibrated" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
     found = report["audit"]
     assert found["correction"]["num_references"] == NUM_REFERENCES
     assert found["verdict"] == found["correction"]["after"]["verdict"]
     page = (tmp_path / "out/report.html").read_text()
-    assert "The same, corrected for difficulty" in page
+    assert "The same, calibrated for difficulty" in page
     assert "--correct-difficulty" in page

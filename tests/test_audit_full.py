@@ -22,7 +22,7 @@ from scipy import special, stats
 
 from expunge.auditing._workers import run_in_processes
 from expunge.auditing.full_audit import FullAudit, full_audit, scores_of
-from expunge.auditing.references import References, load_references, recipe_sets, train_references
+from expunge.auditing.references import ReferencePlan, References, load_references, recipe_sets, train_references
 from expunge.auditing.relearning import network_steps
 from expunge.data import ImageSet, audit_side, load_data
 from expunge.errors import ExpungeError, InputError, SettingError
@@ -380,11 +380,10 @@ SPEC = ModelSpec(
 METHODS = {"targeted": Targeted(epochs=2, lr=1e-3), "random_label.2": make_method("random_label", epochs=1)}
 
 
-def arranged(directory: Path, **changes: Any) -> dict[str, Any]:
-    """Arguments of `train_references` on the sample's first 60 images."""
+def arranged(**changes: Any) -> dict[str, Any]:
+    """A plan on the sample's first 60 images, and arguments of `train_references`."""
     data = load_data("sample:train").take(range(60))
     return {
-        "directory": directory,
         "spec": SPEC,
         "recipe": RECIPE,
         "data": data,
@@ -399,13 +398,18 @@ def arranged(directory: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+def trained(directory: Path, **changes: Any) -> References:
+    given = arranged(**changes)
+    others = {name: given.pop(name) for name in ("num_models", "workers", "announce") if name in given}
+    return train_references(directory, ReferencePlan(**given), **others)
+
+
 SCRIPT = """
 if __name__ == "__main__":
     import sys
     from pathlib import Path
-    from expunge.auditing.references import train_references
-    from tests.test_audit_full import arranged
-    train_references(**arranged(Path(sys.argv[1]), num_models=500))
+    from tests.test_audit_full import trained
+    trained(Path(sys.argv[1]), num_models=500)
 """
 
 
@@ -435,7 +439,7 @@ def resumed(killed: Path) -> tuple[Path, dict[Path, tuple[int, bytes]], Referenc
     """The same directory after another run with one method more; what stood there before; what was told."""
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in killed.glob("[a-z]*-*.safetensors")}
     told: list[str] = []
-    references = train_references(**arranged(killed, num_models=2, methods=METHODS, announce=told.append))
+    references = trained(killed, num_models=2, methods=METHODS, announce=told.append)
     return killed, before, references, told
 
 
@@ -461,7 +465,7 @@ def test_what_was_finished_before_the_kill_is_kept(resumed: Resumed) -> None:
     assert shapes == {"forget": (2, 4, 10), "heldout": (2, 30, 10), "retained": (2, 20, 10)}
     assert told[0] == f"2 of 2 pairs of reference models are to be trained in {directory}"
     assert "the rest will take about" in told[1]
-    again = train_references(**arranged(directory, methods=METHODS, announce=told.append))
+    again = trained(directory, methods=METHODS, announce=told.append)
     assert told[-1].startswith("0 of 2 pairs")
     assert (again.logits["original"]["forget"] == references.logits["original"]["forget"]).all()
     assert load_references(directory, rows=["targeted"], num_models=1).num_models == 1
@@ -470,7 +474,7 @@ def test_what_was_finished_before_the_kill_is_kept(resumed: Resumed) -> None:
 def test_each_row_is_what_it_says(resumed: Resumed, one_thread: None) -> None:
     """Trained and unlearned here, in this process, from the same seeds."""
     _, _, references, _ = resumed
-    settings = arranged(Path())
+    settings = arranged()
     data: ImageSet = settings["data"]
     forget = data.select(settings["forget_ids"])
     from expunge.auditing.references import _seed
@@ -503,8 +507,8 @@ def test_each_row_is_what_it_says(resumed: Resumed, one_thread: None) -> None:
 
 def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path: Path, one_thread: None) -> None:
     methods = {"calibrated": Calibrated(epochs=2), "targeted": METHODS["targeted"]}
-    settings = arranged(tmp_path, methods=methods, num_models=1, seed=3)
-    references = train_references(**settings)
+    settings = arranged(methods=methods, num_models=1, seed=3)
+    references = trained(tmp_path, **settings)
     heldout: ImageSet = settings["heldout"]
     left = audit_side(heldout.images, [3])
     assert 0 < int(left.sum()) < len(heldout)
@@ -540,15 +544,15 @@ def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path
 def test_results_of_other_settings_are_never_reused(killed: Path, change: dict[str, Any], named: str) -> None:
     before = sorted(killed.iterdir())
     with pytest.raises(InputError, match=f"of another .*{named}; choose another directory"):
-        train_references(**arranged(killed, **change))
+        trained(killed, **change)
     assert sorted(killed.iterdir()) == before
 
 
 def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resumed, tmp_path: Path) -> None:
     directory = resumed[0]
-    settings = arranged(directory)
+    settings = arranged()
     with pytest.raises(InputError, match="of another forget"):
-        train_references(**{**settings, "forget_ids": settings["data"].ids[:5]})
+        trained(directory, forget_ids=settings["data"].ids[:5])
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -556,7 +560,7 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
         json.dumps(manifest | {"settings": manifest["settings"] | {"device": "cuda"}})
     )
     with pytest.raises(InputError, match="of another device"):  # which this machine did not train
-        train_references(**{**settings, "directory": tmp_path})
+        trained(tmp_path)
     manifest["settings"]["recipe"]["lr"] = 0.5
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="comes from other settings"):
@@ -577,7 +581,7 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
 
 def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    data = arranged(out)["data"]
+    data = arranged()["data"]
     refused: list[tuple[dict[str, Any], type[ExpungeError], str]] = [
         ({"methods": {"a/b": NegGrad()}}, SettingError, "cannot be called 'a/b'"),
         ({"methods": {"retrained": NegGrad()}}, SettingError, "cannot be called"),
@@ -590,20 +594,20 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Pat
     ]
     for changes, error, match in refused:
         with pytest.raises(error, match=match):
-            train_references(**arranged(out, **changes))
+            trained(out, **changes)
         assert not out.exists()
 
 
 def test_a_network_that_relearning_wrecks_counts_as_one_that_does_not_relearn(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"relearn_lr": 1e30, "relearn_max_steps": 5, "num_models": 1}
-    references = train_references(**arranged(tmp_path / "references", **changes))
+    references = trained(tmp_path / "references", **changes)
     assert references.relearn_steps["retrained"].tolist() == [5.0]
 
 
 def test_a_method_that_fails_is_named(tmp_path: Path) -> None:
     wild = {"steady": NegGrad(epochs=1), "wild": NegGrad(lr=1e38, optimizer="sgd", epochs=3)}
     with pytest.raises(ExpungeError, match=r"wild, model 0: .*became nan.*; leave this method out, or change it"):
-        train_references(**arranged(tmp_path / "references", methods=wild, num_models=1))
+        trained(tmp_path / "references", methods=wild, num_models=1)
 
 
 def test_halves_of_a_held_out_set_share_nothing() -> None:

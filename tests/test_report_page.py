@@ -131,7 +131,7 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
     assert report.correction is not None
     assert (report.scores_after.verdict, report.verdict) == ("FAIL", report.correction.after.verdict)
     assert report.verdict != "FAIL"
-    for told in ("The same, corrected for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
+    for told in ("The same, calibrated for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
         assert told in " ".join(text.split())
         assert told not in " ".join(page_of("fail").split())
     assert f"Allowing for how hard the examples are: {report.correction.after.reason}" in unescape(text)
@@ -143,7 +143,7 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
 def test_the_sections_come_in_the_order_of_a_reader() -> None:
     assert [text for _, text in Outline(page_of("fail")).headings] == [
         "Audit of forgetting",
-        "FAIL The forgotten examples can still be told from unseen ones.",
+        f"FAIL {wording.HEADLINES['FAIL']}",
         "Before and after",
         "How sure the model is",
         "Picking out the forgotten examples",

@@ -38,7 +38,11 @@ def print_report(report: "Report", as_json: bool) -> None:
         ]
         if fixed := audit.correction:
             rows += [
-                (f"{name}, corrected", f"{getattr(fixed.before, key):.3f}", f"{getattr(fixed.after, key):.3f}")
+                (
+                    f"{name}, difficulty calibrated",
+                    f"{getattr(fixed.before, key):.3f}",
+                    f"{getattr(fixed.after, key):.3f}",
+                )
                 for name, key in (("A1", "a1"), ("A2", "a2"))
             ]
     change = trace.change if trace else audit.change if audit else None
@@ -71,7 +75,10 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
         print(found.to_json())
         return
     head, rows = found.cells()
-    for title, columns in (("Can it be told from retraining?", slice(1, 6)), ("What else it does", slice(6, None))):
+    for title, columns in (
+        ("Can it be distinguished from retraining?", slice(1, 6)),
+        ("What else it does", slice(6, None)),
+    ):
         print_table(title, [head[0], *head[columns]], [(row[0], *row[columns]) for row in rows])
     for line in found.caveats:
         print(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 from expunge.auditing.full_audit import LEAST_MODELS, FullAudit
 from expunge.auditing.full_audit import full_audit as compare
 from expunge.auditing.preparation import not_in
-from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
+from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, ReferencePlan, recipe_sets, train_references
 from expunge.commands.sources import Sources, device_named, forget_set, load_for
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
@@ -76,21 +76,18 @@ def full_audit(
         for line in left_out:
             announce(line)
     with new_directory(out) as temporary:
-        found = train_references(
-            references,
+        plan = ReferencePlan(
             spec=header.spec,
             recipe=recipe.recipe,
             data=data,
             forget_ids=ids,
             heldout=heldout,
             methods=chosen,
-            num_models=num_models,
-            workers=workers,
             seed=seed,
             subject=subject,
             device=where.type,
-            announce=announce,
         )
+        found = train_references(references, plan, num_models=num_models, workers=workers, announce=announce)
         result = compare(found, seed=seed)
         (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
         told = "\n".join(f"- {caveat}" for caveat in result.caveats)

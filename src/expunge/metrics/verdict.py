@@ -117,7 +117,7 @@ def score_test(
     if failed := alarms(p):
         verdict, reason = "FAIL", _why_fail(ranked, outer, failed)
     elif unusual := _unusual(ranked, outer, p):
-        verdict, reason = "INCONCLUSIVE", f"The forgotten examples are not clearly recognisable, yet {unusual}."
+        verdict, reason = "INCONCLUSIVE", f"There is not enough evidence that they are recognisable, yet {unusual}."
     elif a1_interval[0] >= 0.5 - MARGIN and a1_interval[1] <= 0.5 + MARGIN and a2_upper <= 0.5 + MARGIN:
         verdict, reason = "PASS", _why_pass(ranked, a1_interval)
     elif not can_pass(ranked):
@@ -215,9 +215,9 @@ def _why_fail(ranked: PercentileRanks, outer: Tails, failed: set[str]) -> str:
 
 def _why_pass(ranked: PercentileRanks, interval: tuple[float, float]) -> str:
     return (
-        f"The forgotten examples score like unseen ones: on average above {ranked.a1:.0%} of them, surely between "
-        f"{0.5 - MARGIN:.0%} and {0.5 + MARGIN:.0%} (90% interval {interval[0]:.1%} to {interval[1]:.1%}), and neither "
-        "more often at the extremes nor less; an attack by anything but this score is not ruled out."
+        f"The forgotten examples score like unseen ones: on average above {ranked.a1:.0%} of them (90% interval "
+        f"{interval[0]:.1%} to {interval[1]:.1%}), and no more or less often at the extremes. An attack by another "
+        "score is not ruled out."
     )
 
 
@@ -259,4 +259,4 @@ def _why_inconclusive(interval: tuple[float, float], a2_upper: float) -> str:
             f"their mean distance from the middle of the unseen examples may be up to {a2_upper:.2f}, where 0.50 is "
             f"expected and only up to {0.5 + MARGIN:.2f} counts as forgotten"
         )
-    return f"The forgotten examples are not clearly recognisable, but neither clearly forgotten: {'; '.join(gaps)}."
+    return f"There is not enough evidence either way: {'; '.join(gaps)}."

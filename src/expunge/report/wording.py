@@ -11,7 +11,7 @@ from expunge.records import Trace
 
 HEADLINES = {
     "PASS": "The forgotten examples look like examples that the model never saw.",
-    "FAIL": "The forgotten examples can still be told from unseen ones.",
+    "FAIL": "The forgotten examples can still be distinguished from unseen ones.",
     "INCONCLUSIVE": "This audit cannot tell whether the examples were forgotten.",
 }
 
@@ -21,7 +21,7 @@ def meaning(report: AuditReport) -> str:
     if report.verdict == "PASS":
         allowed = ", once it is allowed for how hard they are" if report.correction else ""
         return (
-            f"Forgotten and unseen examples cannot be told apart by how sure the model is of them{allowed}. This is a "
+            f"Forgotten and unseen examples cannot be distinguished by how sure the model is of them{allowed}. This is a "
             "measurement, not a proof: it rules out plain traces, not every attack."
         )
     if report.verdict == "INCONCLUSIVE":
@@ -67,13 +67,13 @@ def advice(report: AuditReport) -> str:
 
 
 def memorised(report: AuditReport) -> bool:
-    """Whether the score test found examples placed too high."""
+    """Whether the score test found examples ranked too high."""
     test = report.decisive
     return (test.a1 > 0.5 and test.p_values["a1"] < SIGNIFICANT) or test.p_values["k_plus"] < SIGNIFICANT
 
 
 def over_forgotten(report: AuditReport) -> bool:
-    """Whether it found examples placed too low, or more of them lie in the lower tail than chance explains."""
+    """Whether it found examples ranked too low, or more of them lie in the lower tail than chance explains."""
     test = report.decisive
     low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
     return low or test.p_values["k_minus"] < SIGNIFICANT
