@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from expunge import audit
 from expunge.data import load_data
+from expunge.models import load_model
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder
 from tests.forked import PATIENCE
 
@@ -62,6 +64,16 @@ def test_it_finds_what_forget_found(tmp_path: Path, trained: Path, forgot: Path,
     assert report["trace"] is None
     assert report == json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(tree(tmp_path)) == ["out", "out/report.html", "out/report.json"]
+
+
+def test_python_finds_what_the_command_found(trained: Path, forgot: Path, ids: Path) -> None:
+    before, after = (load_model(str(path))[0] for path in (trained, forgot))
+    forget = load_data("sample").select(ids.read_text().split())
+    report = audit(before, after, forget, load_data("sample:test"), seed=4).to_dict()
+    found = json.loads((forgot / "report.json").read_text())["audit"]
+    for name in ("seconds", "device"):  # it ran in another process
+        report.pop(name), found.pop(name)
+    assert json.loads(json.dumps(report)) == found
 
 
 def test_a_model_that_forgot_nothing(tmp_path: Path, trained: Path, ids: Path) -> None:

@@ -23,7 +23,7 @@ NUM_REFERENCES = 4
 
 def difficulty_of(
     forget: "Examples | Dataset[Any]",
-    heldout: "Examples | Dataset[Any]",
+    test: "Examples | Dataset[Any]",
     *,
     factory: Callable[[], nn.Module],
     recipe: Recipe,
@@ -36,7 +36,7 @@ def difficulty_of(
     examples as there are held-out ones.
 
     Args:
-        forget, heldout: examples that the networks can take, without an input in common.
+        forget, test: forgotten and unseen examples that the networks can take, without an input in common.
         factory: builds a network with fresh random weights from torch's global random state, which is put back.
         recipe: how each is trained; that of the audited model, where it is known.
         seed: of the pairs and the trainings.
@@ -54,7 +54,7 @@ def difficulty_of(
     >>> found.forget.shape, found.heldout.shape, found.num_references
     ((8,), (32,), 4)
     """
-    forget, heldout = as_examples(forget, "forget"), as_examples(heldout, "test")
+    forget, heldout = as_examples(forget, "forget"), as_examples(test, "test")
     if len(heldout) < 16:
         raise InputError(f"{len(heldout)} held-out examples are too few to train networks on; give at least 16")
     check_disjoint(forget.inputs, heldout.inputs, "forget", "test")

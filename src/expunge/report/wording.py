@@ -21,8 +21,8 @@ def meaning(report: AuditReport) -> str:
     if report.verdict == "PASS":
         allowed = ", once it is allowed for how hard they are" if report.correction else ""
         return (
-            f"Forgotten and unseen examples cannot be distinguished by how sure the model is of them{allowed}. This is a "
-            "measurement, not a proof: it rules out plain traces, not every attack."
+            f"Forgotten and unseen examples cannot be distinguished by how sure the model is of them{allowed}. "
+            "This is a measurement, not a proof: it rules out plain traces, not every attack."
         )
     if report.verdict == "INCONCLUSIVE":
         return (
