@@ -33,9 +33,9 @@ from expunge.models import (
     logits_of,
     mark_calibrated,
     mask_names,
+    not_finite,
     own_factory,
     refusing,
-    unsound,
 )
 from expunge.randomness import as_seed, seeded, stream
 from expunge.records import Trace
@@ -107,7 +107,7 @@ def unlearn(
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     device, _ = device_and_dtype(model)
-    _check_finite(model, mask_names(model), InputError, "the model", "take a sound checkpoint")
+    _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
     record = Recorder()
     started = time.perf_counter()
@@ -128,7 +128,7 @@ def unlearn(
         if any(parameter._backward_hooks for parameter in model.parameters()):
             record.warn("hooks on the gradients of parameters were not copied: they had no effect")
         given = {name for name, _ in model.named_buffers()}
-        masks = [n for n in mask_names(own) if n not in given or unsound([(n, own.get_buffer(n))]) is not None]
+        masks = [n for n in mask_names(own) if n not in given or not_finite([(n, own.get_buffer(n))]) is not None]
         task = Task(
             forget=examples,
             forget_digests=identity,
@@ -224,7 +224,7 @@ def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
     if len(logits) != len(examples):
         raise InputError(f"the model returned {len(logits)} rows of logits for {len(examples)} examples")
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model's logits on the forget set hold NaN or infinity; take a sound checkpoint")
+        raise InputError("the model's logits on the forget set hold NaN or infinity; take another checkpoint")
     return logits
 
 
@@ -305,7 +305,7 @@ def _like(examples: Examples, forget: Examples) -> Examples:
 
 
 def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exception], subject: str, advice: str) -> None:
-    bad = unsound([*model.named_parameters(), *model.named_buffers()], masks)
+    bad = not_finite([*model.named_parameters(), *model.named_buffers()], masks)
     if bad is not None:
         raise error(f"{subject} holds NaN or infinity in {bad!r}; {advice}")
 

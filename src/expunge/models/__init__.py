@@ -2,6 +2,7 @@
 
 from expunge.models.building import ARCHITECTURES, Classifier, build, own_factory
 from expunge.models.checkpoint import Header, load_weights, read_header, require_spec, save_checkpoint
+from expunge.models.finite import mask_names, not_finite
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -18,7 +19,6 @@ from expunge.models.inference import (
 )
 from expunge.models.loading import load_model
 from expunge.models.marks import calibration_seeds, mark_calibrated, mark_undone, undone_steps
-from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
 
 __all__ = [
@@ -44,11 +44,11 @@ __all__ = [
     "mark_calibrated",
     "mark_undone",
     "mask_names",
+    "not_finite",
     "own_factory",
     "read_header",
     "refusing",
     "require_spec",
     "save_checkpoint",
     "undone_steps",
-    "unsound",
 ]
