@@ -20,7 +20,6 @@ from expunge.metrics.ranks import PercentileRanks, null_moments, percentile_rank
 from expunge.metrics.ranks import p_values as rank_p_values
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
 from expunge.metrics.tails import Tails, chance_of_as_many, tail_rank, tails
-from expunge.metrics.verdict import tails_of
 
 Floats = NDArray[np.float64]
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -128,7 +127,7 @@ def test_ranks_survive_increasing_functions_and_turn_round_with_the_sign(sets: t
     assert np.array_equal(percentile_ranks(np.exp(s) + s**3, np.exp(t) + t**3).u, ranked.u)
     assert np.allclose(turned.u, 1 - ranked.u, atol=1e-15)
     assert turned.a2 == pytest.approx(ranked.a2, abs=1e-12)
-    found, mirrored = tails_of(s, t), tails_of(-s, -t)
+    found, mirrored = tails(s, t), tails(-s, -t)
     assert (mirrored.k_plus, mirrored.k_minus) == (found.k_minus, found.k_plus)
     assert (mirrored.p_above, mirrored.p_below) == (found.p_below, found.p_above)
     assert standard_errors(turned) == pytest.approx(standard_errors(ranked), rel=1e-9)
@@ -170,7 +169,7 @@ def test_a2_is_not_taken_for_small_because_few_held_out_examples_are_coarse(m: i
 def test_the_tail_counts_are_ranks_beyond_99_and_1_percent(m: int) -> None:
     t = np.arange(float(m))
     s = np.arange(m + 1.0) - 0.5
-    found = tails_of(s, t)
+    found = tails(s, t)
     assert found.k_plus == tail_rank(m) == sum(100 * (2 * i + 1) > 198 * (m + 1) for i in range(m + 1))
     assert np.array_equal(found.above, percentile_ranks(s, t).u > 0.99)
     assert np.array_equal(found.below, percentile_ranks(s, t).u < 0.01)
@@ -179,8 +178,8 @@ def test_the_tail_counts_are_ranks_beyond_99_and_1_percent(m: int) -> None:
 def test_ties_never_count_as_tails() -> None:
     t = np.concatenate([np.zeros(985), np.ones(15)])  # u of a tie at the top: 0.992
     assert percentile_ranks([1.0] * 16, t).u[0] > 0.99
-    assert tails_of([1.0] * 16, t).k_plus == 0
-    assert tails_of([1.5] * 16, t).k_plus == 16
+    assert tails([1.0] * 16, t).k_plus == 0
+    assert tails([1.5] * 16, t).k_plus == 16
 
 
 def test_tails_of_large_classes_are_their_own_and_those_of_the_rest_are_of_all_other_held_out_examples() -> None:
@@ -250,7 +249,7 @@ def test_the_p_value_of_a1_is_that_of_the_exact_rank_sum_test(n: int, m: int) ->
 def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m: int) -> None:
     every = []
     for ranks in itertools.combinations_with_replacement(range(m + 1), n):
-        found = tails_of(np.array(ranks) - 0.5, np.arange(float(m)))
+        found = tails(np.array(ranks) - 0.5, np.arange(float(m)))
         every.append({**rank_p_values(arrangement(ranks, m)), "k_plus": found.p_above, "k_minus": found.p_below})
     for name in ("a1", "a2", "a2_low", "k_plus", "k_minus"):
         for level in (0.05 / 3, 0.05, 0.2):
@@ -262,9 +261,9 @@ def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:
     for hits in range(1, 9):
         s = [2000.0] * hits + [0.5] * (64 - hits)
         expected = stats.betabinom.sf(hits - 1, 64, 10, 991)
-        assert tails_of(s, t).p_above == pytest.approx(expected, rel=1e-9)
+        assert tails(s, t).p_above == pytest.approx(expected, rel=1e-9)
         halves = np.arange(1000) % 20  # classes of 50, all forgotten ones of them: a permutation test within classes
-        within = tails_of(s, t, np.arange(64) % 20, halves).p_above
+        within = tails(s, t, np.arange(64) % 20, halves).p_above
         assert hits > 4 or within == pytest.approx(expected, rel=0.3)
     own, others = np.repeat([0, 1], [30, 34]), np.repeat([0, 1], [400, 600])
     s = np.r_[[9e9, 9e9], np.full(28, 5.5), [9e9], np.full(33, 500.5)]

@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from expunge.errors import InputError
 from expunge.metrics.membership import auc_interval, tpr_at_fpr
 from expunge.metrics.ranks import p_values, percentile_ranks, standard_errors
-from expunge.metrics.verdict import FALSE_ALARMS, MARGIN, ScoreTest, Z, alarms, can_pass, score_test, tails_of
+from expunge.metrics.tails import tails
+from expunge.metrics.verdict import FALSE_ALARMS, MARGIN, ScoreTest, Z, alarms, can_pass, score_test
 
 Floats = NDArray[np.float64]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -139,7 +140,7 @@ def test_every_number_is_that_of_its_function() -> None:
     ranked = percentile_ranks(s, t, forget_labels=own, heldout_labels=others)
     errors = standard_errors(ranked)
     assert (result.a1, result.a2) == (ranked.a1, ranked.a2)
-    outer = tails_of(s, t, own, others)
+    outer = tails(s, t, own, others)
     assert (result.k_plus, result.k_minus) == (outer.k_plus, outer.k_minus)
     assert result.p_values == {**p_values(ranked), "k_plus": outer.p_above, "k_minus": outer.p_below}
     assert result.a1_interval == pytest.approx((ranked.a1 - Z * errors[0], ranked.a1 + Z * errors[0]), abs=1e-12)

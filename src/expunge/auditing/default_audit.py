@@ -33,8 +33,8 @@ from expunge.metrics.leakage import update_leakage
 from expunge.metrics.membership import clopper_pearson, roc
 from expunge.metrics.ranks import percentile_ranks
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
-from expunge.metrics.tails import chance_of_as_many
-from expunge.metrics.verdict import score_test, tails_of
+from expunge.metrics.tails import chance_of_as_many, tails
+from expunge.metrics.verdict import score_test
 from expunge.models import device_and_dtype, device_name, last_layer
 from expunge.randomness import as_seed
 from expunge.records import Measurement
@@ -276,7 +276,7 @@ def _recognisable(
 ) -> tuple[Recognisable, ...]:
     own, others = forget.labels, heldout.labels
     u = percentile_ranks(scores["forget"], scores["heldout"], forget_labels=own, heldout_labels=others).u
-    outer = tails_of(scores["forget"], scores["heldout"], own, others)
+    outer = tails(scores["forget"], scores["heldout"], own, others)
     predictions = forget.logits.argmax(1)
 
     def named(label: int) -> str:

@@ -10,6 +10,7 @@ from expunge.metrics.membership import Rate, auc, auc_interval, clopper_pearson,
 from expunge.metrics.ranks import PercentileRanks, percentile_ranks
 from expunge.metrics.relearning import relearn_statistic
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
+from expunge.metrics.tails import Tails, tails
 from expunge.metrics.verdict import ScoreTest, score_test
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "PercentileRanks",
     "Rate",
     "ScoreTest",
+    "Tails",
     "activation_distance",
     "auc",
     "auc_interval",
@@ -40,6 +42,7 @@ __all__ = [
     "relearn_statistic",
     "roc",
     "score_test",
+    "tails",
     "tpr_at_fpr",
     "update_leakage",
 ]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from expunge.arrays import Booleans, Floats
+from expunge.arrays import Booleans, Floats, as_scores
 
 Labels = NDArray[Any]
 
@@ -51,7 +51,12 @@ class Tails:
         return int(self.below.sum())
 
 
-def tails(scores: Floats, heldout: Floats, labels: Labels, heldout_labels: Labels) -> Tails:
+def tails(
+    forget_scores: ArrayLike,
+    heldout_scores: ArrayLike,
+    forget_labels: ArrayLike | None = None,
+    heldout_labels: ArrayLike | None = None,
+) -> Tails:
     """Finds who lies in the tails.
 
     p-values are exact where no scores are tied, and too large with ties. For large classes the count has a sum of
@@ -60,16 +65,19 @@ def tails(scores: Floats, heldout: Floats, labels: Labels, heldout_labels: Label
     the two.
 
     Args:
-        scores, labels: of the forgotten examples, shape (n,), finite.
-        heldout, heldout_labels: shape (m,), of examples that the model was never trained on.
+        forget_scores, forget_labels: of the forgotten examples, shape (n,), finite.
+        heldout_scores, heldout_labels: shape (m,), of examples that the model was never trained on. Without labels all
+            are of one class.
 
-    >>> none = np.zeros(100, dtype=int)
-    >>> found = tails(np.array([0.5, 99.5]), np.arange(100.0), none[:2], none)
+    >>> found = tails([0.5, 99.5], range(100))
     >>> found.above.tolist(), found.below.tolist(), round(found.p_above, 4)
     ([False, True], [False, False], 0.0196)
     """
-    above, p_above = _upper(scores, heldout, labels, heldout_labels)
-    below, p_below = _upper(-scores, -heldout, labels, heldout_labels)
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    own = np.zeros(len(s), dtype=np.int64) if forget_labels is None else np.asarray(forget_labels)
+    others = np.zeros(len(t), dtype=np.int64) if heldout_labels is None else np.asarray(heldout_labels)
+    above, p_above = _upper(s, t, own, others)
+    below, p_below = _upper(-s, -t, own, others)
     return Tails(above=above, below=below, p_above=p_above, p_below=p_below)
 
 

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge.arrays import as_scores
-from expunge.metrics.membership import Rate, auc_interval_of_ranks, auc_of_ranks, tpr_of_ranks
+from expunge.metrics.membership import Rate, auc, auc_interval, tpr_at_fpr
 from expunge.metrics.ranks import (
     UNIFORM_VARIANCE,
     PercentileRanks,
@@ -105,14 +103,12 @@ def score_test(
     ('INCONCLUSIVE', 'FAIL')
     """
     ranked = percentile_ranks(forget_scores, heldout_scores, forget_labels=forget_labels, heldout_labels=heldout_labels)
-    outer = tails_of(forget_scores, heldout_scores, forget_labels, heldout_labels)
+    outer = tails(forget_scores, heldout_scores, forget_labels, heldout_labels)
     p = {**p_values(ranked), "k_plus": outer.p_above, "k_minus": outer.p_below}
     error_a1, error_a2 = standard_errors(ranked)
     a1_interval = (max(0.0, ranked.a1 - Z * error_a1), min(1.0, ranked.a1 + Z * error_a1))
     a2_upper = min(1.0, ranked.most_a2 + Z * error_a2)
-    m = ranked.num_heldout
-    pooled = ranked if ranked.sizes[0][1] == m else percentile_ranks(forget_scores, heldout_scores)
-    rates = {fpr: tpr_of_ranks(pooled.below, m, fpr) for fpr in FALSE_POSITIVE_RATES}
+    rates = {fpr: tpr_at_fpr(forget_scores, heldout_scores, fpr) for fpr in FALSE_POSITIVE_RATES}
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
     if failed := alarms(p):
         verdict, reason = "FAIL", _why_fail(ranked, outer, failed)
@@ -134,26 +130,13 @@ def score_test(
         p_values=p,
         k_plus=outer.k_plus,
         k_minus=outer.k_minus,
-        auc=auc_of_ranks(pooled.below, pooled.through, m),
-        auc_interval=auc_interval_of_ranks(pooled.below, pooled.through, m),
+        auc=auc(forget_scores, heldout_scores),
+        auc_interval=auc_interval(forget_scores, heldout_scores),
         tpr_at_fpr=rates,
         num_forget=len(ranked.u),
-        num_heldout=m,
+        num_heldout=ranked.num_heldout,
         unmatched=ranked.unmatched,
     )
-
-
-def tails_of(
-    forget_scores: ArrayLike,
-    heldout_scores: ArrayLike,
-    forget_labels: ArrayLike | None = None,
-    heldout_labels: ArrayLike | None = None,
-) -> Tails:
-    """`tails`, of the arguments of `score_test`; without labels all examples are of one class."""
-    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    if forget_labels is None or heldout_labels is None:
-        return tails(s, t, np.zeros(len(s), dtype=np.int64), np.zeros(len(t), dtype=np.int64))
-    return tails(s, t, np.asarray(forget_labels), np.asarray(heldout_labels))
 
 
 def alarms(p: Mapping[str, float]) -> set[str]:
