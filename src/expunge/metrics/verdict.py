@@ -113,7 +113,10 @@ def score_test(
     if failed := alarms(p):
         verdict, reason = "FAIL", _why_fail(ranked, outer, failed)
     elif unusual := _unusual(ranked, outer, p):
-        verdict, reason = "INCONCLUSIVE", f"There is not enough evidence that they are recognisable, yet {unusual}."
+        verdict, reason = (
+            "INCONCLUSIVE",
+            f"There is not enough evidence that the forgotten examples are recognisable, yet {unusual}.",
+        )
     elif a1_interval[0] >= 0.5 - MARGIN and a1_interval[1] <= 0.5 + MARGIN and a2_upper <= 0.5 + MARGIN:
         verdict, reason = "PASS", _why_pass(ranked, a1_interval)
     elif not can_pass(ranked):
