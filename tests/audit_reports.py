@@ -8,11 +8,21 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from expunge.audit.audit_report import AuditReport, Correction, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
-from expunge.audit.membership import roc
-from expunge.audit.verdict import score_test
+from expunge.auditing.report import (
+    AuditReport,
+    DifficultyCalibration,
+    Histograms,
+    Leakage,
+    Recognisable,
+    Relearning,
+    Roc,
+    Unseen,
+)
 from expunge.data import ImageSet
-from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
+from expunge.metrics import ParameterChange
+from expunge.metrics.membership import roc
+from expunge.metrics.verdict import score_test
+from expunge.records import Measurement, PseudoLabels, Trace
 
 HOSTILE = "<script>alert('a&b')</script>"
 CLASSES = ("shirt", "coat", HOSTILE)
@@ -59,7 +69,7 @@ def sample(
         relative_l2=0.021,
         scores_before=tests["before"],
         scores_after=tests["after"],
-        margins=Margins(
+        margins=Histograms(
             edges=tuple(edges.tolist()),
             counts={
                 kind: {
@@ -95,7 +105,7 @@ def sample(
         seed=0,
         versions={"expunge": "0.2.0", "torch": "2.9.0", "numpy": "2.3.0"},
         device="x86_64, 2 threads",
-        correction=Correction(
+        correction=DifficultyCalibration(
             before=score_test(forget["before"] + 1.0, heldout["before"]),
             after=score_test(heldout["after"][:num_forget], heldout["after"]),
             slope_before=0.8,

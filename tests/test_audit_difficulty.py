@@ -12,11 +12,12 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from expunge.audit import audit, corrected_scores, difficulty_of, score_test
-from expunge.audit.difficulty import FULL_CORRELATION, NUM_REFERENCES, Difficulty
-from expunge.audit.scores import logit_margin
+from expunge.auditing import audit, difficulty_of
+from expunge.auditing.difficulty import NUM_REFERENCES
 from expunge.data import Examples
 from expunge.errors import InputError
+from expunge.metrics import Difficulty, difficulty_calibrated_scores, logit_scaled_confidence, score_test
+from expunge.metrics.difficulty import FULL_CORRELATION
 from expunge.training import Recipe
 from tests.conftest import expunge
 
@@ -78,7 +79,9 @@ def test_the_scores_are_the_networks_margins_and_a_seed_repeats_them() -> None:
     found = difficulty_of(forget, heldout, factory=factory, recipe=RECIPE, seed=3)
     assert torch.equal(state, torch.get_rng_state())
     with torch.no_grad():
-        margins = np.stack([logit_margin(net(forget.inputs).numpy(), forget.labels.numpy()) for net in networks])
+        margins = np.stack(
+            [logit_scaled_confidence(net(forget.inputs).numpy(), forget.labels.numpy()) for net in networks]
+        )
     for example in range(6):  # the mean of two different ones of the four
         means = [(a + b) / 2 for a, b in combinations(margins[:, example], 2)]
         assert min(abs(mean - found.forget[example]) for mean in means) < 1e-9
@@ -95,14 +98,14 @@ def test_its_formula() -> None:
     for noise in (0.1, 3.0):
         hard = rng.normal(size=99)
         scores = hard + noise * rng.normal(size=99)
-        ours, theirs, slope = corrected_scores([1.0, -50.0], scores, [0.5, 50.0], hard)
+        ours, theirs, slope = difficulty_calibrated_scores([1.0, -50.0], scores, [0.5, 50.0], hard)
         z, of_hard = (stats.norm.ppf(stats.rankdata(values) / 100) for values in (scores, hard))
         r = stats.pearsonr(z, of_hard).statistic
         assert (r > FULL_CORRELATION) == (noise < 1)
         assert slope == pytest.approx(min(1.0, r / FULL_CORRELATION), rel=1e-9)
         np.testing.assert_allclose(theirs, z - slope * of_hard, atol=1e-9)
-        placed = [((scores < 1).sum() + 0.5) / 100, ((hard < 0.5).sum() + 0.5) / 100]
-        expected = [stats.norm.ppf(placed[0]) - slope * stats.norm.ppf(placed[1])]
+        ranked = [((scores < 1).sum() + 0.5) / 100, ((hard < 0.5).sum() + 0.5) / 100]
+        expected = [stats.norm.ppf(ranked[0]) - slope * stats.norm.ppf(ranked[1])]
         expected.append(stats.norm.ppf(0.005) - slope * stats.norm.ppf(0.995))
         np.testing.assert_allclose(ours, expected, atol=1e-9)
 
@@ -110,10 +113,10 @@ def test_its_formula() -> None:
 def test_it_does_not_depend_on_the_scale_of_either() -> None:
     rng = np.random.default_rng(2)
     hard, odd = rng.normal(size=200), rng.normal(size=20)
-    first = corrected_scores(odd, hard + rng.normal(size=200), odd - 1, hard)
+    first = difficulty_calibrated_scores(odd, hard + rng.normal(size=200), odd - 1, hard)
     rng = np.random.default_rng(2)
     hard, odd = rng.normal(size=200), rng.normal(size=20)
-    again = corrected_scores(np.exp(odd), np.exp(hard + rng.normal(size=200)), 7 * (odd - 1), 7 * hard)
+    again = difficulty_calibrated_scores(np.exp(odd), np.exp(hard + rng.normal(size=200)), 7 * (odd - 1), 7 * hard)
     for ours, theirs in zip(first, again, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -122,12 +125,14 @@ def test_difficulty_that_explains_nothing_is_left_out() -> None:
     scores = np.arange(99.0)
     plain = stats.norm.ppf(stats.rankdata(scores) / 100)
     for hard in (-scores, np.full(99, 0.1)):  # the wrong way round; the same for all
-        ours, theirs, slope = corrected_scores([98.5], scores, [5.0], hard)
+        ours, theirs, slope = difficulty_calibrated_scores([98.5], scores, [5.0], hard)
         assert slope == 0.0
         np.testing.assert_allclose(theirs, plain)
         assert ours[0] > 2
     rng = np.random.default_rng(0)
-    slopes = [corrected_scores([0.0], rng.normal(size=1000), [0.0], rng.normal(size=1000))[2] for _ in range(9)]
+    slopes = [
+        difficulty_calibrated_scores([0.0], rng.normal(size=1000), [0.0], rng.normal(size=1000))[2] for _ in range(9)
+    ]
     assert max(slopes) < 0.25  # noise against noise: near zero, whatever its sign
 
 
@@ -148,7 +153,9 @@ def test_hard_examples_fail_before_the_correction_and_seldom_after(
         for name, more in (("plain", 0.0), ("hidden", 3.0)):
             failed[name] += score_test(scores["forget"] + more, scores["heldout"]).verdict == "FAIL"
         for name, more in (("corrected", 0.0), ("remembered", 3.0)):
-            fixed = corrected_scores(scores["forget"] + more, scores["heldout"], hard["forget"], hard["heldout"])
+            fixed = difficulty_calibrated_scores(
+                scores["forget"] + more, scores["heldout"], hard["forget"], hard["heldout"]
+            )
             failed[name] += score_test(*fixed[:2]).verdict == "FAIL"
     assert failed["plain"] >= 95
     assert failed["corrected"] <= most
@@ -156,12 +163,12 @@ def test_hard_examples_fail_before_the_correction_and_seldom_after(
     assert failed["remembered"] >= 95
 
 
-def test_the_verdict_is_that_of_the_corrected_scores() -> None:
+def test_the_verdict_is_that_of_the_difficulty_calibrated_scores() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 3))
     forget, heldout = data(30, seed=1), data(400)
     with torch.no_grad():
-        margins = [logit_margin(net(part.inputs).numpy(), part.labels.numpy()) for part in (forget, heldout)]
+        margins = [logit_scaled_confidence(net(part.inputs).numpy(), part.labels.numpy()) for part in (forget, heldout)]
     rng = np.random.default_rng(0)
     hard = Difficulty(
         forget=margins[0] - 9.0,  # much harder than the model at hand finds them
@@ -175,7 +182,7 @@ def test_the_verdict_is_that_of_the_corrected_scores() -> None:
     assert fixed.correction is not None
     assert (plain.verdict, fixed.verdict) == ("INCONCLUSIVE", "FAIL")
     assert fixed.scores_after == plain.scores_after
-    expected = corrected_scores(margins[0], margins[1], hard.forget, hard.heldout)
+    expected = difficulty_calibrated_scores(margins[0], margins[1], hard.forget, hard.heldout)
     assert fixed.correction.after == score_test(
         *expected[:2], forget_labels=forget.labels.numpy(), heldout_labels=heldout.labels.numpy()
     )
@@ -190,9 +197,9 @@ def difficulties(forget: Examples, heldout: Examples) -> Difficulty:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: corrected_scores([1.0], [1.0], [1.0, 2.0], [1.0]), "1 scores and 2 difficulties"),
-        (lambda: corrected_scores([np.nan], [1.0], [1.0], [1.0]), "NaN or infinity"),
-        (lambda: corrected_scores([1.0], [1.0], [1.0], [np.inf]), "NaN or infinity"),
+        (lambda: difficulty_calibrated_scores([1.0], [1.0], [1.0, 2.0], [1.0]), "1 scores and 2 difficulties"),
+        (lambda: difficulty_calibrated_scores([np.nan], [1.0], [1.0], [1.0]), "NaN or infinity"),
+        (lambda: difficulty_calibrated_scores([1.0], [1.0], [1.0], [np.inf]), "NaN or infinity"),
         (lambda: difficulties(data(4), data(15, 1)), "15 held-out examples are too few"),
         (lambda: difficulties(data(0), data(40, 1)), "the forget set is empty"),
         (lambda: difficulties(data(4), data(40)), "in the forget set too"),
@@ -223,11 +230,11 @@ def test_the_command_corrects_and_says_so(tmp_path: Path, trained: Path) -> None
     options = ("--before", trained, "--after", trained, "--forget", "sample", "--ids", ids, "--test", "sample:test")
     done = expunge("audit", *options, "--correct-difficulty", "--out", tmp_path / "out")
     assert done.returncode in {0, 3}, done.stderr
-    assert "A1, corrected" in done.stdout
+    assert "A1, difficulty calibrated" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
     found = report["audit"]
     assert found["correction"]["num_references"] == NUM_REFERENCES
     assert found["verdict"] == found["correction"]["after"]["verdict"]
     page = (tmp_path / "out/report.html").read_text()
-    assert "The same, corrected for difficulty" in page
+    assert "The same, calibrated for difficulty" in page
     assert "--correct-difficulty" in page

@@ -19,22 +19,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import special, stats
-from scipy.spatial.distance import jensenshannon
 
-from expunge.audit._workers import run_in_processes
-from expunge.audit.distances import activation_distance, zrf
-from expunge.audit.epsilon import epsilon_bound, epsilon_ceiling, epsilon_lower_bound
-from expunge.audit.full_audit import FullAudit, full_audit, margins_of
-from expunge.audit.klom import klom
-from expunge.audit.leakage import update_leakage
-from expunge.audit.lira import SIGMA_FLOOR, example_aucs, likelihood_ratios, lira
-from expunge.audit.membership import auc_interval, clopper_pearson, tpr_at_fpr
-from expunge.audit.references import References, load_references, recipe_sets, train_references
-from expunge.audit.relearning import network_steps
-from expunge.audit.scores import logit_margin
-from expunge.data import Examples, ImageSet, audit_side, load_data
+from expunge.auditing._workers import run_in_processes
+from expunge.auditing.full_audit import FullAudit, full_audit, scores_of
+from expunge.auditing.references import ReferencePlan, References, load_references, recipe_sets, train_references
+from expunge.auditing.relearning import network_steps
+from expunge.data import ImageSet, audit_side, load_data
 from expunge.errors import ExpungeError, InputError, SettingError
 from expunge.methods import Calibrated, NegGrad, Targeted, make_method
+from expunge.metrics.distances import activation_distance
+from expunge.metrics.epsilon import epsilon_bound, epsilon_ceiling, epsilon_lower_bound
+from expunge.metrics.klom import klom
+from expunge.metrics.leakage import update_leakage
+from expunge.metrics.lira import SIGMA_FLOOR, example_aucs, likelihood_ratios, lira
+from expunge.metrics.membership import auc_interval, clopper_pearson, tpr_at_fpr
+from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import ModelSpec, build, logits_of
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
@@ -232,7 +231,7 @@ def test_klom_agrees_with_numpys_histogram_and_scipys_entropy_in_both_directions
     assert found.forward == pytest.approx(
         (found.unlearned_from_retrained - found.null_unlearned_from_retrained).mean(), abs=1e-12
     )
-    json.dumps(found.to_json())
+    json.dumps(found.to_dict())
 
 
 def test_klom_counts_the_sample_on_the_top_edge() -> None:
@@ -277,28 +276,13 @@ def distributions(seed: int, *shape: int) -> Floats:
     return np.random.default_rng(seed).dirichlet(np.full(shape[-1], 0.3), shape[:-1])
 
 
-def test_activation_distance_and_zrf_agree_with_scipy() -> None:
+def test_activation_distance_agrees_with_plain_distances() -> None:
     p, q = distributions(0, 3, 7, 5), distributions(1, 3, 7, 5)
     pairs = list(zip(p.reshape(-1, 5), q.reshape(-1, 5), strict=True))
     assert activation_distance(p, q) == pytest.approx(np.mean([math.dist(a, b) for a, b in pairs]), abs=1e-9)
-    divergences = [float(jensenshannon(a, b, base=2)) ** 2 for a, b in pairs]
-    assert zrf(p, q) == pytest.approx(1 - np.mean(divergences), abs=1e-9)
     for shapes in ((p, q[:2]), (p[:0], q[:0])):
         with pytest.raises(InputError):
-            zrf(*shapes)
-
-
-def test_zrf_neither_divides_by_the_number_of_classes_nor_swaps_its_arguments() -> None:
-    """The reference code did both: it stood at 1 − O(1/C) for any two models."""
-    certain, wrong = np.eye(10)[np.arange(50) % 10], np.eye(10)[np.arange(50) % 10 - 1]
-    assert zrf(certain, wrong) == 0.0
-    assert zrf(certain, certain) == 1.0
-    middle = (certain + 0.1) / 2
-    p, q = torch.tensor(certain).clamp(1e-12), torch.full((50, 10), 0.1).double()
-    theirs = 1 - sum(0.5 * float((torch.tensor(middle) * (torch.tensor(middle) / one).log()).mean()) for one in (p, q))
-    ours = zrf(certain, np.full((50, 10), 0.1))
-    assert abs(ours - theirs) > 0.1
-    assert ours == pytest.approx(1 - float(jensenshannon(certain[0], np.full(10, 0.1), base=2)) ** 2, abs=1e-9)
+            activation_distance(*shapes)
 
 
 def test_leakage_is_the_area_of_the_distances_moved() -> None:
@@ -345,11 +329,11 @@ def test_the_full_audit_puts_the_measures_in_rows() -> None:
     references = invented()
     report = full_audit(references, num_bootstrap=40)
     assert [row.name for row in report.rows] == ["original", "good", "over", "retrained"]
-    margins = {row: margins_of(said["forget"], references.labels["forget"]) for row, said in references.logits.items()}
+    margins = {row: scores_of(said["forget"], references.labels["forget"]) for row, said in references.logits.items()}
     over = report.row("over")
     assert over.lira == lira(margins["over"], margins["retrained"], num_bootstrap=40)
     assert over.epsilon == epsilon_bound(margins["over"], margins["retrained"])
-    assert over.klom == klom(margins["over"], margins["retrained"]).to_json()
+    assert over.klom == klom(margins["over"], margins["retrained"]).to_dict()
     p, q = (special.softmax(references.logits[row]["forget"].astype(np.float64), -1) for row in ("over", "retrained"))
     assert over.activation_distance == activation_distance(p, q)
     assert over.forget_accuracy < 0.1 < 0.6 < over.test_accuracy
@@ -396,18 +380,16 @@ SPEC = ModelSpec(
 METHODS = {"targeted": Targeted(epochs=2, lr=1e-3), "random_label.2": make_method("random_label", epochs=1)}
 
 
-def arranged(directory: Path, **changes: Any) -> dict[str, Any]:
-    """Arguments of `train_references` on the sample's first 60 images."""
+def arranged(**changes: Any) -> dict[str, Any]:
+    """A plan on the sample's first 60 images, and arguments of `train_references`."""
     data = load_data("sample:train").take(range(60))
     return {
-        "directory": directory,
         "spec": SPEC,
         "recipe": RECIPE,
         "data": data,
         "forget_ids": data.ids[:4],
         "heldout": load_data("sample:test").take(range(30)),
         "methods": {"targeted": METHODS["targeted"]},
-        "unlearn": unlearn,
         "num_models": 2,
         "num_retained": 20,
         "relearn_max_steps": 2,
@@ -416,13 +398,18 @@ def arranged(directory: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+def trained(directory: Path, **changes: Any) -> References:
+    given = arranged(**changes)
+    others = {name: given.pop(name) for name in ("num_models", "workers", "announce") if name in given}
+    return train_references(directory, ReferencePlan(**given), **others)
+
+
 SCRIPT = """
 if __name__ == "__main__":
     import sys
     from pathlib import Path
-    from expunge.audit.references import train_references
-    from tests.test_audit_full import arranged
-    train_references(**arranged(Path(sys.argv[1]), num_models=500))
+    from tests.test_audit_full import trained
+    trained(Path(sys.argv[1]), num_models=500)
 """
 
 
@@ -433,7 +420,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "script.py").write_text(SCRIPT)
     with subprocess.Popen(
         [sys.executable, str(root / "script.py"), str(root / "run")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,
     ) as process:
         deadline = time.monotonic() + PATIENCE
@@ -452,7 +439,7 @@ def resumed(killed: Path) -> tuple[Path, dict[Path, tuple[int, bytes]], Referenc
     """The same directory after another run with one method more; what stood there before; what was told."""
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in killed.glob("[a-z]*-*.safetensors")}
     told: list[str] = []
-    references = train_references(**arranged(killed, num_models=2, methods=METHODS, announce=told.append))
+    references = trained(killed, num_models=2, methods=METHODS, announce=told.append)
     return killed, before, references, told
 
 
@@ -478,7 +465,7 @@ def test_what_was_finished_before_the_kill_is_kept(resumed: Resumed) -> None:
     assert shapes == {"forget": (2, 4, 10), "heldout": (2, 30, 10), "retained": (2, 20, 10)}
     assert told[0] == f"2 of 2 pairs of reference models are to be trained in {directory}"
     assert "the rest will take about" in told[1]
-    again = train_references(**arranged(directory, methods=METHODS, announce=told.append))
+    again = trained(directory, methods=METHODS, announce=told.append)
     assert told[-1].startswith("0 of 2 pairs")
     assert (again.logits["original"]["forget"] == references.logits["original"]["forget"]).all()
     assert load_references(directory, rows=["targeted"], num_models=1).num_models == 1
@@ -487,10 +474,10 @@ def test_what_was_finished_before_the_kill_is_kept(resumed: Resumed) -> None:
 def test_each_row_is_what_it_says(resumed: Resumed, one_thread: None) -> None:
     """Trained and unlearned here, in this process, from the same seeds."""
     _, _, references, _ = resumed
-    settings = arranged(Path())
+    settings = arranged()
     data: ImageSet = settings["data"]
     forget = data.select(settings["forget_ids"])
-    from expunge.audit.references import _seed
+    from expunge.auditing.references import _seed
 
     networks = {}
     for name, examples in (("original", data), ("retrained", data.without(forget))):
@@ -513,15 +500,15 @@ def test_each_row_is_what_it_says(resumed: Resumed, one_thread: None) -> None:
     assert (references.relearn_steps["original"] == 0).all()
     assert (references.labels["forget"] == forget.labels.numpy()).all()
     assert not (references.logits["original"]["forget"][0] == references.logits["original"]["forget"][1]).all()
-    margins = logit_margin(references.logits["original"]["forget"][0], references.labels["forget"])
-    both = margins_of(references.logits["original"]["forget"], references.labels["forget"])
+    margins = logit_scaled_confidence(references.logits["original"]["forget"][0], references.labels["forget"])
+    both = scores_of(references.logits["original"]["forget"], references.labels["forget"])
     np.testing.assert_array_equal(both[0], margins)
 
 
 def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path: Path, one_thread: None) -> None:
     methods = {"calibrated": Calibrated(epochs=2), "targeted": METHODS["targeted"]}
-    settings = arranged(tmp_path, methods=methods, num_models=1, seed=3)
-    references = train_references(**settings)
+    settings = arranged(methods=methods, num_models=1, seed=3)
+    references = trained(tmp_path, **settings)
     heldout: ImageSet = settings["heldout"]
     left = audit_side(heldout.images, [3])
     assert 0 < int(left.sum()) < len(heldout)
@@ -530,7 +517,7 @@ def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path
         assert said["heldout"].shape == (1, int(left.sum()), 10)
     alone = load_references(tmp_path, rows=["targeted"])
     assert alone.logits["targeted"]["heldout"].shape == (1, len(heldout), 10)
-    from expunge.audit.references import _seed
+    from expunge.auditing.references import _seed
 
     seed = _seed(3, "original 0")
     torch.manual_seed(seed)
@@ -557,15 +544,15 @@ def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path
 def test_results_of_other_settings_are_never_reused(killed: Path, change: dict[str, Any], named: str) -> None:
     before = sorted(killed.iterdir())
     with pytest.raises(InputError, match=f"of another .*{named}; choose another directory"):
-        train_references(**arranged(killed, **change))
+        trained(killed, **change)
     assert sorted(killed.iterdir()) == before
 
 
 def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resumed, tmp_path: Path) -> None:
     directory = resumed[0]
-    settings = arranged(directory)
+    settings = arranged()
     with pytest.raises(InputError, match="of another forget"):
-        train_references(**{**settings, "forget_ids": settings["data"].ids[:5]})
+        trained(directory, forget_ids=settings["data"].ids[:5])
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -573,7 +560,7 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
         json.dumps(manifest | {"settings": manifest["settings"] | {"device": "cuda"}})
     )
     with pytest.raises(InputError, match="of another device"):  # which this machine did not train
-        train_references(**{**settings, "directory": tmp_path})
+        trained(tmp_path)
     manifest["settings"]["recipe"]["lr"] = 0.5
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="comes from other settings"):
@@ -594,12 +581,11 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
 
 def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    data = arranged(out)["data"]
+    data = arranged()["data"]
     refused: list[tuple[dict[str, Any], type[ExpungeError], str]] = [
         ({"methods": {"a/b": NegGrad()}}, SettingError, "cannot be called 'a/b'"),
         ({"methods": {"retrained": NegGrad()}}, SettingError, "cannot be called"),
         ({"methods": {"undo": make_method("amnesiac_undo")}}, SettingError, "update log"),
-        ({"unlearn": lambda: None}, SettingError, "top-level function"),
         ({"num_models": 0}, SettingError, "at least 1"),
         ({"device": "gpu"}, SettingError, "device='gpu': it is cpu, or cuda where there is a GPU"),
         ({"forget_ids": ["nonsense"]}, InputError, "no example 'nonsense'"),
@@ -608,20 +594,20 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Pat
     ]
     for changes, error, match in refused:
         with pytest.raises(error, match=match):
-            train_references(**arranged(out, **changes))
+            trained(out, **changes)
         assert not out.exists()
 
 
 def test_a_network_that_relearning_wrecks_counts_as_one_that_does_not_relearn(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"relearn_lr": 1e30, "relearn_max_steps": 5, "num_models": 1}
-    references = train_references(**arranged(tmp_path / "references", **changes))
+    references = trained(tmp_path / "references", **changes)
     assert references.relearn_steps["retrained"].tolist() == [5.0]
 
 
 def test_a_method_that_fails_is_named(tmp_path: Path) -> None:
     wild = {"steady": NegGrad(epochs=1), "wild": NegGrad(lr=1e38, optimizer="sgd", epochs=3)}
     with pytest.raises(ExpungeError, match=r"wild, model 0: .*became nan.*; leave this method out, or change it"):
-        train_references(**arranged(tmp_path / "references", methods=wild, num_models=1))
+        trained(tmp_path / "references", methods=wild, num_models=1)
 
 
 def test_halves_of_a_held_out_set_share_nothing() -> None:
@@ -648,13 +634,6 @@ def test_a_worker_that_fails_or_dies_is_reported_and_hangs_nothing(how: str, mat
     with pytest.raises(ExpungeError, match=match):
         list(run_in_processes(misbehave, how, [5, 6], 1))
     assert list(run_in_processes(misbehave, how, [], 1)) == []
-
-
-def test_examples_can_stand_for_a_dataset() -> None:
-    from expunge.audit.references import _Pairs
-
-    pairs = _Pairs(Examples(torch.arange(3.0)[:, None], torch.tensor([2, 1, 0])))
-    assert (len(pairs), pairs[1][1]) == (3, 1)
 
 
 def test_a_worker_that_dies_before_it_has_read_its_job_hangs_nothing(

@@ -11,22 +11,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from expunge.audit.audit_report import Relearning
-from expunge.audit.forward import Outputs, outputs_of
-from expunge.audit.relearning import (
-    RIDGE,
-    TOLERANCE,
-    _head_steps,
-    _seed,
-    _step_matrix,
-    matched_draws,
-    network_steps,
-    relearn,
-    relearn_network,
-    relearn_statistic,
-)
+from expunge.auditing.forward import Outputs, outputs_of
+from expunge.auditing.relearning import TOLERANCE, _seed, network_steps, relearn
+from expunge.auditing.report import Relearning
 from expunge.data import Examples
 from expunge.errors import InputError, NonFiniteError, SettingError
+from expunge.metrics.relearning import RIDGE, head_steps, matched_draws, relearn_statistic, step_matrix
 from expunge.models.small_resnet import small_resnet
 
 Floats = NDArray[np.float64]
@@ -67,7 +57,7 @@ def test_the_last_layers_clock_agrees_with_plain_descent_by_autograd(num: int) -
     everything, _ = features(200, seed=1)
     rng = np.random.default_rng(2)
     phi = rng.normal(size=(NUM_CLASSES, NUM_FEATURES))
-    step = _step_matrix(everything, [x, everything[:30]], NUM_FEATURES)
+    step = step_matrix(everything, [x, everything[:30]], NUM_FEATURES)
 
     parameters = torch.tensor(phi, requires_grad=True)
     losses: list[float] = []
@@ -79,14 +69,14 @@ def test_the_last_layers_clock_agrees_with_plain_descent_by_autograd(num: int) -
     assert all(after < before for before, after in pairwise(losses))
     for target in (losses[0], losses[7], 0.3 * losses[20] + 0.7 * losses[21], losses[0] + 1):
         expected = float(np.interp(-target, [-loss for loss in losses], np.arange(60)))
-        assert _head_steps(x, y, phi, step, target, 1000) == pytest.approx(expected, abs=1e-9)
-    assert _head_steps(x, y, phi, step, losses[50], 20) == 20.0
+        assert head_steps(x, y, phi, step, target, 1000) == pytest.approx(expected, abs=1e-9)
+    assert head_steps(x, y, phi, step, losses[50], 20) == 20.0
 
 
 def test_the_step_is_the_longest_that_no_set_can_outrun() -> None:
     everything, _ = features(200, seed=1)
     sets = [everything[:5], everything[5:9]]
-    step = _step_matrix(everything, sets, NUM_FEATURES)
+    step = step_matrix(everything, sets, NUM_FEATURES)
     second = everything.T @ everything / 200
     preconditioner = np.linalg.inv(second + RIDGE * np.trace(second) / NUM_FEATURES * np.eye(NUM_FEATURES))
     largest = max(np.linalg.eigvals(preconditioner @ (x.T @ x / len(x))).real.max() for x in sets)
@@ -150,8 +140,8 @@ def test_features_in_greater_number_than_examples_are_reduced_without_a_trace() 
     draws, _ = matched_draws(labels[:num_forget], labels[num_forget:], 4, _generator(3, num_forget))
     sets = [(x[:num_forget], labels[:num_forget])]
     sets += [(x[num_forget:][draw], labels[num_forget:][draw]) for draw in draws]
-    step = _step_matrix(x, [s for s, _ in sets], width + 1)
-    times = [_head_steps(s, y, phi, step, 1.05 * 0.1, 3000) for s, y in sets]
+    step = step_matrix(x, [s for s, _ in sets], width + 1)
+    times = [head_steps(s, y, phi, step, 1.05 * 0.1, 3000) for s, y in sets]
     np.testing.assert_allclose((found.steps, *found.control_steps), times, rtol=1e-6)
     assert len(set(times)) == 5
 
@@ -296,8 +286,10 @@ def test_normalisation_layers_stay_frozen_and_the_model_untouched() -> None:
 
 def test_the_network_relearns_what_it_knows_sooner() -> None:
     arrangement = Arrangement(4.0, num_heldout=200)
-    settings: dict[str, Any] = {"original_loss": 0.3, "num_controls": 19, "lr": 0.1}
-    known = relearn_network(arrangement.model, arrangement.forget, arrangement.heldout, **settings)
-    assert known.p_value == 1 / 20
-    assert known.note.startswith("all layers, SGD with lr 0.1, 12 of 12 forgotten examples")
+    draws, _ = matched_draws(
+        arrangement.forget.labels.numpy(), arrangement.heldout.labels.numpy(), 19, np.random.default_rng(0)
+    )
+    sets = [arrangement.forget, *(arrangement.heldout.take(torch.from_numpy(draw)) for draw in draws)]
+    times = [network_steps(arrangement.model, part, TOLERANCE * 0.3, lr=0.1) for part in sets]
+    assert relearn_statistic(times[0], times[1:])[1] == 1 / 20
     assert TOLERANCE == 1.05

@@ -1,4 +1,4 @@
-"""Scores, placements and membership inference against independent oracles: scikit-learn, SciPy, plain loops."""
+"""Scores, percentile ranks and membership inference against independent oracles: scikit-learn, SciPy, plain loops."""
 
 import decimal
 import itertools
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from expunge.audit.membership import DELONG_FROM, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
-from expunge.audit.placement import Placements, null_moments, placements, standard_errors
-from expunge.audit.placement import p_values as placed_p_values
-from expunge.audit.scores import cross_entropy, logit_margin, modified_entropy
-from expunge.audit.tails import Tails, chance_of_as_many, tail_rank, tails
-from expunge.audit.verdict import tails_of
 from expunge.errors import InputError, SettingError
+from expunge.metrics.membership import DELONG_FROM, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
+from expunge.metrics.ranks import PercentileRanks, null_moments, percentile_ranks, standard_errors
+from expunge.metrics.ranks import p_values as rank_p_values
+from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
+from expunge.metrics.tails import Tails, chance_of_as_many, tail_rank, tails
 
 Floats = NDArray[np.float64]
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -29,16 +28,14 @@ PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=N
 # --- scores --------------------------------------------------------------------------------------------------------
 
 
-def exact_scores(logits: Floats, label: int) -> tuple[float, float, float]:
-    """Logit margin, cross-entropy and modified entropy of one example with 400 digits, by their definitions."""
+def exact_scores(logits: Floats, label: int) -> tuple[float, float]:
+    """Logit-scaled confidence and cross-entropy of one example with 400 digits, by their definitions."""
     with decimal.localcontext() as context:
         context.prec = 400
         powers = [Decimal(float(z)).exp() for z in logits]
         p = [power / sum(powers) for power in powers]
-        rest = [sum(p[:j] + p[j + 1 :], Decimal(0)) for j in range(len(p))]
-        entropy = -rest[label] * p[label].ln()
-        entropy -= sum(q * r.ln() for j, (q, r) in enumerate(zip(p, rest, strict=True)) if j != label)
-        return float((p[label] / rest[label]).ln()), float(-p[label].ln()), float(entropy)
+        rest = sum(p[:label] + p[label + 1 :], Decimal(0))
+        return float((p[label] / rest).ln()), float(-p[label].ln())
 
 
 @st.composite
@@ -55,7 +52,7 @@ def test_scores_are_their_formulas_with_400_digits_even_where_the_softmax_satura
 ) -> None:
     z, y = given_
     exact = np.array([exact_scores(row, label) for row, label in zip(z, y, strict=True)])
-    for computed, expected in zip((logit_margin, cross_entropy, modified_entropy), exact.T, strict=True):
+    for computed, expected in zip((logit_scaled_confidence, cross_entropy), exact.T, strict=True):
         assert np.allclose(computed(z, y), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -66,33 +63,18 @@ def test_scores_change_with_the_classes_order_and_not_with_a_constant(
 ) -> None:
     z, y = given_
     order = np.array(data.draw(st.permutations(range(z.shape[1]))))
-    for score in (logit_margin, cross_entropy, modified_entropy):
+    for score in (logit_scaled_confidence, cross_entropy):
         assert np.allclose(score(z[:, order], np.argsort(order)[y]), score(z, y), rtol=1e-9, atol=1e-12)
         assert np.allclose(score(z + 7.0, y), score(z, y), rtol=1e-9, atol=1e-12)
 
 
 def test_the_loss_and_the_margin_keep_their_digits_at_both_ends() -> None:
     z, y = [[800.0, 0.0], [0.0, 800.0]], [0, 0]
-    assert logit_margin(z, y).tolist() == [800.0, -800.0]
+    assert logit_scaled_confidence(z, y).tolist() == [800.0, -800.0]
     assert cross_entropy([[100.0, 0.0], [0.0, 100.0]], y) == pytest.approx([math.exp(-100), 100.0], rel=1e-12, abs=0)
-    assert modified_entropy(z, y).tolist() == [0.0, 1600.0]
 
 
-def test_modified_entropy_looks_up_each_examples_own_label_and_logarithm() -> None:
-    """OPTML-Group/Unlearn-Sparse SVC_MIA.py replaces whole columns p[:, y] instead of p[i, y_i], and clips the log."""
-    p, y = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]), np.array([0, 1])
-    expected = [
-        -(1 - 0.7) * math.log(0.7) - 0.2 * math.log(1 - 0.2) - 0.1 * math.log(1 - 0.1),
-        -(1 - 0.3) * math.log(0.3) - 0.1 * math.log(1 - 0.1) - 0.6 * math.log(1 - 0.6),
-    ]
-    assert modified_entropy(np.log(p), y) == pytest.approx(expected, rel=1e-12)
-    reverse, log_reverse = 1 - p, -np.log(1 - p)
-    columns, log_columns = p.copy(), log_reverse.copy()
-    columns[:, y], log_columns[:, y] = reverse[:, y], -np.log(p)[:, y]
-    assert np.abs((columns * log_columns).sum(1) - expected).max() > 0.01  # what their indexing gives
-
-
-@pytest.mark.parametrize("score", [logit_margin, cross_entropy, modified_entropy])
+@pytest.mark.parametrize("score", [logit_scaled_confidence, cross_entropy])
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
@@ -114,7 +96,7 @@ def test_scores_refuse_what_they_cannot_score(score: object, logits: object, lab
         score(logits, labels)
 
 
-# --- placements ----------------------------------------------------------------------------------------------------
+# --- percentile ranks ----------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -126,49 +108,51 @@ def two_sets(draw: st.DrawFn, most: int = 12) -> tuple[Floats, Floats]:
 
 @PROPERTY
 @given(two_sets())
-def test_placements_are_the_double_loop_of_their_definition(sets: tuple[Floats, Floats]) -> None:
+def test_ranks_are_the_double_loop_of_their_definition(sets: tuple[Floats, Floats]) -> None:
     s, t = sets
-    placed = placements(s, t)
-    for u, x in zip(placed.u, s, strict=True):
+    ranked = percentile_ranks(s, t)
+    for u, x in zip(ranked.u, s, strict=True):
         assert u == pytest.approx(
             (sum(y < x for y in t) + 0.5 * sum(y == x for y in t) + 0.5) / (len(t) + 1), abs=1e-15
         )
-    assert placed.a1 == pytest.approx((len(t) * auc(s, t) + 0.5) / (len(t) + 1), abs=1e-12)
-    assert placed.a2 == pytest.approx(float(np.mean(np.abs(2 * placed.u - 1))), abs=1e-12)
+    assert ranked.a1 == pytest.approx((len(t) * auc(s, t) + 0.5) / (len(t) + 1), abs=1e-12)
+    assert ranked.a2 == pytest.approx(float(np.mean(np.abs(2 * ranked.u - 1))), abs=1e-12)
 
 
 @PROPERTY
 @given(two_sets())
-def test_placements_survive_increasing_functions_and_turn_round_with_the_sign(sets: tuple[Floats, Floats]) -> None:
+def test_ranks_survive_increasing_functions_and_turn_round_with_the_sign(sets: tuple[Floats, Floats]) -> None:
     s, t = sets
-    placed, turned = placements(s, t), placements(-s, -t)
-    assert np.array_equal(placements(np.exp(s) + s**3, np.exp(t) + t**3).u, placed.u)
-    assert np.allclose(turned.u, 1 - placed.u, atol=1e-15)
-    assert turned.a2 == pytest.approx(placed.a2, abs=1e-12)
-    found, mirrored = tails_of(s, t), tails_of(-s, -t)
+    ranked, turned = percentile_ranks(s, t), percentile_ranks(-s, -t)
+    assert np.array_equal(percentile_ranks(np.exp(s) + s**3, np.exp(t) + t**3).u, ranked.u)
+    assert np.allclose(turned.u, 1 - ranked.u, atol=1e-15)
+    assert turned.a2 == pytest.approx(ranked.a2, abs=1e-12)
+    found, mirrored = tails(s, t), tails(-s, -t)
     assert (mirrored.k_plus, mirrored.k_minus) == (found.k_minus, found.k_plus)
     assert (mirrored.p_above, mirrored.p_below) == (found.p_below, found.p_above)
-    assert standard_errors(turned) == pytest.approx(standard_errors(placed), rel=1e-9)
+    assert standard_errors(turned) == pytest.approx(standard_errors(ranked), rel=1e-9)
 
 
-def test_placements_by_class_are_those_of_each_class_and_of_all_where_a_class_has_no_held_out_examples() -> None:
+def test_ranks_by_class_are_those_of_each_class_and_of_all_where_a_class_has_no_held_out_examples() -> None:
     rng = np.random.default_rng(0)
     s, own = rng.standard_normal(60), rng.integers(4, size=60)
     t, others = rng.standard_normal(301), np.repeat([0, 1, 2], [200, 100, 1])
-    placed = placements(s, t, forget_labels=own, heldout_labels=others)
+    ranked = percentile_ranks(s, t, forget_labels=own, heldout_labels=others)
     for label in range(4):
         among = t[others == label] if label < 3 else t
-        assert np.array_equal(placed.u[own == label], placements(s[own == label], among).u)
-    assert placed.mixed
-    assert placed.sizes == tuple(((own == label).sum(), size) for label, size in enumerate((200, 100, 1, 301)))
-    assert placed.unmatched == (own == 3).sum() > 0
+        assert np.array_equal(ranked.u[own == label], percentile_ranks(s[own == label], among).u)
+    assert ranked.mixed
+    assert ranked.sizes == tuple(((own == label).sum(), size) for label, size in enumerate((200, 100, 1, 301)))
+    assert ranked.unmatched == (own == 3).sum() > 0
     order, heldout_order = rng.permutation(60), rng.permutation(301)
-    shuffled = placements(s[order], t[heldout_order], forget_labels=own[order], heldout_labels=others[heldout_order])
-    assert np.array_equal(shuffled.u, placed.u[order])
-    assert placed_p_values(shuffled) == pytest.approx(placed_p_values(placed), rel=1e-9)
-    strangers = placements(s, t, forget_labels=own + 9, heldout_labels=others)
-    assert np.array_equal(strangers.u, placements(s, t).u)
-    assert (strangers.mixed, strangers.unmatched, placements(s, t).unmatched) == (False, 60, 0)
+    shuffled = percentile_ranks(
+        s[order], t[heldout_order], forget_labels=own[order], heldout_labels=others[heldout_order]
+    )
+    assert np.array_equal(shuffled.u, ranked.u[order])
+    assert rank_p_values(shuffled) == pytest.approx(rank_p_values(ranked), rel=1e-9)
+    strangers = percentile_ranks(s, t, forget_labels=own + 9, heldout_labels=others)
+    assert np.array_equal(strangers.u, percentile_ranks(s, t).u)
+    assert (strangers.mixed, strangers.unmatched, percentile_ranks(s, t).unmatched) == (False, 60, 0)
 
 
 @PROPERTY
@@ -176,26 +160,26 @@ def test_placements_by_class_are_those_of_each_class_and_of_all_where_a_class_ha
 def test_a2_is_not_taken_for_small_because_few_held_out_examples_are_coarse(m: int, seed: int) -> None:
     """With two held-out examples |2u − 1| is 2/3 at most, and 1/2 on average, whatever the forgotten ones do."""
     s = np.random.default_rng(seed).choice([-9.0, 9.0], size=400)
-    placed = placements(s, np.random.default_rng(seed + 1).standard_normal(m))
-    assert placed.a2 == pytest.approx(m / (m + 1), rel=1e-9)
-    assert placed.most_a2 == pytest.approx(1.0, rel=1e-9)
+    ranked = percentile_ranks(s, np.random.default_rng(seed + 1).standard_normal(m))
+    assert ranked.a2 == pytest.approx(m / (m + 1), rel=1e-9)
+    assert ranked.most_a2 == pytest.approx(1.0, rel=1e-9)
 
 
 @pytest.mark.parametrize("m", [1, 49, 50, 99, 100, 149, 150, 999, 1000, 1049, 1050, 10000])
-def test_the_tail_counts_are_placements_beyond_99_and_1_percent(m: int) -> None:
+def test_the_tail_counts_are_ranks_beyond_99_and_1_percent(m: int) -> None:
     t = np.arange(float(m))
     s = np.arange(m + 1.0) - 0.5
-    found = tails_of(s, t)
+    found = tails(s, t)
     assert found.k_plus == tail_rank(m) == sum(100 * (2 * i + 1) > 198 * (m + 1) for i in range(m + 1))
-    assert np.array_equal(found.above, placements(s, t).u > 0.99)
-    assert np.array_equal(found.below, placements(s, t).u < 0.01)
+    assert np.array_equal(found.above, percentile_ranks(s, t).u > 0.99)
+    assert np.array_equal(found.below, percentile_ranks(s, t).u < 0.01)
 
 
 def test_ties_never_count_as_tails() -> None:
     t = np.concatenate([np.zeros(985), np.ones(15)])  # u of a tie at the top: 0.992
-    assert placements([1.0] * 16, t).u[0] > 0.99
-    assert tails_of([1.0] * 16, t).k_plus == 0
-    assert tails_of([1.5] * 16, t).k_plus == 16
+    assert percentile_ranks([1.0] * 16, t).u[0] > 0.99
+    assert tails([1.0] * 16, t).k_plus == 0
+    assert tails([1.5] * 16, t).k_plus == 16
 
 
 def test_tails_of_large_classes_are_their_own_and_those_of_the_rest_are_of_all_other_held_out_examples() -> None:
@@ -212,15 +196,15 @@ def test_tails_of_large_classes_are_their_own_and_those_of_the_rest_are_of_all_o
     assert np.array_equal(nothing_small.above[own == 3], s[own == 3] > np.sort(t)[-tail_rank(420)])
 
 
-def arrangement(ranks: tuple[int, ...], m: int) -> Placements:
-    return placements(np.array(ranks) - 0.5, np.arange(float(m)))
+def arrangement(ranks: tuple[int, ...], m: int) -> PercentileRanks:
+    return percentile_ranks(np.array(ranks) - 0.5, np.arange(float(m)))
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 6), (2, 7), (3, 4), (4, 8), (5, 5)])
 def test_null_means_and_variances_are_those_over_all_arrangements(n: int, m: int) -> None:
     every = [arrangement(ranks, m) for ranks in itertools.combinations_with_replacement(range(m + 1), n)]
     mean_a1, mean_a2, variance_a1, variance_a2 = null_moments(every[0])
-    a1, a2 = np.array([placed.a1 for placed in every]), np.array([placed.a2 for placed in every])
+    a1, a2 = np.array([ranked.a1 for ranked in every]), np.array([ranked.a2 for ranked in every])
     assert [a1.mean(), a1.var()] == pytest.approx([mean_a1, variance_a1], rel=1e-9)
     assert [a2.mean(), a2.var()] == pytest.approx([mean_a2, variance_a2], rel=1e-9)
 
@@ -229,8 +213,8 @@ def test_null_moments_of_classes_add_up_and_tend_to_the_simple_formula() -> None
     own, others = np.repeat([0, 1], [20, 44]), np.repeat([0, 1], [300, 100])
     rng = np.random.default_rng(0)
     s, t = rng.standard_normal(64), rng.standard_normal(400)
-    both = null_moments(placements(s, t, forget_labels=own, heldout_labels=others))
-    parts = [null_moments(placements(s[own == c], t[others == c])) for c in (0, 1)]
+    both = null_moments(percentile_ranks(s, t, forget_labels=own, heldout_labels=others))
+    parts = [null_moments(percentile_ranks(s[own == c], t[others == c])) for c in (0, 1)]
     for k in (2, 3):
         assert both[k] == pytest.approx((20 / 64) ** 2 * parts[0][k] + (44 / 64) ** 2 * parts[1][k], rel=1e-12)
         simple = (1 / 64 + (20 / 64) ** 2 / 300 + (44 / 64) ** 2 / 100) / 12
@@ -242,10 +226,12 @@ def test_null_variance_of_mixed_groups_includes_what_they_share() -> None:
     own, others = np.repeat([0, 1], [30, 30]), np.repeat([0, 2], [150, 50])
     drawn = []
     for _ in range(2000):
-        placed = placements(rng.standard_normal(60), rng.standard_normal(200), forget_labels=own, heldout_labels=others)
-        drawn.append((placed.a1, placed.a2))
-    assert placed.mixed
-    for values, variance in zip(np.array(drawn).T, null_moments(placed)[2:], strict=True):
+        ranked = percentile_ranks(
+            rng.standard_normal(60), rng.standard_normal(200), forget_labels=own, heldout_labels=others
+        )
+        drawn.append((ranked.a1, ranked.a2))
+    assert ranked.mixed
+    for values, variance in zip(np.array(drawn).T, null_moments(ranked)[2:], strict=True):
         assert values.var() == pytest.approx(variance, rel=0.13)  # four standard errors of a sample variance
 
 
@@ -256,15 +242,15 @@ def test_the_p_value_of_a1_is_that_of_the_exact_rank_sum_test(n: int, m: int) ->
         s, t = rng.standard_normal(n) + mean, rng.standard_normal(m)
         exact = stats.mannwhitneyu(s, t, alternative="two-sided", method="exact").pvalue
         if exact > 1e-3:
-            assert placed_p_values(placements(s, t))["a1"] == pytest.approx(exact, rel=0.03)
+            assert rank_p_values(percentile_ranks(s, t))["a1"] == pytest.approx(exact, rel=0.03)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 20), (1, 101), (2, 30), (3, 16), (4, 9)])
 def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m: int) -> None:
     every = []
     for ranks in itertools.combinations_with_replacement(range(m + 1), n):
-        found = tails_of(np.array(ranks) - 0.5, np.arange(float(m)))
-        every.append({**placed_p_values(arrangement(ranks, m)), "k_plus": found.p_above, "k_minus": found.p_below})
+        found = tails(np.array(ranks) - 0.5, np.arange(float(m)))
+        every.append({**rank_p_values(arrangement(ranks, m)), "k_plus": found.p_above, "k_minus": found.p_below})
     for name in ("a1", "a2", "a2_low", "k_plus", "k_minus"):
         for level in (0.05 / 3, 0.05, 0.2):
             assert np.mean([p[name] <= level for p in every]) <= 1.1 * level
@@ -275,9 +261,9 @@ def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:
     for hits in range(1, 9):
         s = [2000.0] * hits + [0.5] * (64 - hits)
         expected = stats.betabinom.sf(hits - 1, 64, 10, 991)
-        assert tails_of(s, t).p_above == pytest.approx(expected, rel=1e-9)
+        assert tails(s, t).p_above == pytest.approx(expected, rel=1e-9)
         halves = np.arange(1000) % 20  # classes of 50, all forgotten ones of them: a permutation test within classes
-        within = tails_of(s, t, np.arange(64) % 20, halves).p_above
+        within = tails(s, t, np.arange(64) % 20, halves).p_above
         assert hits > 4 or within == pytest.approx(expected, rel=0.3)
     own, others = np.repeat([0, 1], [30, 34]), np.repeat([0, 1], [400, 600])
     s = np.r_[[9e9, 9e9], np.full(28, 5.5), [9e9], np.full(33, 500.5)]
@@ -330,13 +316,13 @@ def test_standard_errors_are_delongs_where_larger_than_under_the_null() -> None:
     second = np.mean(t[None] < s[:, None], axis=0)
     floor = 1 / 12
     expected = (max(floor, first.var(ddof=1) * (50 / 51) ** 2) / 80 + max(floor, second.var(ddof=1)) / 50) ** 0.5
-    assert standard_errors(placements(s, t))[0] == pytest.approx(expected, rel=1e-9)
+    assert standard_errors(percentile_ranks(s, t))[0] == pytest.approx(expected, rel=1e-9)
     signs = np.sign(first - 0.5)
     weighted = np.mean(2 * signs[:, None] * (t[None] < s[:, None]), axis=0)
-    folded = np.abs(2 * placements(s, t).u - 1)
+    folded = np.abs(2 * percentile_ranks(s, t).u - 1)
     expected = (max(floor, folded.var(ddof=1)) / 80 + max(floor, weighted.var(ddof=1)) / 50) ** 0.5
-    assert standard_errors(placements(s, t))[1] == pytest.approx(expected, rel=1e-9)
-    flat = placements([0.0] * 16, t)  # all alike, and yet not precise
+    assert standard_errors(percentile_ranks(s, t))[1] == pytest.approx(expected, rel=1e-9)
+    flat = percentile_ranks([0.0] * 16, t)  # all alike, and yet not precise
     assert standard_errors(flat)[0] >= math.sqrt((1 / 16 + 1 / 50) / 12)
 
 
@@ -446,7 +432,7 @@ def test_a_rate_at_a_threshold_that_the_data_cannot_hold_is_not_reported() -> No
     assert tpr_at_fpr([70.5], np.arange(99.0), 0.29).hits == 1  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("compare", [auc, auc_interval, roc, placements, lambda s, t: tpr_at_fpr(s, t, 0.1)])
+@pytest.mark.parametrize("compare", [auc, auc_interval, roc, percentile_ranks, lambda s, t: tpr_at_fpr(s, t, 0.1)])
 @pytest.mark.parametrize(
     ("s", "t", "message"),
     [
@@ -476,8 +462,8 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingError, match="hits"):
         clopper_pearson(3, 2)
     with pytest.raises(InputError, match="labels of the forgotten and of the held-out"):
-        placements([1.0], [1.0], forget_labels=[0])
+        percentile_ranks([1.0], [1.0], forget_labels=[0])
     with pytest.raises(InputError, match="heldout_labels must have shape"):
-        placements([1.0], [1.0], forget_labels=[0], heldout_labels=[0, 1])
+        percentile_ranks([1.0], [1.0], forget_labels=[0], heldout_labels=[0, 1])
     with pytest.raises(InputError, match="forget_labels must hold integer"):
-        placements([1.0], [1.0], forget_labels=[0.5], heldout_labels=[0])
+        percentile_ranks([1.0], [1.0], forget_labels=[0.5], heldout_labels=[0])

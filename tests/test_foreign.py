@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import expunge
-from expunge.audit import audit
-from expunge.audit.difficulty import difficulty_of
-from expunge.audit.forward import outputs_of
+from expunge.auditing import accuracy, audit
+from expunge.auditing.difficulty import difficulty_of
+from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, ImageSet, calibration_side, check_disjoint
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.methods import METHODS, make_method
@@ -474,8 +474,6 @@ def test_scripted_models_are_told_what_to_give_instead() -> None:
             InputError,
             "evaluating test set: the model cannot take",
         ),
-        ({"batch_size": 0}, SettingError, "batch_size"),
-        ({"batch_size": 2.5}, SettingError, "batch_size"),
         ({"seed": 1.5}, SettingError, "seed must be an integer"),
         ({"seed": 2**64}, SettingError, "seed must be"),
         ({"ids": ["a"]}, InputError, "1 ids for 9 forgotten examples"),
@@ -488,6 +486,12 @@ def test_what_an_audit_cannot_use_is_refused(change: dict[str, Any], error: type
     with pytest.raises(error, match=message) as caught:
         audit(given.pop("before"), given.pop("after"), given.pop("forget"), given.pop("test"), **given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 2.5])
+def test_other_batch_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(SettingError, match="batch_size"):
+        accuracy(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), FORGET, batch_size=size)
 
 
 def test_a_last_layer_without_bias_on_dead_features_is_audited() -> None:
@@ -595,7 +599,7 @@ def test_an_overlap_shows_in_whatever_dtype(first: Tensor, second: Tensor) -> No
 
     model = Any4()
     forget = TensorDataset(first[:9], LABELS[:9])
-    with pytest.raises(InputError, match="9 of the test examples are in the forget set"):
+    with pytest.raises(InputError, match="9 of the 300 test examples are in the forget set"):
         audit(model, model, forget, TensorDataset(second, LABELS))
 
 
@@ -698,6 +702,7 @@ def test_names_may_be_arrays_and_a_datasets_own_attributes_may_mean_something_el
     class Named(TensorDataset):
         ids: Any = 5
         class_names: Any = None
+        classes: Any = None
 
     model, after = Network(), run(Network(), "neg_grad", epochs=30)
     plain = audit(model, after, FORGET, TEST)
@@ -707,9 +712,8 @@ def test_names_may_be_arrays_and_a_datasets_own_attributes_may_mean_something_el
         assert audit(model, after, odd, TEST).recognisable == plain.recognisable
     odd.ids, odd.class_names = np.arange(10, 19), np.array(list("abcd"))
     own = audit(model, after, odd, TEST).recognisable
-    odd.ids, odd.class_names = 5, None
-    assert audit(model, after, odd, TEST, class_names=None).recognisable == plain.recognisable
-    named = audit(model, after, odd, TEST, ids=np.arange(10, 19), class_names=np.array(list("abcd")))  # type: ignore[arg-type]
+    odd.ids, odd.class_names, odd.classes = 5, None, list("abcd")  # torchvision's name for them
+    named = audit(model, after, odd, TEST, ids=np.arange(10, 19))  # type: ignore[arg-type]
     assert plain.recognisable
     assert own == named.recognisable
     assert [r.id for r in named.recognisable] == [str(10 + int(r.id)) for r in plain.recognisable]

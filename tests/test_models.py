@@ -309,7 +309,7 @@ def test_a_tampered_header_is_refused(tmp_path: Path, changes: dict[str, Any], s
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["network.0.weight", "network.1.running_var"])
-def test_unsound_weights_are_refused(tmp_path: Path, value: float, name: str) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, name: str) -> None:
     model = tiny()
     model.state_dict()[name].view(-1)[0] = value
     save_checkpoint(tmp_path / "model.safetensors", model, header(spec(width=4)))

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from expunge.audit.audit_report import AuditReport, Leakage, Margins, Recognisable, Relearning, Roc, Unseen
-from expunge.records import Measurement, ParameterChange, PseudoLabels, Trace
+from expunge.auditing.report import AuditReport, Histograms, Leakage, Recognisable, Relearning, Roc, Unseen
+from expunge.metrics import ParameterChange
+from expunge.records import Measurement, PseudoLabels, Trace
 from expunge.report import figures, wording
 from expunge.report.page import render
 from tests import browser
@@ -130,7 +131,7 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
     assert report.correction is not None
     assert (report.scores_after.verdict, report.verdict) == ("FAIL", report.correction.after.verdict)
     assert report.verdict != "FAIL"
-    for told in ("The same, corrected for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
+    for told in ("The same, calibrated for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
         assert told in " ".join(text.split())
         assert told not in " ".join(page_of("fail").split())
     assert f"Allowing for how hard the examples are: {report.correction.after.reason}" in unescape(text)
@@ -142,7 +143,7 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
 def test_the_sections_come_in_the_order_of_a_reader() -> None:
     assert [text for _, text in Outline(page_of("fail")).headings] == [
         "Audit of forgetting",
-        "FAIL The forgotten examples can still be told from unseen ones.",
+        f"FAIL {wording.HEADLINES['FAIL']}",
         "Before and after",
         "How sure the model is",
         "Picking out the forgotten examples",
@@ -248,7 +249,7 @@ def test_odd_figures_are_drawn_without_a_word() -> None:
     report = report_of("bare")
     still = replace(report.change, l1=0.0, l2=0.0, by_layer={"fc": (0.0, 0.0)})
     flat = Roc(fpr=(0.0, 1.0), tpr=(0.0, 1.0), low=(0.0, 1.0), high=(0.2, 1.0))
-    one = Margins(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "heldout")})
+    one = Histograms(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "heldout")})
     assert "<svg" in render(replace(report, change=still, roc_before=flat, roc_after=flat, margins=one))
     wide = replace(report.change, by_layer={"a": (1e-3, 1.0), "b": (0.0, 0.0), "c": (1e4, 1.0)})
     assert "The scale is logarithmic" in render(replace(report, change=wide))
@@ -294,11 +295,22 @@ def test_a_page_is_the_same_each_time_and_leaves_matplotlib_as_it_was() -> None:
 
 
 def test_the_docs_name_every_field_of_the_json() -> None:
-    from expunge.audit.verdict import ScoreTest
     from expunge.commands.report import Report
+    from expunge.metrics.verdict import ScoreTest
 
     text = (ROOT / "docs" / "report.md").read_text()
-    records = (Report, AuditReport, ScoreTest, Margins, Roc, Leakage, Relearning, Recognisable, Trace, ParameterChange)
+    records = (
+        Report,
+        AuditReport,
+        ScoreTest,
+        Histograms,
+        Roc,
+        Leakage,
+        Relearning,
+        Recognisable,
+        Trace,
+        ParameterChange,
+    )
     for record in (*records, Measurement, PseudoLabels, Unseen):
         for field in fields(record):
             assert f"`{field.name}`" in text, f"{record.__name__}.{field.name}"

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from expunge.audit.membership import auc_interval, tpr_at_fpr
-from expunge.audit.placement import p_values, placements, standard_errors
-from expunge.audit.verdict import FALSE_ALARMS, MARGIN, ScoreTest, Z, alarms, can_pass, score_test, tails_of
 from expunge.errors import InputError
+from expunge.metrics.membership import auc_interval, tpr_at_fpr
+from expunge.metrics.ranks import p_values, percentile_ranks, standard_errors
+from expunge.metrics.tails import tails
+from expunge.metrics.verdict import FALSE_ALARMS, MARGIN, ScoreTest, Z, alarms, can_pass, score_test
 
 Floats = NDArray[np.float64]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -136,14 +137,14 @@ def test_every_number_is_that_of_its_function() -> None:
     own, others = rng.integers(3, size=70), rng.integers(3, size=900)
     s, t = rng.standard_normal(70) + own, rng.standard_normal(900) + others
     result = score_test(s, t, forget_labels=own, heldout_labels=others)
-    placed = placements(s, t, forget_labels=own, heldout_labels=others)
-    errors = standard_errors(placed)
-    assert (result.a1, result.a2) == (placed.a1, placed.a2)
-    outer = tails_of(s, t, own, others)
+    ranked = percentile_ranks(s, t, forget_labels=own, heldout_labels=others)
+    errors = standard_errors(ranked)
+    assert (result.a1, result.a2) == (ranked.a1, ranked.a2)
+    outer = tails(s, t, own, others)
     assert (result.k_plus, result.k_minus) == (outer.k_plus, outer.k_minus)
-    assert result.p_values == {**p_values(placed), "k_plus": outer.p_above, "k_minus": outer.p_below}
-    assert result.a1_interval == pytest.approx((placed.a1 - Z * errors[0], placed.a1 + Z * errors[0]), abs=1e-12)
-    assert result.a2_upper == pytest.approx(placed.most_a2 + Z * errors[1], abs=1e-12)
+    assert result.p_values == {**p_values(ranked), "k_plus": outer.p_above, "k_minus": outer.p_below}
+    assert result.a1_interval == pytest.approx((ranked.a1 - Z * errors[0], ranked.a1 + Z * errors[0]), abs=1e-12)
+    assert result.a2_upper == pytest.approx(ranked.most_a2 + Z * errors[1], abs=1e-12)
     assert pytest.approx(stats.norm.ppf(0.95), abs=1e-12) == Z
     # The attack of the literature has one threshold for all classes.
     assert result.auc == pytest.approx(roc_auc_score(np.r_[np.ones(70), np.zeros(900)], np.r_[s, t]), abs=1e-9)
@@ -220,8 +221,8 @@ def most(share: float, repetitions: int) -> float:
 def test_sixteen_or_twentytwo_examples_never_pass_and_cannot() -> None:
     """The interval of A1 is at least 2 · 1.645 · √(1 / 12 n) wide, which is more than 0.2 for n ≤ 22."""
     t = np.arange(10.0**6)
-    assert not can_pass(placements(np.full(22, 5e5), t))
-    assert can_pass(placements(np.full(23, 5e5), t))
+    assert not can_pass(percentile_ranks(np.full(22, 5e5), t))
+    assert can_pass(percentile_ranks(np.full(23, 5e5), t))
     assert 2 * Z * math.sqrt(1 / 12 / 16) > 2 * MARGIN
     for seed, s in enumerate((spaced(16), np.zeros(16), spaced(22), np.zeros(22))):
         assert score_test(s, HELDOUT).verdict == "INCONCLUSIVE", seed

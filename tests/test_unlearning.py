@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import expunge
-from expunge.audit import accuracy, audit, last_layer, parameter_change
-from expunge.audit.default_audit import audited
-from expunge.audit.difficulty import Difficulty
+from expunge.auditing import accuracy, audit
+from expunge.auditing.preparation import prepare
 from expunge.data import Examples
 from expunge.errors import InputError, SettingError
 from expunge.methods import METHODS, make_method
+from expunge.metrics import Difficulty, parameter_change
+from expunge.models import last_layer
 from expunge.records import Trace
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, arrange, pairs
@@ -50,7 +51,8 @@ def test_the_last_layer_is_the_last_linear_one() -> None:
 
 def test_an_untouched_model_changed_by_nothing() -> None:
     model = NETWORKS["layer_norm"]()
-    change = parameter_change({k: v.detach().clone() for k, v in model.named_parameters()}, model)
+    before = {k: v.detach().clone() for k, v in model.named_parameters()}
+    change = parameter_change(before, dict(model.named_parameters()), last_layer="0")
     assert (change.l1, change.l2, change.l1_last_layer) == (0, 0, 0)
 
 
@@ -292,7 +294,7 @@ def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
         forget=rng.normal(size=9), heldout=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
     )
     report = audit(model, after, forget, heldout, difficulty=hard)
-    left = audited(heldout.tensors[0], after).numpy()
+    left = prepare(forget, heldout).uncalibrated(after).positions["test"].numpy()
     same = audit(model, after, forget, heldout, difficulty=replace(hard, heldout=hard.heldout[left]))
     assert report.num_heldout == len(left) < 150
     assert replace(report, seconds={}) == replace(same, seconds={})
@@ -350,7 +352,7 @@ def test_parameters_that_are_whole_numbers_or_complex() -> None:
     holder = nn.Module()
     holder.a = nn.Parameter(torch.tensor([0j]))
     holder.b = nn.Parameter(torch.tensor([False]), requires_grad=False)
-    change = parameter_change(before, holder)
+    change = parameter_change(before, dict(holder.named_parameters()), last_layer="")
     assert (change.l1, change.l2) == pytest.approx((6, math.sqrt(26)))
 
 

@@ -15,7 +15,7 @@ import torch
 from experiments import places
 from experiments.commit import commit
 from experiments.markdown import markdown
-from expunge.audit import audit
+from expunge.auditing import audit
 from expunge.data import draw_ids, load_data
 from expunge.models import load_model
 

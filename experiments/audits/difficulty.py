@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from experiments import places
 from experiments.commit import commit
 from experiments.markdown import markdown
-from expunge.audit import corrected_scores, difficulty_of, logit_margin, score_test
-from expunge.audit.forward import outputs_of
-from expunge.audit.placement import Floats
+from expunge.arrays import Floats
+from expunge.auditing import difficulty_of
+from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, load_data
 from expunge.files import written_whole
+from expunge.metrics import difficulty_calibrated_scores, logit_scaled_confidence, score_test
 from expunge.models import ModelSpec, build
 from expunge.randomness import stream
 from expunge.training import Recipe, train
@@ -86,8 +87,8 @@ def measured(repetition: int) -> dict[str, Any]:
         "heldout_labels": heldout.labels.numpy(),
         "forget_difficulty": hard.forget,
         "heldout_difficulty": hard.heldout,
-        **{f"{name}_forget": margins_of(model, forget) for name, model in models.items()},
-        **{f"{name}_heldout": margins_of(model, heldout) for name, model in models.items()},
+        **{f"{name}_forget": scores_of(model, forget) for name, model in models.items()},
+        **{f"{name}_heldout": scores_of(model, heldout) for name, model in models.items()},
     }
 
 
@@ -96,7 +97,7 @@ def audited(kept: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("original", "retrained"):
         margins = kept[f"{name}_forget"], kept[f"{name}_heldout"]
-        fixed = corrected_scores(*margins, kept["forget_difficulty"], kept["heldout_difficulty"])
+        fixed = difficulty_calibrated_scores(*margins, kept["forget_difficulty"], kept["heldout_difficulty"])
         for how, (ours, theirs) in (("as it is", margins), ("corrected", fixed[:2])):
             for number, kind in enumerate(KINDS):
                 part = slice(number * NUM, (number + 1) * NUM)
@@ -119,7 +120,7 @@ def sets(seed: int) -> tuple[Examples, dict[str, Tensor]]:
     labels[wrong] = (labels[wrong] + 1 + torch.randint(0, 9, (NUM,), generator=rng)) % 10
     data = Examples(images.images, labels)
     judged, taught = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    hardness = torch.from_numpy(margins_of(trained(data.take(taught), 2000 + seed), data.take(judged)))
+    hardness = torch.from_numpy(scores_of(trained(data.take(taught), 2000 + seed), data.take(judged)))
     hard, others = lowest(judged, lambda _: hardness)
 
     def distance(index: Tensor) -> Tensor:
@@ -145,10 +146,10 @@ def trained(data: Examples, seed: int) -> nn.Module:
     return network
 
 
-def margins_of(model: nn.Module, examples: Examples) -> Floats:
+def scores_of(model: nn.Module, examples: Examples) -> Floats:
     """Logit margins under `model`."""
     outputs = outputs_of(model, examples)
-    return logit_margin(outputs.logits, outputs.labels)
+    return logit_scaled_confidence(outputs.logits, outputs.labels)
 
 
 def difficulty_table() -> str:

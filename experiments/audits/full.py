@@ -19,7 +19,7 @@ import torch
 
 from experiments import places
 from experiments.commit import commit
-from expunge.audit.full_audit import FullAudit
+from expunge.auditing.full_audit import FullAudit
 from expunge.commands import Sources, full_audit, train
 from expunge.data import draw_ids, load_data
 

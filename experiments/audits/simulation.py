@@ -20,8 +20,8 @@ from scipy import special
 from experiments import places
 from experiments.commit import commit
 from experiments.markdown import markdown
-from expunge.audit.membership import auc_interval
-from expunge.audit.verdict import alarms, score_test
+from expunge.metrics.membership import auc_interval
+from expunge.metrics.verdict import alarms, score_test
 
 TARGET = places.RESULTS / "audit" / "simulation.json"
 SEED = 0
@@ -32,7 +32,7 @@ HELDOUT = (1_000, 10_000)
 NUM_CLASSES = 10
 AUCS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 SPREADS = (1 / 3, 1.0, 3.0, 30.0)
-"""Standard deviations of forgotten scores, held-out ones having 1. At 30, placements are almost all 0 or 1."""
+"""Standard deviations of forgotten scores, held-out ones having 1. At 30, percentile ranks are almost all 0 or 1."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -20,11 +20,11 @@ from experiments import places
 from experiments.commit import commit
 from experiments.grid.measuring import model_digest
 from experiments.markdown import markdown
-from expunge.audit import audit
-from expunge.audit.placement import placements
-from expunge.audit.scores import logit_margin
+from expunge.auditing import audit
 from expunge.data import ImageSet, audit_side, draw_ids, load_data
 from expunge.methods import Method, make_method, settings_of
+from expunge.metrics.ranks import percentile_ranks
+from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import load_model, logits_of
 from expunge.models.checkpoint import FILE_NAME
 from expunge.unlearning import unlearn
@@ -115,8 +115,8 @@ def accuracy(model: torch.nn.Module, images: ImageSet) -> float:
 
 def scores(model: torch.nn.Module, request: ImageSet, left: ImageSet) -> dict[str, float]:
     """Accuracy on a request's images, and the mean placement of their margins among held-out ones."""
-    own, unseen = (logit_margin(logits_of(model, part.images), part.labels) for part in (request, left))
-    return {"accuracy": accuracy(model, request), "a1": placements(own, unseen).a1}
+    own, unseen = (logit_scaled_confidence(logits_of(model, part.images), part.labels) for part in (request, left))
+    return {"accuracy": accuracy(model, request), "a1": percentile_ranks(own, unseen).a1}
 
 
 def chains_table() -> str:

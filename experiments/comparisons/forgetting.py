@@ -20,7 +20,7 @@ import torch
 
 from experiments import places
 from experiments.commit import commit
-from expunge.audit import accuracy
+from expunge.auditing import accuracy
 from expunge.data import Examples, ImageSet, draw_ids, load_data
 from expunge.errors import NonFiniteError
 from expunge.methods import METHODS, Needs, make_method, settings_of

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from experiments.grid.cells import BEFORE, Cell
 from experiments.grid.conditions import Conditions, adam_moments
 from experiments.grid.results import Result, result_of
-from expunge.audit import logit_margin, score_test
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.methods import Needs, make_method
+from expunge.metrics import logit_scaled_confidence, score_test
 from expunge.models import as_float, computes_in_bf16, device_name, load_model
 from expunge.randomness import stream
 from expunge.records import Trace
@@ -321,7 +321,7 @@ class Stage:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     parts.append(as_float(model(given)))
         logits, labels = torch.cat(parts).cpu(), examples.labels.cpu()
-        margins = logit_margin(logits.double().numpy(), labels.numpy())
+        margins = logit_scaled_confidence(logits.double().numpy(), labels.numpy())
         return Seen(logits.argmax(1) == labels, margins)
 
     def _best_batch(self, precision: str) -> int:

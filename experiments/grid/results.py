@@ -36,7 +36,7 @@ class Result:
         test_measured: examples of the test set that test accuracy and audit are of; None in lines from before there was
             a choice: all of it.
         audit_verdict, audit_a1, audit_a2, audit_auc: the default audit's score test of the forget set against the test
-            set (`expunge.audit.ScoreTest`), in the precision of `evaluated_in`.
+            set (`expunge.metrics.ScoreTest`), in the precision of `evaluated_in`.
         original_l1, num_parameters: ‖θ‖₁ and size of the original, to normalise by.
         steps, examples_seen: updates made, and examples put through them with repetition.
         first_step_all_reached: updates after which every forgotten example was first predicted as wanted.

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.audit._head import features_and_head, with_bias
+from experiments.theory.head import features_and_head, with_bias
+from expunge.arrays import Booleans, Floats, Integers
 from expunge.data import Examples, materialise
 from expunge.data.examples import check_labels
 from expunge.methods.random_label import wrong_labels
@@ -26,7 +26,6 @@ from expunge.theory import (
     second_best,
 )
 
-Floats = NDArray[np.float64]
 MAX_ENTRIES = 2**23  # entries of per-example gradients held at once: 64 MiB in float64
 
 
@@ -65,8 +64,8 @@ class Concentration:
     autograd: Mapping[str, UpdateShape]
     disagreement: float
     label_probability: Floats
-    predicted: NDArray[np.bool_]
-    majorized: NDArray[np.bool_]
+    predicted: Booleans
+    majorized: Booleans
     l1_ratio: Floats
 
     def medians(self) -> dict[str, dict[str, float]]:
@@ -156,7 +155,7 @@ def _from_shares(rows: Floats, columns: Floats) -> Iterable[Floats]:
         yield rows[start : start + part, :, None] * columns[start : start + part, None, :]
 
 
-def _shape(target: NDArray[np.int64], other: NDArray[np.int64], parts: Iterable[Floats]) -> UpdateShape:
+def _shape(target: Integers, other: Integers, parts: Iterable[Floats]) -> UpdateShape:
     """The measures of |Δφ| (N, C, M), given in parts along the examples."""
     columns: list[tuple[Floats, ...]] = []
     start = 0

@@ -12,13 +12,12 @@ from torch import nn
 from experiments.theory.concentration import Concentration, concentration
 from experiments.theory.report import SingleSteps, TheoryReport
 from experiments.theory.updates import measure_updates
-from expunge.audit import accuracy, last_layer
+from expunge.auditing import accuracy
 from expunge.commands.sources import device_named, load_for
 from expunge.data import ImageSet, draw_ids, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
-from expunge.models import load_model
-from expunge.unlearning import unlearn
+from expunge.models import last_layer, load_model
 
 NUM_EXAMPLES = 512
 """How many examples are drawn where neither ids nor a number is given, and there are as many."""
@@ -126,7 +125,7 @@ def _measured(
         single=_summary(shapes),
         batch=size,
         forget_accuracy_before=accuracy(network, batch.examples),
-        trajectory=measure_updates(network, batch, unlearn=unlearn, steps=steps, seed=seed),
+        trajectory=measure_updates(network, batch, steps=steps, seed=seed),
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         device=f"{next(network.parameters()).device}, {torch.get_num_threads()} threads",
     )

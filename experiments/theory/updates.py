@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import Dataset, TensorDataset
 
-from expunge.audit._head import features_and_head, with_bias
-from expunge.audit.accuracy import accuracy
-from expunge.audit.parameter_change import last_layer, parameter_change
+from experiments.theory.head import features_and_head, with_bias
+from expunge.auditing.forward import accuracy
 from expunge.data import materialise
 from expunge.errors import InputError, SettingError
 from expunge.methods import GradientMethod, Needs, NegGrad, RandomLabel, Recorder, Targeted, Task
+from expunge.metrics.distances import parameter_change
+from expunge.models import last_layer
 from expunge.progress import advance, hidden
 from expunge.theory import gini, participation_ratio
+from expunge.unlearning import unlearn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,6 @@ def measure_updates(
     model: nn.Module,
     forget: Dataset[Any],
     *,
-    unlearn: Callable[..., object],
     methods: Mapping[str, GradientMethod] = METHODS_COMPARED,
     steps: Sequence[int] = (1, 2, 5, 10, 20),
     seed: int = 0,
@@ -81,7 +82,6 @@ def measure_updates(
         model: maps a batch to logits (B, C), which its last linear layer puts out as they are, and works in float64
             too; left untouched.
         forget: the examples to forget, a dataset of (input, label).
-        unlearn: `expunge.unlearn`; handed in, since audits know nothing of the driver.
         methods: by name, each in need of the forget set alone; learning rate, weight decay and λ are taken from each,
             the budget is not.
         steps: numbers of Adam updates, each ≥ 1. The work of a run is that of the largest.
@@ -167,7 +167,7 @@ def _measuring(
     last = last_layer(before)
 
     def look(network: nn.Module, task: Task, steps: int) -> None:
-        change = parameter_change(originals, network)
+        change = parameter_change(originals, dict(network.named_parameters()), last_layer=last)
         deltas: dict[str, Tensor] = {
             key.rpartition(".")[2]: (value.detach() - originals[key]).abs().cpu().double()
             for key, value in network.named_parameters()

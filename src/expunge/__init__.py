@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from expunge import audit as audit
+    from expunge import auditing as auditing
+    from expunge import metrics as metrics
     from expunge import theory as theory
-    from expunge.audit import accuracy
+    from expunge.auditing import AuditReport, accuracy, audit
     from expunge.commands import Sources, demo, forget, train
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from expunge.unlearning import Unlearned, unlearn
 
 _HOMES = {
-    "accuracy": "audit",
+    "AuditReport": "auditing",
+    "accuracy": "auditing",
+    "audit": "auditing",
     "Sources": "commands",
     "demo": "commands",
     "forget": "commands",
@@ -103,6 +106,7 @@ __all__ = [
     "SSD",
     "Amnesiac",
     "AmnesiacUndo",
+    "AuditReport",
     "BadTeacher",
     "BoundaryShrink",
     "Calibrated",
@@ -138,6 +142,7 @@ __all__ = [
     "Trace",
     "Unlearned",
     "accuracy",
+    "audit",
     "build",
     "demo",
     "forget",
@@ -150,8 +155,8 @@ __all__ = [
 ]
 
 
-_PARTS = {"audit", "theory"}
-"""Packages whose functions are called by their full name, such as `expunge.audit.score_test`."""
+_PARTS = {"auditing", "metrics", "theory"}
+"""Packages whose functions are called by their full name, such as `expunge.metrics.score_test`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -194,7 +194,7 @@ def audit(
         bool,
         typer.Option(
             "--correct-difficulty",
-            help="For odd forget sets: allow for how hard networks trained on --test find them.",
+            help="For non-random forget sets: allow for how hard networks trained on --test find them.",
         ),
     ] = False,
     full: Annotated[

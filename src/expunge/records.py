@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expunge.errors import InputError
+from expunge.metrics.distances import ParameterChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +42,6 @@ class PseudoLabels:
     already_mispredicted: int = 0
     random: int = 0
     adversarial: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParameterChange:
-    """‖Δθ‖ of the parameters; running statistics of normalisation layers are not parameters.
-
-    Attributes:
-        l1: sum of absolute changes over all parameters.
-        l2: Euclidean norm of the change of all parameters.
-        l1_last_layer, l2_last_layer: the same for the last linear layer alone, bias included.
-        by_layer: {module name: (l1, l2)}, in the model's order.
-        num_parameters: how many there are.
-    """
-
-    l1: float
-    l2: float
-    l1_last_layer: float
-    l2_last_layer: float
-    by_layer: Mapping[str, tuple[float, float]]
-    num_parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)

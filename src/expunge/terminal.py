@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from expunge.errors import printable
 
 if TYPE_CHECKING:
-    from expunge.audit.full_audit import FullAudit
+    from expunge.auditing.full_audit import FullAudit
     from expunge.commands import Report
 
 
@@ -31,11 +31,18 @@ def print_report(report: "Report", as_json: bool) -> None:
     if audit is not None:
         rows += [
             (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
-            for name, key in (("placement A1 (0.5: as unseen)", "a1"), ("both tails A2 (0.5: as unseen)", "a2"))
+            for name, key in (
+                ("mean percentile rank A1 (0.5: as unseen)", "a1"),
+                ("both tails A2 (0.5: as unseen)", "a2"),
+            )
         ]
         if fixed := audit.correction:
             rows += [
-                (f"{name}, corrected", f"{getattr(fixed.before, key):.3f}", f"{getattr(fixed.after, key):.3f}")
+                (
+                    f"{name}, difficulty calibrated",
+                    f"{getattr(fixed.before, key):.3f}",
+                    f"{getattr(fixed.after, key):.3f}",
+                )
                 for name, key in (("A1", "a1"), ("A2", "a2"))
             ]
     change = trace.change if trace else audit.change if audit else None
@@ -47,7 +54,8 @@ def print_report(report: "Report", as_json: bool) -> None:
     else:
         title = f"audit of {audit.num_forget if audit else 0:,} forgotten examples"
     print_table(title, ["", "before", "after"], rows)
-    for line in (*report.notes, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
+    left_out = audit.left_out if audit else ()
+    for line in (*report.notes, *left_out, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
     if audit is not None:
         print(f"Audit: {audit.verdict}. {audit.reason}")
@@ -67,7 +75,10 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
         print(found.to_json())
         return
     head, rows = found.cells()
-    for title, columns in (("Can it be told from retraining?", slice(1, 6)), ("What else it does", slice(6, None))):
+    for title, columns in (
+        ("Can it be distinguished from retraining?", slice(1, 6)),
+        ("What else it does", slice(6, None)),
+    ):
         print_table(title, [head[0], *head[columns]], [(row[0], *row[columns]) for row in rows])
     for line in found.caveats:
         print(line)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expunge.data import Examples, digests
 from expunge.data.examples import check_logits
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.models import as_float, device_and_dtype, mask_names, refusing, unsound
+from expunge.models import as_float, device_and_dtype, mask_names, not_finite, refusing
 from expunge.progress import advance
 from expunge.settings import require, require_types
 from expunge.training_state import identity, keep, restore
@@ -151,7 +151,7 @@ def train(
     )
     if updates is not None:
         updates.begin(names)
-    sound = {name for name, tensor in _tensors(model) if unsound([(name, tensor)], masks) is None}
+    finite = {name for name, tensor in _tensors(model) if not_finite([(name, tensor)], masks) is None}
     model.train()
     history: list[TrainedEpoch] = []
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -199,7 +199,7 @@ def train(
         history.append(epoch)
         if len(history) < recipe.epochs:
             keep_all()
-    bad = unsound([(name, tensor) for name, tensor in _tensors(model) if name in sound], masks)
+    bad = not_finite([(name, tensor) for name, tensor in _tensors(model) if name in finite], masks)
     if bad is not None:
         raise NonFiniteError(f"after {step} steps the network holds NaN or infinity in {bad!r}; lower lr")
     if updates is not None:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.audit import parameter_change
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels, check_logits, check_steady, size_of
 from expunge.errors import InputError, NonFiniteError, SettingError, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
+from expunge.metrics import parameter_change
 from expunge.models import (
     calibration_seeds,
     check_same_network,
@@ -28,12 +28,13 @@ from expunge.models import (
     device_name,
     enough_memory,
     forward,
+    last_layer,
     logits_of,
     mark_calibrated,
     mask_names,
+    not_finite,
     own_factory,
     refusing,
-    unsound,
 )
 from expunge.randomness import as_seed, seeded, stream
 from expunge.records import Trace
@@ -105,7 +106,7 @@ def unlearn(
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     device, _ = device_and_dtype(model)
-    _check_finite(model, mask_names(model), InputError, "the model", "take a sound checkpoint")
+    _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
     record = Recorder()
     started = time.perf_counter()
@@ -126,7 +127,7 @@ def unlearn(
         if any(parameter._backward_hooks for parameter in model.parameters()):
             record.warn("hooks on the gradients of parameters were not copied: they had no effect")
         given = {name for name, _ in model.named_buffers()}
-        masks = [n for n in mask_names(own) if n not in given or unsound([(n, own.get_buffer(n))]) is not None]
+        masks = [n for n in mask_names(own) if n not in given or not_finite([(n, own.get_buffer(n))]) is not None]
         task = Task(
             forget=examples,
             forget_digests=identity,
@@ -149,7 +150,7 @@ def unlearn(
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, module.training)
-    change = parameter_change(dict(model.named_parameters()), result)
+    change = parameter_change(originals, dict(result.named_parameters()), last_layer=last_layer(result))
     _add_warnings(record, change.l1, logits, after)
     label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
     trace = Trace(
@@ -222,7 +223,7 @@ def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
     if len(logits) != len(examples):
         raise InputError(f"the model returned {len(logits)} rows of logits for {len(examples)} examples")
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model's logits on the forget set hold NaN or infinity; take a sound checkpoint")
+        raise InputError("the model's logits on the forget set hold NaN or infinity; take another checkpoint")
     return logits
 
 
@@ -303,7 +304,7 @@ def _like(examples: Examples, forget: Examples) -> Examples:
 
 
 def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exception], subject: str, advice: str) -> None:
-    bad = unsound([*model.named_parameters(), *model.named_buffers()], masks)
+    bad = not_finite([*model.named_parameters(), *model.named_buffers()], masks)
     if bad is not None:
         raise error(f"{subject} holds NaN or infinity in {bad!r}; {advice}")
 

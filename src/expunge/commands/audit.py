@@ -2,20 +2,17 @@
 
 from pathlib import Path
 
-from expunge.audit.default_audit import audit_outputs, observe
-from expunge.audit.difficulty import difficulty_of
+from expunge.auditing import difficulty_of
+from expunge.auditing.default_audit import evaluate, report_of
+from expunge.auditing.preparation import prepare
 from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import (
     Sources,
-    audited_part,
     device_named,
-    distinct,
     factory_of,
     forget_set,
+    given_set,
     is_same_network,
-    load_for,
-    retain_set,
-    without_twins,
 )
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -57,29 +54,29 @@ def audit(
     unlearned, header_after = load_model(after, weights=after_weights, allow_pickle=sources.allow_pickle)
     if not is_same_network(header.spec, header_after.spec):
         raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
-    forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
-    test, twins = without_twins(test, forgotten, "forget", len(forgotten))
-    retain, notes = retain_set(sources, header, forgotten)
-    if retain is not None:
-        test, trained = without_twins(test, retain, "retain", len(test))
-        notes = (*notes, *trained)
-    test, more = audited_part(test, unlearned)
-    counted, copies = distinct(forgotten)
-    notes = (*notes, *twins, *more, *copies)
-    sets = {"forget": counted.examples, "test": test.examples}
-    sets |= {"retain": retain.examples} if retain is not None else {}
+    forgotten = forget_set(sources, header)
+    test, retain = (given_set(spec, sources, header) for spec in (sources.test, sources.retain))
+    sets = prepare(forgotten, test, retain).uncalibrated(unlearned)
+    assert sets.test is not None
+    notes: tuple[str, ...] = ()
+    difficulty = None
     with new_directory(out) as temporary:
-        original.to(where)
-        unlearned.to(where)
-        before_seen, after_seen = observe(original, sets), observe(unlearned, sets)
-        difficulty = None
+        evaluations = evaluate(original.to(where), sets), evaluate(unlearned.to(where), sets)
         if correct_difficulty:
             fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
-            recipe, more = _recipe(header)
-            notes = (*notes, *more)
+            recipe, notes = _recipe(header)
             difficulty = difficulty_of(
-                counted.examples, test.examples, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
+                sets.forget, sets.test, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
             )
+        audited = report_of(
+            original,
+            unlearned,
+            sets,
+            evaluations,
+            class_names=header.class_names or forgotten.class_names,
+            difficulty=difficulty,
+            seed=seed,
+        )
         report = Report(
             directory=str(out),
             sources=told(
@@ -89,18 +86,9 @@ def audit(
                 correct_difficulty=correct_difficulty,
                 device=None if device == "auto" else device,
             ),
-            before=before_seen.measurement(),
-            after=after_seen.measurement(),
-            audit=audit_outputs(
-                original,
-                unlearned,
-                before_seen,
-                after_seen,
-                ids=counted.ids,
-                class_names=header.class_names or forgotten.class_names,
-                difficulty=difficulty,
-                seed=seed,
-            ),
+            before=audited.before,
+            after=audited.after,
+            audit=audited,
             notes=notes,
         )
         return write_report(temporary, report, forgotten if with_images else None)

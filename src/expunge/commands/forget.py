@@ -5,19 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.default_audit import audit_outputs, observe
+from expunge.auditing.default_audit import evaluate, report_of
+from expunge.auditing.preparation import prepare
 from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import (
     Sources,
-    audited_part,
     device_named,
-    distinct,
     factory_of,
     forget_set,
-    load_for,
-    retain_set,
+    given_set,
     updates_of,
-    without_twins,
 )
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
@@ -69,52 +66,38 @@ def forget(
     recipe = dict(header.recipe) if method == "retrain" else {}
     chosen: Method = make_method(method, protocol=protocol, **{**recipe, **(settings or {})})
     forgotten = forget_set(sources, header)
-    retain, notes = retain_set(sources, header, forgotten)
-    test = None
-    if sources.test is not None:
-        test = load_for(sources.test, header, sources.resize)
-        test, more = without_twins(test, forgotten, "forget", len(forgotten))
-        notes = (*notes, *more)
-        if retain is not None:
-            test, more = without_twins(test, retain, "retain", len(test))
-            notes = (*notes, *more)
+    retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
+    sets = prepare(forgotten, test, retain)
+    notes = []
     if method == "retrain" and not recipe:
-        notes = (*notes, "the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
+        notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)
         result = unlearn(
             network,
             forgotten,
             method=chosen,
-            retain=retain if Needs.RETAIN in needs else None,
+            retain=sets.select("retain", retain) if retain is not None and Needs.RETAIN in needs else None,
             factory=factory_of(network, sources.model),
-            heldout=test,
+            heldout=sets.select("test", test) if test is not None else None,
             updates=updates_of(sources) if Needs.UPDATES in needs else None,
             seed=seed,
         )
         trace = result.trace
-        if test is not None:
-            test, more = audited_part(test, result.model)
-            notes = (*notes, *more)
-        counted, more = distinct(forgotten)
-        notes = (*notes, *more)
-        sets = {"forget": counted.examples}
-        sets |= {name: held.examples for name, held in (("test", test), ("retain", retain)) if held is not None}
-        before, after = observe(network, sets), observe(result.model, sets)
+        sets = sets.uncalibrated(result.model)
+        evaluations = evaluate(network, sets), evaluate(result.model, sets)
         class_names = header.class_names or forgotten.class_names
         audited = None
         if test is not None:
-            audited = audit_outputs(
-                network, result.model, before, after, seed=seed, ids=counted.ids, class_names=class_names
-            )
+            audited = report_of(network, result.model, sets, evaluations, class_names=class_names, seed=seed)
         report = Report(
             directory=str(out),
             sources=told(sources, device=None if device == "auto" else device),
-            before=before.measurement(),
-            after=after.measurement(),
+            before=evaluations[0].measurement,
+            after=evaluations[1].measurement,
             trace=trace,
             audit=audited,
-            notes=notes,
+            notes=tuple(notes) if audited else (*notes, *sets.left_out),
         )
         entry = {
             "did": "forget",

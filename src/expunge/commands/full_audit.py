@@ -3,17 +3,17 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from expunge.audit.full_audit import LEAST_MODELS, FullAudit
-from expunge.audit.full_audit import full_audit as compare
-from expunge.audit.references import OWN_DATA, RECIPE_ALONE, recipe_sets, train_references
-from expunge.commands.sources import Sources, device_named, forget_set, load_for, without_twins
+from expunge.auditing.full_audit import LEAST_MODELS, FullAudit
+from expunge.auditing.full_audit import full_audit as compare
+from expunge.auditing.preparation import not_in
+from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, ReferencePlan, recipe_sets, train_references
+from expunge.commands.sources import Sources, device_named, forget_set, load_for
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import Method, make_method
 from expunge.methods.retrain import Retrain
 from expunge.models import load_model
-from expunge.unlearning import unlearn
 
 
 def full_audit(
@@ -71,26 +71,23 @@ def full_audit(
             raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")
         wanted = set(digests(forgotten.images))
         ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
-        heldout, notes = without_twins(heldout, data, "training", len(heldout))
-        for note in notes:
-            announce(note)
+        unseen, left_out = not_in(heldout.images, data.images, "training", len(heldout))
+        heldout = heldout.take(unseen)
+        for line in left_out:
+            announce(line)
     with new_directory(out) as temporary:
-        found = train_references(
-            references,
+        plan = ReferencePlan(
             spec=header.spec,
             recipe=recipe.recipe,
             data=data,
             forget_ids=ids,
             heldout=heldout,
             methods=chosen,
-            unlearn=unlearn,
-            num_models=num_models,
-            workers=workers,
             seed=seed,
             subject=subject,
             device=where.type,
-            announce=announce,
         )
+        found = train_references(references, plan, num_models=num_models, workers=workers, announce=announce)
         result = compare(found, seed=seed)
         (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
         told = "\n".join(f"- {caveat}" for caveat in result.caveats)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.audit_report import AuditReport
+from expunge.auditing.report import AuditReport
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
 from expunge.records import Measurement, Trace

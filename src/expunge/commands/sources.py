@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from expunge.audit.default_audit import audited
-from expunge.data import ImageSet, check_disjoint, load_data, read_ids
-from expunge.data.examples import first_copies
+from expunge.data import ImageSet, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.models import Header, ModelSpec
 from expunge.models.building import Classifier
@@ -80,59 +78,9 @@ def forget_set(sources: Sources, header: Header) -> ImageSet:
     return forgotten
 
 
-def retain_set(sources: Sources, header: Header, forgotten: ImageSet) -> tuple[ImageSet | None, tuple[str, ...]]:
-    """The retained examples without forgotten ones, None where none are named; and what to say about that."""
-    if sources.retain is None:
-        return None, ()
-    whole = load_for(sources.retain, header, sources.resize)
-    retain = whole.without(forgotten)
-    if len(retain) == 0:
-        raise InputError("every retained example is in the forget set too; give others with --retain")
-    if len(retain) == len(whole):
-        return retain, ()
-    return retain, (f"left {len(whole) - len(retain):,} examples that are to be forgotten out of the retain set",)
-
-
-def without_twins(test: ImageSet, other: ImageSet, name: str, num: int) -> tuple[ImageSet, tuple[str, ...]]:
-    """The test images that the other set does not hold too, and what to say about those that it does.
-
-    Some published datasets have a few images in both splits: 10 of CIFAR-100's, 7 of Tiny-ImageNet's.
-
-    Args:
-        test: held-out images.
-        other: images that must not be among them.
-        name: what to call it.
-        num: a tenth of so many may be in both: with more, `test` holds what the model was trained on.
-
-    Raises:
-        InputError: more are.
-    """
-    left = test.without(other)
-    twins = len(test) - len(left)
-    if 10 * twins > num or len(left) == 0:
-        check_disjoint(other.images, test.images, name, "test")
-    if not twins:
-        return test, ()
-    return left, (f"left out {twins:,} of {len(test):,} test examples: the {name} set holds them too",)
-
-
-def audited_part(test: ImageSet, after: nn.Module) -> tuple[ImageSet, tuple[str, ...]]:
-    """The test images that an audit of `after` may use, and what to say where that is not all."""
-    left = test.take(audited(test.images, after))
-    if len(left) == len(test):
-        return test, ()
-    used = len(test) - len(left)
-    return left, (f"the model was calibrated on {used:,} of {len(test):,} test examples; the audit uses the others",)
-
-
-def distinct(forgotten: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
-    """The forgotten images, each once, as an audit counts them, and what to say where that is not all."""
-    kept = first_copies(forgotten.images)
-    if len(kept) == len(forgotten):
-        return forgotten, ()
-    copies = len(forgotten) - len(kept)
-    told = f"{copies:,} of {len(forgotten):,} forgotten examples are copies of others; the audit counts each once"
-    return forgotten.take(kept), (told,)
+def given_set(spec: str | None, sources: Sources, header: Header) -> ImageSet | None:
+    """The images of a DATA spec, None where there is none."""
+    return None if spec is None else load_for(spec, header, sources.resize)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:

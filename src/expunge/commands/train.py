@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge.audit import accuracy
+from expunge.auditing import accuracy
 from expunge.commands.sources import device_named
 from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError

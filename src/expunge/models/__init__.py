@@ -2,6 +2,7 @@
 
 from expunge.models.building import ARCHITECTURES, Classifier, build, own_factory
 from expunge.models.checkpoint import Header, load_weights, read_header, save_checkpoint
+from expunge.models.finite import mask_names, not_finite
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -12,12 +13,12 @@ from expunge.models.inference import (
     enough_memory,
     forward,
     in_memory,
+    last_layer,
     logits_of,
     refusing,
 )
 from expunge.models.loading import load_model
 from expunge.models.marks import calibration_seeds, mark_calibrated, mark_undone, undone_steps
-from expunge.models.soundness import mask_names, unsound
 from expunge.models.spec import ModelSpec
 
 __all__ = [
@@ -36,16 +37,17 @@ __all__ = [
     "enough_memory",
     "forward",
     "in_memory",
+    "last_layer",
     "load_model",
     "load_weights",
     "logits_of",
     "mark_calibrated",
     "mark_undone",
     "mask_names",
+    "not_finite",
     "own_factory",
     "read_header",
     "refusing",
     "save_checkpoint",
     "undone_steps",
-    "unsound",
 ]

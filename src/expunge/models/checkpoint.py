@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from expunge.errors import InputError
 from expunge.files import is_utf8, written_whole
 from expunge.models.building import Normalise
-from expunge.models.soundness import mask_names, unsound
+from expunge.models.finite import mask_names, not_finite
 from expunge.models.spec import ModelSpec
 
 FORMAT = "expunge-checkpoint/1"
@@ -134,9 +134,9 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
             name = shapes[0]
             why = f"{name!r} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
         raise InputError(f"the weights in {path} do not fit the network: {why}")
-    bad = unsound(state.items(), mask_names(model))
+    bad = not_finite(state.items(), mask_names(model))
     if bad is not None:
-        raise InputError(f"{path}: {bad!r} holds NaN or infinity; take a sound checkpoint")
+        raise InputError(f"{path}: {bad!r} holds NaN or infinity; take another checkpoint")
     state = _in_one_precision(path, wanted, state)
     dtypes = {name: value.dtype for name, value in state.items()}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

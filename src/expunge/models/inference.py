@@ -157,3 +157,12 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
     reference = next(floating, reference)
     return reference.device, reference.dtype
+
+
+def last_layer(model: nn.Module) -> str:
+    """The name of the last linear layer, or of the last module with parameters where there is none."""
+    modules = dict(model.named_modules())
+    owners = [name for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))]
+    linear = [name for name in owners if isinstance(modules[name], nn.Linear)]
+    last: str = (linear or owners)[-1]
+    return last

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.audit.audit_report import AuditReport, Margins, Roc
+from expunge.auditing.report import AuditReport, Histograms, Roc
 from expunge.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def uses_log_scale(rows: Sequence[tuple[str, float]]) -> bool:
     return bool(positive) and max(positive) > 200 * min(positive)
 
 
-def median_margin(margins: Margins, kind: str, when: str) -> float | None:
+def median_margin(margins: Histograms, kind: str, when: str) -> float | None:
     """The median margin as far as the histogram tells it; None for an empty histogram."""
     counts = np.asarray(margins.counts[kind][when], dtype=np.float64)
     if counts.sum() == 0:
@@ -186,7 +186,7 @@ def _blocks(named: Mapping[str, float], depth: int) -> dict[str, float]:
     return sums
 
 
-def _margin_panel(margins: Margins, when: str, top: float) -> str:
+def _margin_panel(margins: Histograms, when: str, top: float) -> str:
     from matplotlib.ticker import MaxNLocator
 
     edges = np.asarray(margins.edges)
@@ -214,7 +214,7 @@ def _margin_panel(margins: Margins, when: str, top: float) -> str:
         return _inline(figure, f"margins-{when}", title, f"Median margins: {', '.join(told)}.")
 
 
-def _densities(margins: Margins, kind: str, when: str) -> Floats:
+def _densities(margins: Histograms, kind: str, when: str) -> Floats:
     counts = np.asarray(margins.counts[kind][when], dtype=np.float64)
     return np.asarray(counts / (max(1.0, float(counts.sum())) * np.diff(margins.edges)))
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from expunge.audit.audit_report import AuditReport, Recognisable
-from expunge.audit.verdict import SIGNIFICANT, ScoreTest
+from expunge.auditing.report import AuditReport, Recognisable
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
+from expunge.metrics.verdict import SIGNIFICANT, ScoreTest
 from expunge.records import Trace
 from expunge.report import wording
 from expunge.report.figures import compact, layer_figure, layer_rows, margin_figures, roc_figure, uses_log_scale
@@ -133,7 +133,7 @@ def _accuracy_rows(report: AuditReport) -> list[Row]:
 def _test_rows(before: ScoreTest, after: ScoreTest) -> list[Row]:
     tests, n, p = (before, after), after.num_forget, after.p_values
     rows: list[Row] = [
-        ("Mean placement, A1", *((f"{t.a1:.3f}", _span(t.a1_interval)) for t in tests), "0.5", _p_value(p["a1"])),
+        ("Mean percentile rank, A1", *((f"{t.a1:.3f}", _span(t.a1_interval)) for t in tests), "0.5", _p_value(p["a1"])),
         (
             "Distance from the middle, A2",
             *((f"{t.a2:.3f}", f"up to {t.a2_upper:.3f}") for t in tests),

@@ -4,14 +4,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.audit.audit_report import AuditReport
-from expunge.audit.verdict import SIGNIFICANT
+from expunge.auditing.report import AuditReport
 from expunge.methods import METHODS
+from expunge.metrics.verdict import SIGNIFICANT
 from expunge.records import Trace
 
 HEADLINES = {
     "PASS": "The forgotten examples look like examples that the model never saw.",
-    "FAIL": "The forgotten examples can still be told from unseen ones.",
+    "FAIL": "The forgotten examples can still be distinguished from unseen ones.",
     "INCONCLUSIVE": "This audit cannot tell whether the examples were forgotten.",
 }
 
@@ -21,8 +21,8 @@ def meaning(report: AuditReport) -> str:
     if report.verdict == "PASS":
         allowed = ", once it is allowed for how hard they are" if report.correction else ""
         return (
-            f"Forgotten and unseen examples cannot be told apart by how sure the model is of them{allowed}. This is a "
-            "measurement, not a proof: it rules out plain traces, not every attack."
+            f"Forgotten and unseen examples cannot be distinguished by how sure the model is of them{allowed}. "
+            "This is a measurement, not a proof: it rules out plain traces, not every attack."
         )
     if report.verdict == "INCONCLUSIVE":
         return (
@@ -67,13 +67,13 @@ def advice(report: AuditReport) -> str:
 
 
 def memorised(report: AuditReport) -> bool:
-    """Whether the score test found examples placed too high."""
+    """Whether the score test found examples ranked too high."""
     test = report.decisive
     return (test.a1 > 0.5 and test.p_values["a1"] < SIGNIFICANT) or test.p_values["k_plus"] < SIGNIFICANT
 
 
 def over_forgotten(report: AuditReport) -> bool:
-    """Whether it found examples placed too low, or more of them lie in the lower tail than chance explains."""
+    """Whether it found examples ranked too low, or more of them lie in the lower tail than chance explains."""
     test = report.decisive
     low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
     return low or test.p_values["k_minus"] < SIGNIFICANT
@@ -124,7 +124,7 @@ def repetition(
     """The command line that does it again, one option a line; or, without sources, the call in Python."""
     if sources is None:
         if trace is None:
-            return f"expunge.audit.audit(before, after, forget, test, seed={report.seed})"
+            return f"expunge.audit(before, after, forget, test, seed={report.seed})"
         method = METHODS[trace.method].__name__ if trace.method in METHODS else trace.method
         settings = ", ".join(f"{name}={value!r}" for name, value in trace.settings.items())
         call = ("model", "forget", f"method=expunge.{method}({settings})", f"seed={trace.seed}")

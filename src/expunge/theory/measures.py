@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from expunge.arrays import Booleans, Floats, as_sizes
 from expunge.errors import InputError
-from expunge.theory._checks import Booleans, Floats, as_sizes
 
 TOLERANCE = 1e-12
 """Partial sums that differ by no more than this share of the total count as equal."""

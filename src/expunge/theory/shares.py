@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from expunge.arrays import Floats, Integers, as_features, as_labels, as_probabilities, as_sizes
 from expunge.errors import InputError
-from expunge.theory._checks import Floats, Integers, as_features, as_labels, as_probabilities, as_sizes
 
 
 def row_shares(probabilities: ArrayLike, label: ArrayLike) -> Floats:

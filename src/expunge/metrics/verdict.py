@@ -1,23 +1,21 @@
-"""The default audit's verdict on scores: can forgotten examples be told from unseen ones? docs/audit.md explains it."""
+"""The verdict on scores: can forgotten examples be distinguished from unseen ones? docs/audit.md explains it."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge.audit.membership import Rate, auc_interval_of_ranks, auc_of_ranks, tpr_of_ranks
-from expunge.audit.placement import (
+from expunge.metrics.membership import Rate, auc, auc_interval, tpr_at_fpr
+from expunge.metrics.ranks import (
     UNIFORM_VARIANCE,
-    Placements,
-    as_scores,
+    PercentileRanks,
     p_values,
-    placements,
+    percentile_ranks,
     standard_errors,
 )
-from expunge.audit.tails import Tails, tails
+from expunge.metrics.tails import Tails, tails
 
 FALSE_ALARMS = 0.05
 """FAIL is returned with at most this probability where nothing is recognisable; each of three tests has a third."""
@@ -45,7 +43,7 @@ class ScoreTest:
     Attributes:
         verdict: FAIL: recognisable. PASS: shown not to be, by this score. INCONCLUSIVE: neither was shown.
         reason: one sentence that says why.
-        a1: mean placement u among held-out scores; ½ expected, more where still memorised, less where over-forgotten.
+        a1: mean percentile rank u among held-out scores; ½ expected, more where memorised, less where over-forgotten.
         a2: mean |2u − 1|; ½ expected, 1 where every example stands in either tail.
         a1_interval: two-sided 90% interval of A1.
         a2_upper: 95% upper bound of what A2 may be among infinitely many held-out examples.
@@ -81,7 +79,7 @@ def score_test(
     forget_labels: ArrayLike | None = None,
     heldout_labels: ArrayLike | None = None,
 ) -> ScoreTest:
-    """Tests whether forgotten examples can be told from held-out ones by their scores under the unlearned model.
+    """Tests whether forgotten examples can be distinguished from held-out ones by scores of the unlearned model.
 
     FAIL where the p-value of A1, A2 or k⁺ is below `FALSE_ALARMS` / 3. Otherwise PASS where the 90% interval of A1 lies
     within ½ ± `MARGIN`, the 95% upper bound of A2 is at most ½ + `MARGIN`, and neither k⁻ is too high nor A2 too low
@@ -92,10 +90,10 @@ def score_test(
     held-out ones after a perfect retraining too. PASS speaks of this score, not of every attack.
 
     Args:
-        forget_scores: float, shape (n,), finite; higher means more memorised, as with `logit_margin`.
+        forget_scores: float, shape (n,), finite; higher means more memorised, as with `logit_scaled_confidence`.
         heldout_scores: float, shape (m,), of examples that the model was never trained on.
-        forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither. With them, placements
-            are within the class.
+        forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither. With them, ranks are
+            within the class.
 
     Raises:
         InputError: no scores, other shapes, NaN or infinity, or labels for one of the two only.
@@ -104,56 +102,44 @@ def score_test(
     >>> result.verdict, score_test([900.0] * 16, range(-500, 500)).verdict
     ('INCONCLUSIVE', 'FAIL')
     """
-    placed = placements(forget_scores, heldout_scores, forget_labels=forget_labels, heldout_labels=heldout_labels)
-    outer = tails_of(forget_scores, heldout_scores, forget_labels, heldout_labels)
-    p = {**p_values(placed), "k_plus": outer.p_above, "k_minus": outer.p_below}
-    error_a1, error_a2 = standard_errors(placed)
-    a1_interval = (max(0.0, placed.a1 - Z * error_a1), min(1.0, placed.a1 + Z * error_a1))
-    a2_upper = min(1.0, placed.most_a2 + Z * error_a2)
-    m = placed.num_heldout
-    pooled = placed if placed.sizes[0][1] == m else placements(forget_scores, heldout_scores)
-    rates = {fpr: tpr_of_ranks(pooled.below, m, fpr) for fpr in FALSE_POSITIVE_RATES}
+    ranked = percentile_ranks(forget_scores, heldout_scores, forget_labels=forget_labels, heldout_labels=heldout_labels)
+    outer = tails(forget_scores, heldout_scores, forget_labels, heldout_labels)
+    p = {**p_values(ranked), "k_plus": outer.p_above, "k_minus": outer.p_below}
+    error_a1, error_a2 = standard_errors(ranked)
+    a1_interval = (max(0.0, ranked.a1 - Z * error_a1), min(1.0, ranked.a1 + Z * error_a1))
+    a2_upper = min(1.0, ranked.most_a2 + Z * error_a2)
+    rates = {fpr: tpr_at_fpr(forget_scores, heldout_scores, fpr) for fpr in FALSE_POSITIVE_RATES}
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
     if failed := alarms(p):
-        verdict, reason = "FAIL", _why_fail(placed, outer, failed)
-    elif odd := _oddities(placed, outer, p):
-        verdict, reason = "INCONCLUSIVE", f"The forgotten examples are not clearly recognisable, yet {odd}."
+        verdict, reason = "FAIL", _why_fail(ranked, outer, failed)
+    elif unusual := _unusual(ranked, outer, p):
+        verdict, reason = (
+            "INCONCLUSIVE",
+            f"There is not enough evidence that the forgotten examples are recognisable, yet {unusual}.",
+        )
     elif a1_interval[0] >= 0.5 - MARGIN and a1_interval[1] <= 0.5 + MARGIN and a2_upper <= 0.5 + MARGIN:
-        verdict, reason = "PASS", _why_pass(placed, a1_interval)
-    elif not can_pass(placed):
-        verdict, reason = "INCONCLUSIVE", _why_never(placed, outer, rates, a1_interval)
+        verdict, reason = "PASS", _why_pass(ranked, a1_interval)
+    elif not can_pass(ranked):
+        verdict, reason = "INCONCLUSIVE", _why_never(ranked, outer, rates, a1_interval)
     else:
         verdict, reason = "INCONCLUSIVE", _why_inconclusive(a1_interval, a2_upper)
     return ScoreTest(
         verdict=verdict,
         reason=reason,
-        a1=placed.a1,
-        a2=placed.a2,
+        a1=ranked.a1,
+        a2=ranked.a2,
         a1_interval=a1_interval,
         a2_upper=a2_upper,
         p_values=p,
         k_plus=outer.k_plus,
         k_minus=outer.k_minus,
-        auc=auc_of_ranks(pooled.below, pooled.through, m),
-        auc_interval=auc_interval_of_ranks(pooled.below, pooled.through, m),
+        auc=auc(forget_scores, heldout_scores),
+        auc_interval=auc_interval(forget_scores, heldout_scores),
         tpr_at_fpr=rates,
-        num_forget=len(placed.u),
-        num_heldout=m,
-        unmatched=placed.unmatched,
+        num_forget=len(ranked.u),
+        num_heldout=ranked.num_heldout,
+        unmatched=ranked.unmatched,
     )
-
-
-def tails_of(
-    forget_scores: ArrayLike,
-    heldout_scores: ArrayLike,
-    forget_labels: ArrayLike | None = None,
-    heldout_labels: ArrayLike | None = None,
-) -> Tails:
-    """`tails`, of the arguments of `score_test`; without labels all examples are of one class."""
-    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    if forget_labels is None or heldout_labels is None:
-        return tails(s, t, np.zeros(len(s), dtype=np.int64), np.zeros(len(t), dtype=np.int64))
-    return tails(s, t, np.asarray(forget_labels), np.asarray(heldout_labels))
 
 
 def alarms(p: Mapping[str, float]) -> set[str]:
@@ -161,16 +147,16 @@ def alarms(p: Mapping[str, float]) -> set[str]:
     return {name for name in FAILING if p[name] < SIGNIFICANT}
 
 
-def can_pass(placed: Placements) -> bool:
+def can_pass(ranked: PercentileRanks) -> bool:
     """Whether the interval of A1, at its narrowest, fits within ½ ± `MARGIN`: with 22 examples or fewer it cannot."""
-    n = len(placed.u)
-    least = UNIFORM_VARIANCE * (1 / n + sum((num / n) ** 2 / m for num, m in placed.sizes))
+    n = len(ranked.u)
+    least = UNIFORM_VARIANCE * (1 / n + sum((num / n) ** 2 / m for num, m in ranked.sizes))
     return Z * math.sqrt(least) <= MARGIN
 
 
-def _oddities(placed: Placements, outer: Tails, p: Mapping[str, float]) -> str:
+def _unusual(ranked: PercentileRanks, outer: Tails, p: Mapping[str, float]) -> str:
     """What keeps the verdict from being PASS however narrow the intervals are; "" where nothing does."""
-    n, found = len(placed.u), []
+    n, found = len(ranked.u), []
     if p["k_minus"] < SIGNIFICANT:
         found.append(
             f"{outer.k_minus} of {n} score below 99% of the unseen examples, where about {n / 100:.2g} would by "
@@ -178,24 +164,24 @@ def _oddities(placed: Placements, outer: Tails, p: Mapping[str, float]) -> str:
         )
     if p["a2_low"] < SIGNIFICANT:
         found.append(
-            f"they crowd in the middle of the unseen examples (mean distance {placed.a2:.2f}, where 0.50 is expected): "
+            f"they crowd in the middle of the unseen examples (mean distance {ranked.a2:.2f}, where 0.50 is expected): "
             "whoever looks for such scores finds them"
         )
     return "; and ".join(found)
 
 
-def _why_fail(placed: Placements, outer: Tails, failed: set[str]) -> str:
-    n = len(placed.u)
-    low, high = int((placed.u < 0.25).sum()), int((placed.u > 0.75).sum())
+def _why_fail(ranked: PercentileRanks, outer: Tails, failed: set[str]) -> str:
+    n = len(ranked.u)
+    low, high = int((ranked.u < 0.25).sum()), int((ranked.u > 0.75).sum())
     clauses = []
-    if "a1" in failed and placed.a1 < 0.5:
+    if "a1" in failed and ranked.a1 < 0.5:
         clauses.append(
-            f"on average they score above only {placed.a1:.0%} of the unseen examples, where 50% is expected: they "
+            f"on average they score above only {ranked.a1:.0%} of the unseen examples, where 50% is expected: they "
             "were pushed too far"
         )
     elif "a1" in failed:
         clauses.append(
-            f"on average they score above {placed.a1:.0%} of the unseen examples, where 50% is expected, so that the "
+            f"on average they score above {ranked.a1:.0%} of the unseen examples, where 50% is expected, so that the "
             "model still remembers them"
         )
     if "k_plus" in failed:
@@ -213,19 +199,19 @@ def _why_fail(placed: Placements, outer: Tails, failed: set[str]) -> str:
     return f"The forgotten examples are recognisable: {'; '.join(clauses)}."
 
 
-def _why_pass(placed: Placements, interval: tuple[float, float]) -> str:
+def _why_pass(ranked: PercentileRanks, interval: tuple[float, float]) -> str:
     return (
-        f"The forgotten examples score like unseen ones: on average above {placed.a1:.0%} of them, surely between "
-        f"{0.5 - MARGIN:.0%} and {0.5 + MARGIN:.0%} (90% interval {interval[0]:.1%} to {interval[1]:.1%}), and neither "
-        "more often at the extremes nor less; an attack by anything but this score is not ruled out."
+        f"The forgotten examples score like unseen ones: on average above {ranked.a1:.0%} of them (90% interval "
+        f"{interval[0]:.1%} to {interval[1]:.1%}), and no more or less often at the extremes. An attack by another "
+        "score is not ruled out."
     )
 
 
 def _why_never(
-    placed: Placements, outer: Tails, rates: Mapping[float, Rate | None], interval: tuple[float, float]
+    ranked: PercentileRanks, outer: Tails, rates: Mapping[float, Rate | None], interval: tuple[float, float]
 ) -> str:
-    n = len(placed.u)
-    few = f"{n} examples" if n <= placed.num_heldout else f"{placed.num_heldout} held-out examples"
+    n = len(ranked.u)
+    few = f"{n} examples" if n <= ranked.num_heldout else f"{ranked.num_heldout} held-out examples"
     parts = [f"{outer.k_plus}/{n} above the 1% threshold"]
     for fpr, rate in rates.items():
         if rate is None:
@@ -259,4 +245,4 @@ def _why_inconclusive(interval: tuple[float, float], a2_upper: float) -> str:
             f"their mean distance from the middle of the unseen examples may be up to {a2_upper:.2f}, where 0.50 is "
             f"expected and only up to {0.5 + MARGIN:.2f} counts as forgotten"
         )
-    return f"The forgotten examples are not clearly recognisable, but neither clearly forgotten: {'; '.join(gaps)}."
+    return f"There is not enough evidence either way: {'; '.join(gaps)}."

@@ -33,7 +33,7 @@ def read(directory: Path, row: str, j: int, tag: str) -> dict[str, torch.Tensor]
 
 
 def read_tag(path: Path, tag: str) -> None:
-    """Raises `InputError` unless the file at `path` is sound and carries `tag`."""
+    """Raises `InputError` unless the file at `path` is whole and carries `tag`."""
     try:
         with safe_open(path, framework="pt") as file:
             found = (file.metadata() or {}).get("digest")

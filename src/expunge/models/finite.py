@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def mask_names(model: nn.Module) -> set[str]:
-    """The buffers in which −inf is sound, as it says what may not be attended to: all but running statistics."""
+    """The buffers in which −inf may stand, as it says what may not be attended to: all but running statistics."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -16,12 +16,12 @@ def mask_names(model: nn.Module) -> set[str]:
     }
 
 
-def unsound(tensors: Iterable[tuple[str, Tensor]], masks: Collection[str] = ()) -> str | None:
+def not_finite(tensors: Iterable[tuple[str, Tensor]], masks: Collection[str] = ()) -> str | None:
     """The name of the first tensor that holds NaN or infinity, None where there is none.
 
     Args:
         tensors: names and tensors of any dtype.
-        masks: names of tensors in which −inf is sound.
+        masks: names of tensors in which −inf may stand.
     """
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype.itemsize == 1:

@@ -1,16 +1,17 @@
-"""The record of a default audit: what report.json holds and report.html shows."""
+"""The record of a default audit, with its verdict and caveats: what report.json holds and report.html shows."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from expunge.audit.verdict import ScoreTest
-from expunge.records import Measurement, ParameterChange
+from expunge.metrics.distances import ParameterChange
+from expunge.metrics.verdict import ScoreTest
+from expunge.records import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Margins:
-    """Histograms of the logit margins s = z_y − logsumexp_{j≠y} z_j: counts, so that no example's score is told.
+class Histograms:
+    """Histograms of the logit-scaled confidences: counts, so that no example's score is given away.
 
     Attributes:
         edges: increasing, shape (B + 1,); the first and last bin also hold what lies beyond.
@@ -23,7 +24,7 @@ class Margins:
 
 @dataclass(frozen=True, kw_only=True)
 class Roc:
-    """Points of a membership attack's ROC curve that calls examples with high margins forgotten ones.
+    """Points of the ROC curve of a membership attack that calls examples with high scores forgotten ones.
 
     Attributes:
         fpr, tpr: in [0, 1], non-decreasing, from (0, 0) to (1, 1).
@@ -38,10 +39,10 @@ class Roc:
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """Whether the update itself tells who was forgotten: ‖p_before − p_after‖₂ of forgotten against test examples.
+    """Whether the update itself shows who was forgotten: ‖p_before − p_after‖₂ of forgotten against test examples.
 
     Attributes:
-        auc: in [0, 1]; ½ where the update tells nothing.
+        auc: in [0, 1]; ½ where the update shows nothing.
         interval: its 95% limits.
     """
 
@@ -70,12 +71,12 @@ class Relearning:
 
 @dataclass(frozen=True, kw_only=True)
 class Recognisable:
-    """A forgotten example whose margin lies in the outer hundredth of the held-out ones.
+    """A forgotten example whose score lies in the outer hundredth of the held-out ones.
 
     Attributes:
         id: the example's id.
         label, predicted: class names (or numbers, where there are none), of the truth and of the unlearned model.
-        placement: the share of held-out margins below its own, in [0, 1].
+        placement: its percentile rank among the held-out scores, in [0, 1].
         side: `memorised` (above) or `over-forgotten` (below).
     """
 
@@ -102,11 +103,11 @@ class Unseen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Correction:
-    """The score test once more, on margins corrected for each example's difficulty (`expunge.audit.difficulty`).
+class DifficultyCalibration:
+    """The score test once more, on scores calibrated for each example's difficulty (`metrics.difficulty`).
 
     Attributes:
-        before, after: the score test on each model's corrected margins. That of `after` is the audit's verdict.
+        before, after: the score test on each model's calibrated scores. That of `after` is the audit's verdict.
         slope_before, slope_after: what the difficulty was multiplied by.
         num_references: networks, trained on held-out examples alone, that the difficulty comes from.
         expected_forget_accuracy, reference_accuracy: in [0, 1], of those networks on the forget set and on held-out
@@ -132,19 +133,20 @@ class AuditReport:
         num_classes: classes of the model.
         change: ‖Δθ‖ by norm and layer.
         relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
-        scores_before, scores_after: the score test on each model's margins.
-        correction: the same, corrected for difficulty; None where it was not asked for.
+        scores_before, scores_after: the score test on each model's scores.
+        correction: the same, calibrated for difficulty; None where it was not asked for.
         unseen: what accuracy on the forget set is to be expected; None where no forgotten class has held-out examples.
-        margins: histograms of the margins.
+        margins: histograms of the scores.
         roc_before, roc_after: membership attacks on each model.
         relearning: None where no control set could be drawn; `caveats` says why.
-        leakage: what the update tells about who was forgotten: a warning, never part of the verdict.
-        recognisable: forgotten examples in either tail of the held-out margins (with a correction: of the corrected
-            ones), most extreme first.
-        caveats: one sentence each: what these figures cannot tell.
+        leakage: what the update shows of who was forgotten: a warning, never part of the verdict.
+        recognisable: forgotten examples in either tail of the held-out scores (of the calibrated ones, where there
+            are any), most extreme first.
+        caveats: one sentence each: what these figures cannot say; `left_out` and `doubts` are among them.
         seconds: wall clock by part: `forward`, `statistics`, `relearning`.
         seed: of the draws of the relearning controls.
         versions, device: where it ran.
+        left_out: one sentence each: which of the given examples were not counted, and why.
     """
 
     before: Measurement
@@ -158,23 +160,24 @@ class AuditReport:
     relative_l2: float
     scores_before: ScoreTest
     scores_after: ScoreTest
-    margins: Margins
+    margins: Histograms
     roc_before: Roc
     roc_after: Roc
     relearning: Relearning | None
     leakage: Leakage
     recognisable: tuple[Recognisable, ...]
-    caveats: tuple[str, ...]
     seconds: Mapping[str, float]
     seed: int
     versions: Mapping[str, str]
     device: str
-    correction: Correction | None = None
+    correction: DifficultyCalibration | None = None
     unseen: Unseen | None = None
+    left_out: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
 
     @property
     def decisive(self) -> ScoreTest:
-        """The score test that the verdict is taken from: the corrected one of the model after, where there is one."""
+        """The score test that the verdict is taken from: the calibrated one of the model after, where there is one."""
         return self.correction.after if self.correction else self.scores_after
 
     @property
@@ -205,3 +208,19 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the verdict and its reason come first."""
         return {"verdict": self.verdict, "reason": self.reason, **asdict(self)}
+
+
+def with_caveats(report: AuditReport, why_no_relearning: str = "") -> AuditReport:
+    """The report with all that is to be said of it: what it cannot see, what was left out, what speaks against it."""
+    general = (
+        "Difficulty calibration is an approximation. It removes most of what makes hard examples stand out from a "
+        "model that was retrained without them, not all, and does not help with examples that are alike: false alarms "
+        "may exceed 5%. Histograms, ROC curves and relearning are not calibrated."
+        if report.correction
+        else "A non-random forget set (mislabelled examples, or all of one person) stands out even from a model that "
+        "was retrained without it: the test compares it with ordinary unseen examples. Difficulty calibration "
+        "(expunge audit --correct-difficulty) allows for hard examples, though not for ones that are alike.",
+        "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
+    )
+    relearning = (why_no_relearning,) if why_no_relearning else ()
+    return replace(report, caveats=(*general, *relearning, *report.left_out, *report.doubts))

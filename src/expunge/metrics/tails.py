@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from expunge.arrays import Booleans, Floats, as_scores
+
 Labels = NDArray[Any]
 
 TAIL = 0.01
@@ -26,7 +27,7 @@ class Tails:
     """Which forgotten examples lie in a tail of the held-out scores, and how likely so many are by chance.
 
     An example lies in the upper tail where its score is larger than the r-th largest of m held-out ones, r =
-    `tail_rank(m)`, which is a placement above 1 − `TAIL`; a tie does not count. It is compared with its class where
+    `tail_rank(m)`: its percentile rank is above 1 − `TAIL`. A tie does not count. It is compared with its class where
     that is a large one (`LARGE_CLASS`), else with the held-out examples of all classes that are not.
 
     Attributes:
@@ -34,8 +35,8 @@ class Tails:
         p_above, p_below: P(as many or more) under the null, in [0, 1].
     """
 
-    above: NDArray[np.bool_]
-    below: NDArray[np.bool_]
+    above: Booleans
+    below: Booleans
     p_above: float
     p_below: float
 
@@ -50,7 +51,12 @@ class Tails:
         return int(self.below.sum())
 
 
-def tails(scores: Floats, heldout: Floats, labels: Labels, heldout_labels: Labels) -> Tails:
+def tails(
+    forget_scores: ArrayLike,
+    heldout_scores: ArrayLike,
+    forget_labels: ArrayLike | None = None,
+    heldout_labels: ArrayLike | None = None,
+) -> Tails:
     """Finds who lies in the tails.
 
     p-values are exact where no scores are tied, and too large with ties. For large classes the count has a sum of
@@ -59,21 +65,24 @@ def tails(scores: Floats, heldout: Floats, labels: Labels, heldout_labels: Label
     the two.
 
     Args:
-        scores, labels: of the forgotten examples, shape (n,), finite.
-        heldout, heldout_labels: shape (m,), of examples that the model was never trained on.
+        forget_scores, forget_labels: of the forgotten examples, shape (n,), finite.
+        heldout_scores, heldout_labels: shape (m,), of examples that the model was never trained on. Without labels all
+            are of one class.
 
-    >>> none = np.zeros(100, dtype=int)
-    >>> found = tails(np.array([0.5, 99.5]), np.arange(100.0), none[:2], none)
+    >>> found = tails([0.5, 99.5], range(100))
     >>> found.above.tolist(), found.below.tolist(), round(found.p_above, 4)
     ([False, True], [False, False], 0.0196)
     """
-    above, p_above = _upper(scores, heldout, labels, heldout_labels)
-    below, p_below = _upper(-scores, -heldout, labels, heldout_labels)
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    own = np.zeros(len(s), dtype=np.int64) if forget_labels is None else np.asarray(forget_labels)
+    others = np.zeros(len(t), dtype=np.int64) if heldout_labels is None else np.asarray(heldout_labels)
+    above, p_above = _upper(s, t, own, others)
+    below, p_below = _upper(-s, -t, own, others)
     return Tails(above=above, below=below, p_above=p_above, p_below=p_below)
 
 
 def tail_rank(num_heldout: int) -> int:
-    """The rank r, from the top, of the held-out score that an example must exceed to have a placement above 1 − `TAIL`.
+    """The rank r, from the top, of the held-out score that an example must exceed to rank above 1 − `TAIL`.
 
     r = ⌈TAIL (m + 1) − ½⌉. 0 where no score can get there: below 50 held-out examples.
 
@@ -101,7 +110,7 @@ def chance_of_as_many(hits: Labels, forgotten: Labels, everything: Labels, count
     return min(1.0, float(total[count:].sum()))
 
 
-def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[NDArray[np.bool_], float]:
+def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[Booleans, float]:
     classes, counts = np.unique(others, return_counts=True)
     large = classes[counts >= LARGE_CLASS]
     above, sizes, p = np.zeros(len(s), dtype=bool), [], []
@@ -119,7 +128,7 @@ def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[NDArray[n
     return above, min(1.0, len(p) * min(p))
 
 
-def _beyond(s: Floats, among: Floats) -> NDArray[np.bool_]:
+def _beyond(s: Floats, among: Floats) -> Booleans:
     rank = tail_rank(len(among))
     return np.asarray(s > np.sort(among)[-rank]) if rank else np.zeros(len(s), dtype=bool)
 

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge.audit.membership import auc, auc_interval
+from expunge.arrays import Floats, as_probabilities
 from expunge.errors import InputError
-from expunge.theory._checks import Floats, as_probabilities
+from expunge.metrics.membership import auc, auc_interval
 
 
 def update_leakage(

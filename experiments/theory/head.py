@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from expunge.audit.forward import outputs_of
-from expunge.audit.parameter_change import last_layer
+from expunge.auditing.forward import outputs_of
 from expunge.data import Examples
 from expunge.errors import InputError
+from expunge.models import last_layer
 
 
 def features_and_head(model: nn.Module, examples: Examples, *, batch_size: int = 500) -> tuple[Tensor, nn.Linear]:

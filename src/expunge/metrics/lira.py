@@ -1,14 +1,13 @@
-"""U-LiRA: can an attacker with reference models tell an unlearned model from a retrained one?"""
+"""U-LiRA: can an attacker with reference models distinguish an unlearned model from a retrained one?"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from expunge.arrays import Floats, as_floats
 from expunge.errors import InputError, SettingError
-from expunge.theory._checks import Floats
 
 SIGMA_FLOOR = 1e-6
 """The least standard deviation that a Gaussian is given, in logits: models that agree exactly leave none."""
@@ -22,7 +21,7 @@ class Lira:
     Attributes:
         num_unlearned, num_retrained: models on either side.
         num_examples: n.
-        auc: of Λ pooled over models and examples, in [0, 1]; ½ where the two kinds cannot be told apart.
+        auc: of Λ pooled over models and examples, in [0, 1]; ½ where the two kinds cannot be distinguished.
         auc_interval: (low, high) of the two-way cluster bootstrap.
         fprs: false positive rates asked for.
         tprs: share of the unlearned scores above the threshold of each; None below the resolution of the data.
@@ -43,10 +42,6 @@ class Lira:
     auc_worst_decile: float
     confidence: float
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict of JSON values."""
-        return asdict(self)
-
 
 def lira(
     unlearned: ArrayLike,
@@ -62,13 +57,13 @@ def lira(
     Hayes et al. 2024 (arXiv 2403.01218), U-LiRA, with leave-one-out Gaussians (`likelihood_ratios`). Models and
     examples are both resampled with replacement (two-way clusters: the scores of one model, and those of one
     example, are not independent); the ratios are not fitted anew. The interval is the percentile one, which shrinks
-    to a point where the two kinds are told apart without error.
+    to a point where the two kinds are distinguished without error.
 
     The threshold for a false positive rate α is the k-th largest of the m pooled retrained ratios,
     k = ⌊α (m + 1)⌋; a score counts as found when it lies above.
 
     Args:
-        unlearned: logit margins, float, shape (N_U, n): a row a model, a column an example.
+        unlearned: logit-scaled confidences, float, shape (N_U, n): a row a model, a column an example.
         retrained: the same of models that never saw the examples, shape (N_R, n).
         fprs: each in (0, 1).
         num_bootstrap: B ≥ 1.
@@ -129,7 +124,7 @@ def likelihood_ratios(unlearned: ArrayLike, retrained: ArrayLike) -> tuple[Float
     the other models' scores.
 
     Args:
-        unlearned, retrained: logit margins, float, shapes (N_U, n) and (N_R, n), N ≥ 3 each.
+        unlearned, retrained: logit-scaled confidences, float, shapes (N_U, n) and (N_R, n), N ≥ 3 each.
 
     Returns:
         Λ of the unlearned scores, (N_U, n), and of the retrained ones, (N_R, n): float64; large means "unlearned".
@@ -141,7 +136,7 @@ def likelihood_ratios(unlearned: ArrayLike, retrained: ArrayLike) -> tuple[Float
     >>> bool(above.min() > 0 > below.max())
     True
     """
-    u, r = as_scores(unlearned, retrained, least=3)
+    u, r = as_model_scores(unlearned, retrained, least=3)
     above = np.stack([log_ratio(row, np.delete(u, i, axis=0), r) for i, row in enumerate(u)])
     below = np.stack([log_ratio(row, u, np.delete(r, i, axis=0)) for i, row in enumerate(r)])
     return above, below
@@ -159,19 +154,16 @@ def example_aucs(above: ArrayLike, below: ArrayLike) -> Floats:
     >>> example_aucs([[1.0, 0.0], [2.0, 1.0]], [[0.0, 1.0], [1.0, 2.0]])
     array([0.875, 0.125])
     """
-    u, r = as_scores(above, below, least=1)
+    u, r = as_model_scores(above, below, least=1)
     wins = np.zeros(u.shape[1])
     for row in u:
         wins += (row > r).sum(0) + 0.5 * (row == r).sum(0)
     return wins / (len(u) * len(r))
 
 
-def as_scores(unlearned: ArrayLike, retrained: ArrayLike, *, least: int) -> tuple[Floats, Floats]:
+def as_model_scores(unlearned: ArrayLike, retrained: ArrayLike, *, least: int) -> tuple[Floats, Floats]:
     """Both as float64, (N_U, n) and (N_R, n). Raises `InputError` unless there are `least` models and one example."""
-    try:
-        u, r = np.asarray(unlearned, dtype=np.float64), np.asarray(retrained, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"scores must be arrays of numbers: {error}") from error
+    u, r = as_floats(unlearned, "scores of unlearned models"), as_floats(retrained, "scores of retrained models")
     if u.ndim != 2 or r.ndim != 2 or u.shape[1] != r.shape[1] or u.shape[1] == 0:
         raise InputError(
             f"scores must have shapes (models, examples) with the same examples, not {u.shape} and {r.shape}"
@@ -180,8 +172,6 @@ def as_scores(unlearned: ArrayLike, retrained: ArrayLike, *, least: int) -> tupl
         raise InputError(
             f"{len(u)} unlearned and {len(r)} retrained models are too few; at least {least} of each are needed"
         )
-    if not (bool(np.isfinite(u).all()) and bool(np.isfinite(r).all())):
-        raise InputError("scores hold NaN or infinity")
     return u, r
 
 

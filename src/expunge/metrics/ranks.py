@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from expunge.arrays import Floats, Integers, as_scores
 from expunge.errors import InputError
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
 UNIFORM_VARIANCE = 1 / 12
-"""Of one placement, and of one |2u − 1|, under the null."""
+"""Of one percentile rank, and of one |2u − 1|, under the null."""
 
 
 @dataclass(frozen=True)
-class Placements:
-    """The placement of each of n forgotten examples, and the groups in which they were compared.
+class PercentileRanks:
+    """The percentile rank of each of n forgotten examples, and the groups in which they were compared.
 
     Attributes:
         u: float64, shape (n,), in (0, 1).
@@ -47,7 +45,7 @@ class Placements:
 
     @property
     def a1(self) -> float:
-        """Mean placement: ½ under the null, above it where examples are still memorised."""
+        """Mean percentile rank: ½ under the null, above it where examples are still memorised."""
         return float(self.u.mean())
 
     @property
@@ -70,14 +68,14 @@ class Placements:
         return np.asarray(np.abs(2 * self.u - 1))
 
 
-def placements(
+def percentile_ranks(
     forget_scores: ArrayLike,
     heldout_scores: ArrayLike,
     *,
     forget_labels: ArrayLike | None = None,
     heldout_labels: ArrayLike | None = None,
-) -> Placements:
-    """Places each forgotten score among the held-out ones: u = (#{t < s} + ½ #{t = s} + ½) / (m + 1).
+) -> PercentileRanks:
+    """The percentile rank of each forgotten score among held-out ones: u = (#{t < s} + ½ #{t = s} + ½) / (m + 1).
 
     With labels, an example is compared with the held-out examples of its class, and with all of them only where its
     class has none. Classes differ in difficulty: a forget set with other shares of classes that are compared together
@@ -91,7 +89,7 @@ def placements(
     Raises:
         InputError: no scores, other shapes, NaN or infinity, or labels for one of the two only.
 
-    >>> placements([0.5, 9.0], [0.0, 1.0, 2.0]).u
+    >>> percentile_ranks([0.5, 9.0], [0.0, 1.0, 2.0]).u
     array([0.375, 0.875])
     """
     s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
@@ -100,8 +98,8 @@ def placements(
     parts: list[tuple[NDArray[Any], Floats]] = []
     unmatched = np.ones(len(s), dtype=bool)
     if forget_labels is not None and heldout_labels is not None:
-        own = _as_labels(forget_labels, s, "forget_labels")
-        others = _as_labels(heldout_labels, t, "heldout_labels")
+        own = _as_classes(forget_labels, s, "forget_labels")
+        others = _as_classes(heldout_labels, t, "heldout_labels")
         for label in np.intersect1d(own, others):
             members = own == label
             parts.append((np.flatnonzero(members), t[others == label]))
@@ -112,12 +110,12 @@ def placements(
         parts.append((np.flatnonzero(unmatched), t))
     below, through, group = (np.empty(len(s), dtype=np.int64) for _ in range(3))
     for number, (members, among) in enumerate(parts):
-        below[members], through[members] = ranks(s[members], among)
+        below[members], through[members] = positions(s[members], among)
         group[members] = number
     sizes = tuple((len(members), len(among)) for members, among in parts)
     heldout = np.array([m for _, m in sizes])[group]
     u = (0.5 * (below + through) + 0.5) / (heldout + 1)
-    return Placements(
+    return PercentileRanks(
         u=u,
         below=below,
         through=through,
@@ -129,13 +127,13 @@ def placements(
     )
 
 
-def ranks(forget_scores: Floats, heldout_scores: Floats) -> tuple[Integers, Integers]:
+def positions(forget_scores: Floats, heldout_scores: Floats) -> tuple[Integers, Integers]:
     """How many of `heldout_scores` are below, and how many at most, each of `forget_scores`: int64, shape (n,)."""
     among = np.sort(heldout_scores)
     return np.searchsorted(among, forget_scores, side="left"), np.searchsorted(among, forget_scores, side="right")
 
 
-def null_moments(placed: Placements) -> tuple[float, float, float, float]:
+def null_moments(ranked: PercentileRanks) -> tuple[float, float, float, float]:
     """Null mean of A1, null mean of A2, and the variance of each: exact where no scores are tied and nothing is mixed.
 
     Ranks of different forgotten examples among the same m held-out ones have, for every function of the rank, the
@@ -143,9 +141,9 @@ def null_moments(placed: Placements) -> tuple[float, float, float, float]:
     (12 (m + 1)²). E|2u − 1| = ½ for odd m and ½ − ½ / (m + 1)² for even m. Groups with their own held-out examples
     are independent; a last group that shares all of them (`mixed`) has the covariance 1 / (12 m) with the others.
     """
-    n = len(placed.u)
+    n = len(ranked.u)
     mean_a2 = variance_a1 = variance_a2 = 0.0
-    for num, m in placed.sizes:
+    for num, m in ranked.sizes:
         share = num / n
         of_u = m * (m + 2) / (12 * (m + 1) ** 2)
         mean = 0.5 if m % 2 else 0.5 - 0.5 / (m + 1) ** 2
@@ -153,15 +151,15 @@ def null_moments(placed: Placements) -> tuple[float, float, float, float]:
         mean_a2 += share * mean
         variance_a1 += share**2 * of_u * of_mean
         variance_a2 += share**2 * (4 * of_u - mean**2) * of_mean
-    if placed.mixed:
-        num, m = placed.sizes[-1]
+    if ranked.mixed:
+        num, m = ranked.sizes[-1]
         shared = 2 * (num / n) * (1 - num / n) * UNIFORM_VARIANCE / m
         variance_a1 += shared
         variance_a2 += shared
     return 0.5, mean_a2, variance_a1, variance_a2
 
 
-def p_values(placed: Placements) -> dict[str, float]:
+def p_values(ranked: PercentileRanks) -> dict[str, float]:
     """p-values of A1 and A2: how likely values as far from ½, or as high, or as low, are if nothing is recognisable.
 
     That of A1 is two-sided: examples that score too low on average were pushed too far, and A2 is slow to see it where
@@ -174,37 +172,37 @@ def p_values(placed: Placements) -> dict[str, float]:
     Returns:
         {"a1": p, "a2": p, "a2_low": p}, each in [0, 1].
     """
-    mean_a1, mean_a2, variance_a1, variance_a2 = null_moments(placed)
-    kurtosis = _excess_kurtosis(placed, variance_a1)
-    step = 1 / (len(placed.u) * (max(m for _, m in placed.sizes) + 1))
-    least = math.exp(sum(math.lgamma(n + 1) + math.lgamma(m + 1) - math.lgamma(n + m + 1) for n, m in placed.sizes))
-    far = max(placed.a1, 1 - placed.a1)  # the null distribution of A1 is symmetric
-    low = 2 * mean_a2 - placed.a2
+    mean_a1, mean_a2, variance_a1, variance_a2 = null_moments(ranked)
+    kurtosis = _excess_kurtosis(ranked, variance_a1)
+    step = 1 / (len(ranked.u) * (max(m for _, m in ranked.sizes) + 1))
+    least = math.exp(sum(math.lgamma(n + 1) + math.lgamma(m + 1) - math.lgamma(n + m + 1) for n, m in ranked.sizes))
+    far = max(ranked.a1, 1 - ranked.a1)  # the null distribution of A1 is symmetric
+    low = 2 * mean_a2 - ranked.a2
     return {
         # Half of the least step between two values is the continuity correction.
         "a1": min(1.0, 2 * max(least, _upper_tail(far - 0.5 * step, mean_a1, variance_a1, kurtosis))),
-        "a2": max(least, _upper_tail(placed.a2 - step, mean_a2, variance_a2, kurtosis)),
+        "a2": max(least, _upper_tail(ranked.a2 - step, mean_a2, variance_a2, kurtosis)),
         "a2_low": max(least, _upper_tail(low - step, mean_a2, variance_a2, kurtosis)),
     }
 
 
-def standard_errors(placed: Placements) -> tuple[float, float]:
+def standard_errors(ranked: PercentileRanks) -> tuple[float, float]:
     """Of A1 and A2, whether or not the null holds: √(S_forget / n + Σ_g (n_g / n)² S_g / m_g), as DeLong's.
 
-    S_forget is the sample variance of the placements (or of |2u − 1|), S_g that of what each held-out score of the
-    group contributes. Each is at least 1/12, its value under the null, so that a small sample that happens to agree
+    S_forget is the sample variance of the ranks u (or of |2u − 1|), S_g that of what each held-out score of the group
+    contributes. Each is at least 1/12, its value under the null, so that a small sample that happens to agree
     with itself is not taken for a precise one.
     """
-    n = len(placed.u)
+    n = len(ranked.u)
     errors = []
-    for values, weights in ((placed.u, np.ones(n)), (placed.folded, 2 * np.sign(2 * placed.u - 1))):
+    for values, weights in ((ranked.u, np.ones(n)), (ranked.folded, 2 * np.sign(2 * ranked.u - 1))):
         parts = []
-        for number, (num, m) in enumerate(placed.sizes):
-            members = placed.group == number
-            share = contributions(placed.below[members], placed.through[members], m, weights[members])
+        for number, (num, m) in enumerate(ranked.sizes):
+            members = ranked.group == number
+            share = contributions(ranked.below[members], ranked.through[members], m, weights[members])
             parts.append((num / n) ** 2 * _floored_variance(share) / m)
         # Where groups share held-out examples, the largest covariance that there can be.
-        heldout = (math.sqrt(sum(parts[:-1])) + math.sqrt(parts[-1])) ** 2 if placed.mixed else sum(parts)
+        heldout = (math.sqrt(sum(parts[:-1])) + math.sqrt(parts[-1])) ** 2 if ranked.mixed else sum(parts)
         errors.append(math.sqrt(_floored_variance(values) / n + heldout))
     return errors[0], errors[1]
 
@@ -216,20 +214,7 @@ def contributions(below: Integers, through: Integers, num_heldout: int, weights:
     return above / (2 * len(below))
 
 
-def as_scores(scores: ArrayLike, name: str) -> Floats:
-    """`scores` as float64, shape (N,), N ≥ 1. Raises `InputError` on other shapes, NaN or infinity."""
-    try:
-        values = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be an array of numbers: {error}") from error
-    if values.ndim != 1 or values.size == 0:
-        raise InputError(f"{name} must have shape (N,) with N ≥ 1, not {values.shape}")
-    if not bool(np.isfinite(values).all()):
-        raise InputError(f"{name} hold NaN or infinity")
-    return values
-
-
-def _as_labels(labels: ArrayLike, scores: Floats, name: str) -> NDArray[Any]:
+def _as_classes(labels: ArrayLike, scores: Floats, name: str) -> NDArray[Any]:
     values = np.asarray(labels)
     if values.dtype.kind not in "iu":
         raise InputError(f"{name} must hold integer classes, not {values.dtype}")
@@ -242,10 +227,10 @@ def _floored_variance(values: Floats) -> float:
     return max(UNIFORM_VARIANCE, float(values.var(ddof=1)) if len(values) > 1 else 0.0)
 
 
-def _excess_kurtosis(placed: Placements, variance: float) -> float:
+def _excess_kurtosis(ranked: PercentileRanks, variance: float) -> float:
     """Of A1: fourth cumulants of the groups' rank sums add up. That of A2 is the same to first order."""
-    n, fourth = len(placed.u), 0.0
-    for num, m in placed.sizes:
+    n, fourth = len(ranked.u), 0.0
+    for num, m in ranked.sizes:
         own = m * (num + m + 1) / (12 * num * (m + 1) ** 2)
         excess = -1.2 * (m * m + num * num + num * m + num + m) / (num * m * (num + m + 1))
         fourth += (num / n) ** 4 * excess * own**2

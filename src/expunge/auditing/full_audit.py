@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.audit.distances import activation_distance
-from expunge.audit.epsilon import EpsilonBound, epsilon_bound
-from expunge.audit.klom import klom
-from expunge.audit.lira import Lira, lira
-from expunge.audit.references import References
-from expunge.audit.scores import logit_margin
-from expunge.audit.verdict import score_test
+from expunge.arrays import Floats, Integers
+from expunge.auditing.references import References
 from expunge.errors import InputError
+from expunge.metrics.distances import activation_distance
+from expunge.metrics.epsilon import EpsilonBound, epsilon_bound
+from expunge.metrics.klom import klom
+from expunge.metrics.lira import Lira, lira
+from expunge.metrics.scores import logit_scaled_confidence
+from expunge.metrics.verdict import score_test
 from expunge.progress import track
-from expunge.theory._checks import Floats
 
 LEAST_MODELS = 8
 """The fewest models of each kind: their halves are compared, and halves of those choose the thresholds."""
@@ -36,7 +36,7 @@ class FullAuditRow:
         lira_retained: the same on retained examples, which both kinds were trained on: unlearning may leave marks
             there, too.
         epsilon: lower bounds on ε, by forgotten example.
-        klom: `Klom.to_json`: `forward` is KL(this ‖ retrained) and `backward` the other direction, both in nats, less
+        klom: `Klom.to_dict`: `forward` is KL(this ‖ retrained) and `backward` the other direction, both in nats, less
             what models without a difference show, averaged over the forgotten examples.
         activation_distance: mean ‖p − p_retrained‖₂ on the forget set, in [0, √2].
         relearn_steps: median T(D_f) of the whole network, in SGD steps; at most `relearn_max_steps`.
@@ -190,8 +190,8 @@ def _row(references: References, name: str, num_bootstrap: int, seed: int) -> Fu
     own, base = slice(None), slice(None)
     if name == "retrained":
         own, base = slice(0, references.num_models // 2), slice(references.num_models // 2, None)
-    margins = {set_name: margins_of(these[set_name], labels[set_name]) for set_name in labels}
-    against = {set_name: margins_of(others[set_name], labels[set_name]) for set_name in ("forget", "retained")}
+    margins = {set_name: scores_of(these[set_name], labels[set_name]) for set_name in labels}
+    against = {set_name: scores_of(others[set_name], labels[set_name]) for set_name in ("forget", "retained")}
     u, r = margins["forget"][own], against["forget"][base]
     steps = float(np.median(references.relearn_steps[name]))
     usual = float(np.median(references.relearn_steps["retrained"]))
@@ -206,7 +206,7 @@ def _row(references: References, name: str, num_bootstrap: int, seed: int) -> Fu
         lira=lira(u, r, num_bootstrap=num_bootstrap, seed=seed),
         lira_retained=lira(margins["retained"][own], against["retained"][base], num_bootstrap=num_bootstrap, seed=seed),
         epsilon=epsilon_bound(u, r, seed=seed),
-        klom=klom(u, r, seed=seed).to_json(),
+        klom=klom(u, r, seed=seed).to_dict(),
         activation_distance=activation_distance(p[:shared], q[:shared]),
         relearn_steps=steps,
         relearn_ratio=steps / usual if usual else None,
@@ -217,13 +217,13 @@ def _row(references: References, name: str, num_bootstrap: int, seed: int) -> Fu
     )
 
 
-def margins_of(logits: NDArray[Any], labels: NDArray[np.int64]) -> Floats:
-    """`logit_margin` of many models: logits (N, n, C) and labels (n,) to float64 (N, n)."""
+def scores_of(logits: NDArray[Any], labels: Integers) -> Floats:
+    """`logit_scaled_confidence` of many models: logits (N, n, C) and labels (n,) to float64 (N, n)."""
     num, n, num_classes = logits.shape
-    return logit_margin(logits.reshape(-1, num_classes), np.tile(labels, num)).reshape(num, n)
+    return logit_scaled_confidence(logits.reshape(-1, num_classes), np.tile(labels, num)).reshape(num, n)
 
 
-def _accuracy(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
+def _accuracy(logits: NDArray[Any], labels: Integers) -> float:
     return float((logits.argmax(-1) == labels).mean())
 
 

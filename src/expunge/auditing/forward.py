@@ -1,16 +1,17 @@
 """The audits' one pass of a model over examples: everything else is computed from what it leaves behind."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from expunge.audit.parameter_change import last_layer
-from expunge.data import Examples
+from expunge.data import Examples, as_examples
 from expunge.errors import SettingError
-from expunge.models import as_float, device_and_dtype, enough_memory, forward, in_memory, refusing
+from expunge.models import as_float, device_and_dtype, enough_memory, forward, in_memory, last_layer, refusing
 from expunge.progress import advance
 
 
@@ -106,3 +107,14 @@ def outputs_of(
         labels=examples.labels.cpu().numpy(),
         features=torch.cat(kept) if whole else None,
     )
+
+
+def accuracy(model: nn.Module, dataset: "Examples | Dataset[Any]", *, batch_size: int = 500) -> float:
+    """The share of examples whose largest logit is their label's, in [0, 1], in eval mode.
+
+    Args:
+        model: maps a batch to logits (B, C); its mode is put back afterwards.
+        dataset: examples in memory, or any dataset of (input, label).
+        batch_size: examples a forward pass.
+    """
+    return outputs_of(model, as_examples(dataset, "given"), batch_size=batch_size).accuracy

@@ -1,4 +1,4 @@
-"""KLoM: the divergence between the margins of unlearned and of retrained models, example by example."""
+"""KLoM: the divergence between the scores of unlearned and of retrained models, example by example."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge.audit.lira import as_scores
+from expunge.arrays import Floats
 from expunge.errors import SettingError
-from expunge.theory._checks import Floats
+from expunge.metrics.lira import as_model_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Klom:
         """KL(R ‖ U) less its null mean, averaged over the examples."""
         return float((self.retrained_from_unlearned - self.null_retrained_from_unlearned).mean())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Means over the examples: a dict of JSON values."""
         return {"forward": self.forward, "backward": self.backward} | {
             name: float(values.mean()) for name, values in vars(self).items()
@@ -54,18 +54,18 @@ def klom(
     num_permutations: int = 200,
     seed: int = 0,
 ) -> Klom:
-    """KL divergence of the histograms of margins, in both directions, with its mean under no difference.
+    """KL divergence of the histograms of scores, in both directions, with its mean under no difference.
 
-    Georgiev et al. 2024 (arXiv 2410.23232), KLoM. For each example, `num_bins` bins of equal width span the margins of
+    Georgiev et al. 2024 (arXiv 2410.23232), KLoM. For each example, `num_bins` bins of equal width span the scores of
     both kinds of model, the top edge included; a share of 0 in the second histogram becomes `floor` where the first
     is positive, and it is scaled to total 1 again. Few models differ in their histograms by chance alone: by 1.7, 0.63
     and 0.36 nats with 32, 64 and 100 of each kind (simulated). The null mean tells how much.
 
     Args:
-        unlearned, retrained: logit margins, float, shapes (N_U, n) and (N_R, n), N ≥ 2 each.
+        unlearned, retrained: logit-scaled confidences, float, shapes (N_U, n) and (N_R, n), N ≥ 2 each.
         num_bins: ≥ 1.
         floor: in (0, 1).
-        clip: margins are cut to ±`clip` first, > 0.
+        clip: scores are cut to ±`clip` first, > 0.
         num_permutations: ≥ 1, random exchanges behind the null mean, the same for all examples.
         seed: of the exchanges.
 
@@ -75,16 +75,16 @@ def klom(
 
     >>> rng = np.random.default_rng(0)
     >>> same = klom(rng.normal(0.0, 1.0, (64, 50)), rng.normal(0.0, 1.0, (64, 50)))
-    >>> abs(same.forward) < 0.1 < same.to_json()["unlearned_from_retrained"]
+    >>> abs(same.forward) < 0.1 < same.to_dict()["unlearned_from_retrained"]
     True
     """
     if num_bins < 1 or not 0 < floor < 1 or not clip > 0 or num_permutations < 1:
         raise SettingError("num_bins and num_permutations are at least 1, floor lies in (0, 1), clip is positive")
-    u, r = (np.clip(scores, -clip, clip) for scores in as_scores(unlearned, retrained, least=2))
+    u, r = (np.clip(scores, -clip, clip) for scores in as_model_scores(unlearned, retrained, least=2))
     both = np.concatenate([u, r])
     num, n = both.shape
     edges = np.linspace(both.min(0), both.max(0), num_bins + 1)
-    # Counting the inner edges at or below a margin closes the top edge: the largest margin is in the last bin.
+    # Counting the inner edges at or below a score closes the top edge: the largest score is in the last bin.
     places = sum(((both >= edge).astype(np.int64) for edge in edges[1:-1]), np.zeros((num, n), np.int64))
     held = np.zeros((num, n, num_bins))
     np.put_along_axis(held, places[..., None], 1.0, axis=2)
@@ -107,7 +107,8 @@ def klom(
 
 def _divergence(p: Floats, q: Floats, floor: float) -> Floats:
     """KL(p ‖ q) over the last axis, in nats, with q floored where p > 0 and scaled to total 1."""
+    from scipy import special
+
     safe = np.where(p > 0, np.maximum(q, floor), q)
     safe /= safe.sum(-1, keepdims=True)
-    ratio = np.divide(p, safe, out=np.ones_like(p), where=p > 0)
-    return np.asarray((p * np.log(ratio)).sum(-1))
+    return np.asarray(special.rel_entr(p, safe).sum(-1))

@@ -1,16 +1,15 @@
 """A lower bound on ε from what an attacker finds: how far from exact unlearning the models provably are."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import log
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.audit.lira import as_scores, log_ratio
-from expunge.audit.membership import clopper_pearson
+from expunge.arrays import Floats
 from expunge.errors import InputError, SettingError
-from expunge.theory._checks import Floats
+from expunge.metrics.lira import as_model_scores, log_ratio
+from expunge.metrics.membership import clopper_pearson
 
 DELTA = 1e-5
 
@@ -37,10 +36,6 @@ class EpsilonBound:
     delta: float
     confidence: float
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict of JSON values."""
-        return asdict(self)
-
 
 def epsilon_bound(
     unlearned: ArrayLike, retrained: ArrayLike, *, delta: float = DELTA, confidence: float = 0.95, seed: int = 0
@@ -57,7 +52,7 @@ def epsilon_bound(
     single = epsilon_lower_bound(unlearned, retrained, delta=delta, confidence=confidence, seed=seed)
     strict = 1 - (1 - confidence) / len(single)
     joint = epsilon_lower_bound(unlearned, retrained, delta=delta, confidence=strict, seed=seed)
-    num_u, num_r = (len(scores) - len(scores) // 2 for scores in as_scores(unlearned, retrained, least=4))
+    num_u, num_r = (len(scores) - len(scores) // 2 for scores in as_model_scores(unlearned, retrained, least=4))
     return EpsilonBound(
         median=float(np.median(single)),
         maximum=float(single.max()),
@@ -82,7 +77,7 @@ def epsilon_lower_bound(
     those of the other half. Jagielski et al. 2020 (arXiv 2006.07709); Hayes et al. 2024 (arXiv 2403.01218).
 
     Args:
-        unlearned, retrained: logit margins, float, shapes (N_U, n) and (N_R, n), N ≥ 4 each.
+        unlearned, retrained: logit-scaled confidences, float, shapes (N_U, n) and (N_R, n), N ≥ 4 each.
         delta: δ in [0, 1).
         confidence: in (0, 1), for each example by itself.
         seed: of the split of the models.
@@ -99,7 +94,7 @@ def epsilon_lower_bound(
     True
     """
     _check(delta, confidence)
-    u, r = as_scores(unlearned, retrained, least=4)
+    u, r = as_model_scores(unlearned, retrained, least=4)
     rng = np.random.default_rng(seed)
     (u_fit, u_rest), (r_fit, r_rest) = (_halves(scores, rng) for scores in (u, r))
     chosen = _threshold(log_ratio(u_fit, u_fit, r_fit), log_ratio(r_fit, u_fit, r_fit), delta, confidence)

@@ -1,6 +1,7 @@
 """Running a function over tasks in fresh single-threaded processes, one of which may die without hanging the rest."""
 
 import multiprocessing
+import pickle
 import signal
 import time
 from collections import deque
@@ -24,7 +25,7 @@ def run_in_processes(
 
     Args:
         function: top-level, so that it can be named to a fresh interpreter.
-        job: given to each worker once; pickled.
+        job: given to each worker once; pickled to bytes, so that tensors in it take no shared memory, which is scarce.
         tasks: numbers.
         workers: ≥ 1 processes at most.
 
@@ -32,7 +33,7 @@ def run_in_processes(
         ExpungeError: a process died. What `function` raised is raised here.
     """
     context = multiprocessing.get_context("spawn")
-    waiting = deque(tasks)
+    waiting, content = deque(tasks), pickle.dumps(job)
     busy: dict[Any, Any] = {}
     try:
         for _ in range(min(workers, len(tasks))):
@@ -44,7 +45,7 @@ def run_in_processes(
         for link in busy:
             # Not with its arguments: the pipe that those go through does not notice when the process dies.
             with suppress(BrokenPipeError, ConnectionResetError):  # it did, as the next read says
-                link.send(job)
+                link.send_bytes(content)
                 link.send(waiting.popleft())
         while busy:
             for link in wait(list(busy)):
@@ -79,7 +80,7 @@ def _work(link: Connection, function: Callable[[Any, int], None]) -> None:
     job = None
     while True:
         try:
-            job = link.recv() if job is None else job
+            job = pickle.loads(link.recv_bytes()) if job is None else job  # noqa: S301  # our parent's
             task = link.recv()
         except (EOFError, OSError):  # there is nothing left to do, or nobody to do it for
             return

@@ -1,6 +1,6 @@
 """Membership inference by a threshold on the score: AUC, true positive rate at a low false positive rate, ROC curve.
 
-Higher scores mean more memorised, as with `logit_margin`; negate losses and entropies.
+Higher scores mean more memorised, as with `logit_scaled_confidence`; negate losses and entropies.
 """
 
 import math
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from expunge.audit.placement import Floats, Integers, as_scores, contributions, ranks
+from expunge.arrays import Floats, Integers, as_scores
 from expunge.errors import SettingError
+from expunge.metrics.ranks import contributions, positions
 
 DELONG_FROM = 64
 """Forgotten examples, and held-out ones, from which on `auc_interval` is DeLong's, on the logit scale."""
@@ -40,7 +41,7 @@ class Rate:
 def auc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> float:
     """The probability that a forgotten example scores above a held-out one, ties counting half (Mann–Whitney).
 
-    ½ where scores tell nothing; above it where the forgotten examples still look like training data, below it where
+    ½ where scores say nothing; above it where the forgotten examples still look like training data, below it where
     they look worse than unseen ones.
 
     Args:
@@ -54,7 +55,7 @@ def auc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> float:
     0.875
     """
     below, through, num_heldout = _ranks(forget_scores, heldout_scores)
-    return auc_of_ranks(below, through, num_heldout)
+    return float((below + through).sum() / (2 * len(below) * num_heldout))
 
 
 def auc_interval(
@@ -82,7 +83,23 @@ def auc_interval(
     >>> round(low, 2), high
     (0.79, 1.0)
     """
-    return auc_interval_of_ranks(*_ranks(forget_scores, heldout_scores), confidence=confidence)
+    from scipy import special
+
+    _check_confidence(confidence)
+    below, through, m = _ranks(forget_scores, heldout_scores)
+    n, area = len(below), auc(forget_scores, heldout_scores)
+    if min(n, m) >= DELONG_FROM and DELONG_WITHIN[0] < area < DELONG_WITHIN[1]:
+        beaten, beating = (below + through) / (2 * m), contributions(below, through, m, np.ones(n))
+        error = math.sqrt(beaten.var(ddof=1) / n + beating.var(ddof=1) / m)
+    else:
+        error = 0.0
+    if error > 0:  # it is 0 where all scores are tied, too
+        center, half = special.logit(area), error / (area * (1 - area))
+        half *= special.stdtrit(min(n, m) - 1, 0.5 + confidence / 2)
+        return float(special.expit(center - half)), float(special.expit(center + half))
+    trials = n * m / (n + m)
+    low, high = clopper_pearson(area * trials, trials, confidence=confidence)
+    return float(low), float(high)
 
 
 def clopper_pearson(hits: ArrayLike, trials: float, *, confidence: float = 0.95) -> tuple[Floats, Floats]:
@@ -141,8 +158,16 @@ def tpr_at_fpr(
     >>> tpr_at_fpr([5.0, 0.5], range(1000), 0.01).hits, tpr_at_fpr([2.0], range(998), 0.001)
     (0, None)
     """
+    if not 0 < fpr < 1:
+        raise SettingError(f"fpr must lie in (0, 1), not {fpr}")
+    _check_confidence(confidence)
     below, _, num_heldout = _ranks(forget_scores, heldout_scores)
-    return tpr_of_ranks(below, num_heldout, fpr, confidence=confidence)
+    rank = math.floor(round(fpr * (num_heldout + 1), 9))
+    if rank == 0:
+        return None
+    num, hits = len(below), int((num_heldout - below < rank).sum())  # above τ: fewer than k held-out scores are ≥ s
+    low, high = clopper_pearson(hits, num, confidence=confidence)
+    return Rate(value=hits / num, low=float(low), high=float(high), hits=hits, num=num)
 
 
 def roc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Floats, Floats]:
@@ -167,50 +192,9 @@ def roc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Floats, Fl
     return alarms[corner] / len(t), hits[corner] / len(s)
 
 
-def auc_of_ranks(below: Integers, through: Integers, num_heldout: int) -> float:
-    """`auc`, from what `placement.ranks` counts."""
-    return float((below + through).sum() / (2 * len(below) * num_heldout))
-
-
-def auc_interval_of_ranks(
-    below: Integers, through: Integers, num_heldout: int, *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """`auc_interval`, from what `placement.ranks` counts."""
-    from scipy import special
-
-    _check_confidence(confidence)
-    n, m = len(below), num_heldout
-    area = auc_of_ranks(below, through, m)
-    if min(n, m) >= DELONG_FROM and DELONG_WITHIN[0] < area < DELONG_WITHIN[1]:
-        beaten, beating = (below + through) / (2 * m), contributions(below, through, m, np.ones(n))
-        error = math.sqrt(beaten.var(ddof=1) / n + beating.var(ddof=1) / m)
-    else:
-        error = 0.0
-    if error > 0:  # it is 0 where all scores are tied, too
-        center, half = special.logit(area), error / (area * (1 - area))
-        half *= special.stdtrit(min(n, m) - 1, 0.5 + confidence / 2)
-        return float(special.expit(center - half)), float(special.expit(center + half))
-    trials = n * m / (n + m)
-    low, high = clopper_pearson(area * trials, trials, confidence=confidence)
-    return float(low), float(high)
-
-
-def tpr_of_ranks(below: Integers, num_heldout: int, fpr: float, *, confidence: float = 0.95) -> Rate | None:
-    """`tpr_at_fpr`, from what `placement.ranks` counts: s > τ where fewer than k held-out scores are ≥ s."""
-    if not 0 < fpr < 1:
-        raise SettingError(f"fpr must lie in (0, 1), not {fpr}")
-    _check_confidence(confidence)
-    rank = math.floor(round(fpr * (num_heldout + 1), 9))
-    if rank == 0:
-        return None
-    num, hits = len(below), int((num_heldout - below < rank).sum())
-    low, high = clopper_pearson(hits, num, confidence=confidence)
-    return Rate(value=hits / num, low=float(low), high=float(high), hits=hits, num=num)
-
-
 def _ranks(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Integers, Integers, int]:
     s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    return *ranks(s, t), len(t)
+    return *positions(s, t), len(t)
 
 
 def _check_confidence(confidence: float) -> None:

@@ -5,7 +5,7 @@ A directory holds `manifest.json`, `labels.safetensors` and, for each number j, 
 of retained ones. The manifest and the files name digests of the images: keep them as private as the data.
 """
 
-import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from expunge.audit._reference_files import (
+from expunge.auditing._reference_files import (
     FORMAT,
     digest_of,
     file_of,
@@ -26,18 +26,19 @@ from expunge.audit._reference_files import (
     tag_of,
     update_manifest,
 )
-from expunge.audit._workers import run_in_processes
-from expunge.audit.forward import outputs_of
-from expunge.audit.relearning import network_steps
-from expunge.audit.scores import cross_entropy
-from expunge.data import Examples, ImageSet, audit_side, check_disjoint
+from expunge.auditing._workers import run_in_processes
+from expunge.auditing.forward import outputs_of
+from expunge.auditing.relearning import TOLERANCE, network_steps
+from expunge.data import ImageSet, audit_side, check_disjoint
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
 from expunge.files import written_whole
 from expunge.methods import METHODS, Method, Needs, settings_of
+from expunge.metrics.scores import cross_entropy
 from expunge.models import ModelSpec, build
 from expunge.progress import advance
 from expunge.randomness import stream
 from expunge.training import Recipe, train
+from expunge.unlearning import unlearn
 
 SETS = ("forget", "heldout", "retained")
 AUDITED = "audited"
@@ -74,24 +75,57 @@ class References:
         return len(self.relearn_steps["original"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReferencePlan:
+    """What reference models are trained, made to forget and measured on.
+
+    Attributes:
+        spec, recipe: the network and how it is trained.
+        data: D, with `forget_ids` among its ids.
+        forget_ids: of D_f. Every image of D with the same pixels counts as forgotten.
+        heldout: examples that no model is trained on.
+        methods: by a name of letters, digits and `._=+-`. `amnesiac_undo` is not possible: no update log is kept.
+        num_retained: the most retained examples whose logits are kept.
+        relearn_max_steps, relearn_lr: of `network_steps`, on the whole forget set toward 1.05 × O_j's loss on it.
+        seed: of everything random.
+        subject: what the audit is about, told in its report.
+        device: `cpu`, or `cuda`, of which there may be several: workers are spread over them.
+
+    Raises:
+        SettingError: a setting out of range, a method's name that cannot stand in a file's name, or `amnesiac_undo`.
+    """
+
+    spec: ModelSpec
+    recipe: Recipe
+    data: ImageSet
+    forget_ids: Sequence[str]
+    heldout: ImageSet
+    methods: Mapping[str, Method]
+    num_retained: int = 512
+    relearn_max_steps: int = 100
+    relearn_lr: float = 0.01
+    seed: int = 0
+    subject: str = OWN_DATA
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if min(self.num_retained, self.relearn_max_steps) < 1 or not self.relearn_lr > 0:
+            raise SettingError("num_retained and relearn_max_steps are at least 1, relearn_lr positive")
+        if self.device != "cpu" and not (self.device == "cuda" and torch.cuda.is_available()):
+            raise SettingError(f"device={self.device!r}: it is cpu, or cuda where there is a GPU")
+        for name, method in self.methods.items():
+            if name in {"original", "retrained"} or not re.fullmatch(r"[\w.=+-]+", name, re.ASCII):
+                raise SettingError(f"a method cannot be called {name!r} here; use letters, digits and ._=+-")
+            if Needs.UPDATES in method.needs:
+                raise SettingError(f"{name} needs an update log, which reference models do not write; leave it out")
+
+
 def train_references(
     directory: Path,
+    plan: ReferencePlan,
     *,
-    spec: ModelSpec,
-    recipe: Recipe,
-    data: ImageSet,
-    forget_ids: Sequence[str],
-    heldout: ImageSet,
-    methods: Mapping[str, Method],
-    unlearn: Callable[..., Any],
     num_models: int = 64,
-    num_retained: int = 512,
-    relearn_max_steps: int = 100,
-    relearn_lr: float = 0.01,
     workers: int = 2,
-    seed: int = 0,
-    subject: str = OWN_DATA,
-    device: str = "cpu",
     announce: Callable[[str], None] = lambda message: None,
 ) -> References:
     """Trains O_j on all data, U_j = unlearn(O_j) by every method, and R_j without the forget set, j < `num_models`.
@@ -106,70 +140,48 @@ def train_references(
 
     Args:
         directory: where the results go; made if it is not there.
-        spec, recipe: the network and how it is trained.
-        data: D, with `forget_ids` among its ids.
-        forget_ids: of D_f. Every image of D with the same pixels counts as forgotten.
-        heldout: examples that no model is trained on.
-        methods: by a name of letters, digits and `._=+-`. `amnesiac_undo` is not possible: no update log is kept.
-        unlearn: `expunge.unlearn`, or another top-level function with its arguments; handed in, since audits know
-            nothing of the driver.
+        plan: what is trained.
         num_models: N, ≥ 1. The full audit wants 64.
-        num_retained: the most retained examples whose logits are kept.
-        relearn_max_steps, relearn_lr: of `network_steps`, on the whole forget set toward 1.05 × O_j's loss on it.
         workers: processes, ≥ 1.
-        seed: of everything random.
-        subject: what the audit is about, told in its report.
-        device: `cpu`, or `cuda`, of which there may be several: workers are spread over them.
         announce: is told how much there is to do, and after the first pair of models how long the rest will take.
 
     Raises:
         InputError: unknown ids, forgotten examples among the held-out ones, or results of other settings in the
             directory.
-        SettingError: a setting out of range, a method's name that cannot stand in a file's name, or `amnesiac_undo`.
+        SettingError: a number out of range.
         ExpungeError: a worker process died.
     """
-    _check(methods, unlearn, num_models, num_retained, relearn_max_steps, relearn_lr, workers, device)
-    forget = data.select(forget_ids)
-    check_disjoint(forget.images, heldout.images, "forget", "held-out")
-    rest = data.without(forget)
+    if min(num_models, workers) < 1:
+        raise SettingError("num_models and workers are at least 1")
+    forget = plan.data.select(plan.forget_ids)
+    check_disjoint(forget.images, plan.heldout.images, "forget", "held-out")
+    rest = plan.data.without(forget)
     if len(rest) == 0:
         raise InputError("the forget set is all of the data; nothing is left to train the retrained models on")
-    order = torch.randperm(len(rest), generator=stream("retained", seed), device="cpu")
-    retained = rest.take(sorted(order[:num_retained].tolist()))
-    sets = dict(zip(SETS, (forget, heldout, retained), strict=True))
+    order = torch.randperm(len(rest), generator=stream("retained", plan.seed), device="cpu")
+    retained = rest.take(sorted(order[: plan.num_retained].tolist()))
+    sets = dict(zip(SETS, (forget, plan.heldout, retained), strict=True))
     settings = {
-        "spec": spec.to_json(),
-        "recipe": recipe.recipe.to_json(),
-        "data": digest_of(data),
+        "spec": plan.spec.to_json(),
+        "recipe": plan.recipe.recipe.to_json(),
+        "data": digest_of(plan.data),
         **{name: digest_of(images) for name, images in sets.items()},
-        "seed": seed,
-        "relearn": {"max_steps": relearn_max_steps, "lr": relearn_lr},
-        "subject": subject,
+        "seed": plan.seed,
+        "relearn": {"max_steps": plan.relearn_max_steps, "lr": plan.relearn_lr},
+        "subject": plan.subject,
     }
-    if device != "cpu":  # results of earlier versions, which knew no other, stay valid
-        settings["device"] = device
-    told = {name: {"method": method.name, "settings": settings_of(method)} for name, method in methods.items()}
+    if plan.device != "cpu":  # results of earlier versions, which knew no other, stay valid
+        settings["device"] = plan.device
+    told = {name: {"method": method.name, "settings": settings_of(method)} for name, method in plan.methods.items()}
     directory.mkdir(parents=True, exist_ok=True)
     known = update_manifest(directory, settings, told)
     with written_whole(directory / "labels.safetensors") as temporary:
-        sides = {AUDITED: audit_side(heldout.images, [seed])}
+        sides = {AUDITED: audit_side(plan.heldout.images, [plan.seed])}
         save_file({name: images.labels for name, images in sets.items()} | sides, temporary)
-    job = _Job(
-        directory=directory,
-        tags={row: tag_of(settings, known.get(row)) for row in ("original", "retrained", *methods)},
-        spec=spec,
-        recipe=recipe.recipe,
-        data=_plain(data),
-        rest=_plain(rest),
-        sets={name: _plain(images) for name, images in sets.items()},
-        methods=dict(methods),
-        unlearn=unlearn,
-        max_steps=relearn_max_steps,
-        lr=relearn_lr,
-        seed=seed,
-        device=device,
-    )
-    missing = [j for j in range(num_models) if any(not _is_there(job, row, j) for row in job.tags)]
+    rows = ("original", "retrained", *plan.methods)
+    tags = {row: tag_of(settings, known.get(row)) for row in rows}
+    job = _Job(directory=directory, tags=tags, plan=plan, rest=rest, sets=sets)
+    missing = [j for j in range(num_models) if any(not job.has(row, j) for row in rows)]
     announce(f"{len(missing)} of {num_models} pairs of reference models are to be trained in {directory}")
     finished = num_models - len(missing)
     advance("reference models", finished, num_models)
@@ -178,7 +190,7 @@ def train_references(
             left = (len(missing) - 1) * seconds / min(workers, len(missing))
             announce(f"the first pair took {seconds:.0f} s; the rest will take about {left / 60:.0f} min")
         advance("reference models", finished + n + 1, num_models)
-    return load_references(directory, rows=tuple(methods), num_models=num_models)
+    return load_references(directory, rows=tuple(plan.methods), num_models=num_models)
 
 
 def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_models: int | None = None) -> References:
@@ -254,141 +266,75 @@ def recipe_sets(heldout: ImageSet, num_forget: int, seed: int = 0) -> tuple[Imag
     return data, data.ids[:num_forget], heldout.without(data)
 
 
-Plain = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a worker is given once. Images travel as arrays: tensors would go through shared memory, which is scarce."""
+    """What a worker is given once."""
 
     directory: Path
     tags: Mapping[str, str]
-    spec: ModelSpec
-    recipe: Recipe
-    data: Plain
-    rest: Plain
-    sets: Mapping[str, Plain]
-    methods: Mapping[str, Method]
-    unlearn: Callable[..., Any]
-    max_steps: int
-    lr: float
-    seed: int
-    device: str
+    plan: ReferencePlan
+    rest: ImageSet
+    sets: Mapping[str, ImageSet]
 
-    def device_of(self, j: int) -> torch.device:
-        """Where models of number j are trained."""
-        return torch.device("cpu") if self.device == "cpu" else torch.device("cuda", j % torch.cuda.device_count())
+    def has(self, row: str, j: int) -> bool:
+        """Whether that model's outputs are there. Raises `InputError` where they are damaged or of other settings."""
+        path = file_of(self.directory, row, j)
+        if path.exists():
+            read_tag(path, self.tags[row])
+        return path.exists()
+
+    def trained(self, data: ImageSet, kind: str, j: int) -> torch.nn.Module:
+        """A network of its own seed, on the GPU that numbers like j go to, or on the CPU."""
+        seed = _seed(self.plan.seed, f"{kind} {j}")
+        torch.manual_seed(seed)
+        on_cpu = self.plan.device == "cpu"
+        device = torch.device("cpu") if on_cpu else torch.device("cuda", j % torch.cuda.device_count())
+        network = build(self.plan.spec).to(device)
+        train(network, data.examples, self.plan.recipe.recipe, rng=torch.Generator().manual_seed(seed))
+        return network
+
+    def write(self, row: str, j: int, model: torch.nn.Module) -> None:
+        """Measures a model. Its relearning ends at `TOLERANCE` times the loss of O_j on the forget set."""
+        tensors = {
+            name: torch.from_numpy(outputs_of(model, images.examples).logits.astype(np.float32))
+            for name, images in self.sets.items()
+        }
+        forget, most, steps = self.sets["forget"], self.plan.relearn_max_steps, 0.0
+        if row != "original":
+            logits = read(self.directory, "original", j, self.tags["original"])["forget"]
+            target = TOLERANCE * float(cross_entropy(logits.numpy(), forget.labels.numpy()).mean())
+            try:
+                steps = network_steps(model, forget.examples, target, lr=self.plan.relearn_lr, max_steps=most)
+            except NonFiniteError:  # a network that a method has wrecked need not learn at all
+                steps = float(most)
+        tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64, device="cpu")
+        with written_whole(file_of(self.directory, row, j)) as temporary:
+            save_file(tensors, temporary, metadata={"format": FORMAT, "digest": self.tags[row]})
 
 
 def make_pair(job: _Job, j: int) -> None:
     """Makes those of O_j, its U_j and R_j that are not there yet. Runs in a worker."""
-    wanted = [name for name in job.methods if not _is_there(job, name, j)]
-    if wanted or not _is_there(job, "original", j):
-        original = _trained(job, job.data, "original", j)
-        if not _is_there(job, "original", j):
-            _write(job, "original", j, original, 0.0)
-        forget, rest = _examples(job.sets["forget"]), _examples(job.rest)
+    plan = job.plan
+    wanted = [name for name in plan.methods if not job.has(name, j)]
+    if wanted or not job.has("original", j):
+        original = job.trained(plan.data, "original", j)
+        if not job.has("original", j):
+            job.write("original", j, original)
         for name in wanted:
-            method = job.methods[name]
-            given: dict[str, Any] = {"retain": _Pairs(rest), "seed": _seed(job.seed, f"{name} {j}")}
+            method = plan.methods[name]
+            given: dict[str, Any] = {"seed": _seed(plan.seed, f"{name} {j}")}
+            if Needs.RETAIN in method.needs:
+                given |= {"retain": job.rest}
             if Needs.HELDOUT in method.needs:  # one seed for all, so that the same half of the examples is left
-                given |= {"heldout": _Pairs(_examples(job.sets["heldout"])), "seed": job.seed}
+                given |= {"heldout": plan.heldout, "seed": plan.seed}
             try:
-                result = job.unlearn(original, _Pairs(forget), method=method, **given)
+                result = unlearn(original, job.sets["forget"], method=method, **given)
             except ExpungeError as error:
                 raise ExpungeError(f"{name}, model {j}: {error}; leave this method out, or change it") from error
-            _write(job, name, j, result.model, _target(job, j))
-    if not _is_there(job, "retrained", j):
-        _write(job, "retrained", j, _trained(job, job.rest, "retrained", j), _target(job, j))
-
-
-def _trained(job: _Job, data: Plain, kind: str, j: int) -> torch.nn.Module:
-    seed = _seed(job.seed, f"{kind} {j}")
-    torch.manual_seed(seed)
-    network = build(job.spec).to(job.device_of(j))
-    train(network, _examples(data), job.recipe, rng=torch.Generator().manual_seed(seed))
-    return network
-
-
-def _target(job: _Job, j: int) -> float:
-    """1.05 × the loss of O_j on the forget set."""
-    logits = read(job.directory, "original", j, job.tags["original"])["forget"]
-    return 1.05 * float(cross_entropy(logits.numpy(), job.sets["forget"][1]).mean())
-
-
-def _write(job: _Job, row: str, j: int, model: torch.nn.Module, target: float) -> None:
-    tensors = {
-        name: torch.from_numpy(outputs_of(model, _examples(images)).logits.astype(np.float32))
-        for name, images in job.sets.items()
-    }
-    steps = 0.0
-    if row != "original":
-        try:
-            steps = network_steps(model, _examples(job.sets["forget"]), target, lr=job.lr, max_steps=job.max_steps)
-        except NonFiniteError:  # a network that a method has wrecked need not learn at all
-            steps = float(job.max_steps)
-    tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64, device="cpu")
-    with written_whole(file_of(job.directory, row, j)) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "digest": job.tags[row]})
-
-
-class _Pairs(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Images and labels as a dataset."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.examples.inputs[index], int(self.examples.labels[index])
-
-
-def _plain(images: ImageSet) -> Plain:
-    return images.images.numpy(), images.labels.numpy()
-
-
-def _examples(plain: Plain) -> Examples:
-    return Examples(torch.from_numpy(plain[0]), torch.from_numpy(plain[1]))
+            job.write(name, j, result.model)
+    if not job.has("retrained", j):
+        job.write("retrained", j, job.trained(job.rest, "retrained", j))
 
 
 def _seed(seed: int, purpose: str) -> int:
     return int(torch.randint(2**31, (1,), generator=stream(f"reference {purpose}", seed), device="cpu"))
-
-
-def _is_there(job: _Job, row: str, j: int) -> bool:
-    path = file_of(job.directory, row, j)
-    if path.exists():
-        read_tag(path, job.tags[row])
-    return path.exists()
-
-
-def _check(
-    methods: Mapping[str, Method],
-    unlearn: Callable[..., Any],
-    num_models: int,
-    num_retained: int,
-    max_steps: int,
-    lr: float,
-    workers: int,
-    device: str,
-) -> None:
-    if min(num_models, num_retained, max_steps, workers) < 1 or not lr > 0:
-        raise SettingError(
-            "num_models, num_retained, relearn_max_steps and workers are at least 1, relearn_lr positive"
-        )
-    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
-        raise SettingError(f"device={device!r}: it is cpu, or cuda where there is a GPU")
-    for name, method in methods.items():
-        if name in {"original", "retrained"} or not name or not set(name.replace("_", "a")) <= _NAME:
-            raise SettingError(f"a method cannot be called {name!r} here; use letters, digits and ._=+-")
-        if Needs.UPDATES in method.needs:
-            raise SettingError(f"{name} needs an update log, which reference models do not write; leave it out")
-    try:
-        pickle.dumps(unlearn)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise SettingError("unlearn must be a top-level function such as expunge.unlearn") from error
-
-
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.=+-")

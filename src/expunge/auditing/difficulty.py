@@ -1,0 +1,88 @@
+"""How hard each example is for networks that never saw it, for the difficulty calibration of an audit."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from expunge.auditing.forward import outputs_of
+from expunge.data import Examples, as_examples, check_disjoint
+from expunge.errors import InputError
+from expunge.metrics.difficulty import Difficulty
+from expunge.metrics.scores import logit_scaled_confidence
+from expunge.randomness import stream
+from expunge.training import Recipe, train
+
+NUM_REFERENCES = 4
+"""Networks; each is trained on half of the held-out examples, and each example is scored by two that never saw it."""
+
+
+def difficulty_of(
+    forget: "Examples | Dataset[Any]",
+    test: "Examples | Dataset[Any]",
+    *,
+    factory: Callable[[], nn.Module],
+    recipe: Recipe,
+    seed: int = 0,
+) -> Difficulty:
+    """Trains four networks on halves of the held-out examples, and scores every example by two that never saw it.
+
+    Every example, held out or forgotten, is dealt a pair of networks: those are not trained on it, and they score it.
+    Both kinds are so treated alike. No training data of the audited model is needed. It costs two trainings on as many
+    examples as there are held-out ones.
+
+    Args:
+        forget, test: forgotten and unseen examples that the networks can take, without an input in common.
+        factory: builds a network with fresh random weights from torch's global random state, which is put back.
+        recipe: how each is trained; that of the audited model, where it is known.
+        seed: of the pairs and the trainings.
+
+    Raises:
+        InputError: an empty forget set, fewer than 16 held-out examples, an input in both sets, or examples that the
+            factory's network cannot take.
+        SettingError: a recipe or seed that cannot be used.
+        NonFiniteError: a training diverged.
+
+    >>> data = Examples(torch.rand(40, 4), torch.arange(40) % 2)
+    >>> recipe = Recipe(epochs=1, batch_size=10)
+    >>> found = difficulty_of(data.take(torch.arange(8)), data.take(torch.arange(8, 40)),
+    ...                       factory=lambda: nn.Linear(4, 2), recipe=recipe)
+    >>> found.forget.shape, found.heldout.shape, found.num_references
+    ((8,), (32,), 4)
+    """
+    forget, heldout = as_examples(forget, "forget"), as_examples(test, "test")
+    if len(heldout) < 16:
+        raise InputError(f"{len(heldout)} held-out examples are too few to train networks on; give at least 16")
+    check_disjoint(forget.inputs, heldout.inputs, "forget", "test")
+    rng = stream("difficulty", seed)
+    pairs = torch.tensor(list(combinations(range(NUM_REFERENCES), 2)), device="cpu")
+    sets = {"forget": forget, "heldout": heldout}
+    orders = {name: torch.randperm(len(held), generator=rng, device="cpu") for name, held in sets.items()}
+    dealt = {name: pairs[order % len(pairs)] for name, order in orders.items()}
+    scores = {name: np.zeros((len(held), 2)) for name, held in sets.items()}
+    right = {name: np.zeros((len(held), 2), dtype=bool) for name, held in sets.items()}
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    for number in range(NUM_REFERENCES):
+        label = f"reference {number + 1} of {NUM_REFERENCES}"
+        seen = heldout.take(torch.nonzero((dealt["heldout"] != number).all(1)).flatten())
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng, device="cpu")))
+            network = factory()
+            train(network, seen, recipe, rng=rng, label=label)
+        for name, held in sets.items():
+            members, place = torch.nonzero(dealt[name] == number).unbind(1)
+            if len(members):
+                outputs = outputs_of(network, held.take(members), label=label)
+                scores[name][members, place] = logit_scaled_confidence(outputs.logits, outputs.labels)
+                right[name][members, place] = outputs.logits.argmax(1) == outputs.labels
+    return Difficulty(
+        forget=scores["forget"].mean(1),
+        heldout=scores["heldout"].mean(1),
+        num_references=NUM_REFERENCES,
+        accuracy=float(right["heldout"].mean()),
+        forget_accuracy=float(right["forget"].mean()),
+    )
