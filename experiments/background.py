@@ -121,7 +121,7 @@ class Job:
             summary = bench_run(
                 self.plan.parent / step.grid,
                 self.results / step.results,
-                models=self.originals / step.grid.removesuffix(".toml"),
+                models=self.originals / step.originals,
                 only_cells=step.only,
                 workers=os.cpu_count() or 1,
                 limit_minutes=left,

@@ -19,12 +19,14 @@ class Step:
         grid: name of a file in the plan's directory.
         results: name of a directory in `results/`.
         only: which of the grid's cells, as `--only` takes them.
+        originals: name of the directory of its originals; grids with the same recipes share one.
         hours: how long all of it takes on two cores, by arithmetic, until there are measurements.
     """
 
     grid: str
     results: str
     only: tuple[str, ...] = ()
+    originals: str
     hours: float
 
     def cells(self, plan: Path, profile: str = "cpu") -> list[Cell]:

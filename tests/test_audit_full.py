@@ -1,6 +1,5 @@
 """The full audit: every formula against SciPy or a plain loop, the defects of others, and real worker processes."""
 
-import importlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from expunge.auditing._workers import run_in_processes
+from expunge.auditing import references as references_module
 from expunge.auditing.full_audit import FullAudit, full_audit, scores_of
 from expunge.auditing.references import ReferencePlan, References, load_references, recipe_sets, train_references
 from expunge.auditing.relearning import network_steps
@@ -35,6 +34,7 @@ from expunge.metrics.lira import SIGMA_FLOOR, example_aucs, likelihood_ratios, l
 from expunge.metrics.membership import auc_interval, clopper_pearson, tpr_at_fpr
 from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import ModelSpec, build, logits_of
+from expunge.tasks import Died, cluster
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
 from tests.forked import PATIENCE
@@ -400,7 +400,7 @@ def arranged(**changes: Any) -> dict[str, Any]:
 
 def trained(directory: Path, **changes: Any) -> References:
     given = arranged(**changes)
-    others = {name: given.pop(name) for name in ("num_models", "workers", "announce") if name in given}
+    others = {name: given.pop(name) for name in ("num_models", "workers", "announce", "cluster") if name in given}
     return train_references(directory, ReferencePlan(**given), **others)
 
 
@@ -620,30 +620,21 @@ def test_halves_of_a_held_out_set_share_nothing() -> None:
         recipe_sets(images, 50)
 
 
-def misbehave(how: str, task: int) -> None:
-    if how == "die":
-        os._exit(3)
-    raise InputError(f"task {task} cannot be done")
+def test_a_worker_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references_module, "in_processes", lambda *given, **how: iter([(0, Died("it was killed"))]))
+    with pytest.raises(ExpungeError, match="it was killed; what was finished is kept"):
+        trained(tmp_path / "references", num_models=1)
 
 
-@pytest.mark.parametrize(
-    ("how", "match"),
-    [("die", "ended with code 3.*what was finished is kept"), ("raise", "task 5 cannot be done")],
-)
-def test_a_worker_that_fails_or_dies_is_reported_and_hangs_nothing(how: str, match: str) -> None:
-    with pytest.raises(ExpungeError, match=match):
-        list(run_in_processes(misbehave, how, [5, 6], 1))
-    assert list(run_in_processes(misbehave, how, [], 1)) == []
-
-
-def test_a_worker_that_dies_before_it_has_read_its_job_hangs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one that runs out of memory while it starts, or whose script has no guard; a pipe holds 64 kB."""
-    (tmp_path / "dies_in_workers.py").write_text(
-        f"import os\nif os.getpid() != {os.getpid()}: os._exit(7)\ndef work(job, task): pass\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    work = importlib.import_module("dies_in_workers").work
-    with pytest.raises(ExpungeError, match="ended with code 7"):
-        list(run_in_processes(work, bytes(10_000_000), [1, 2], 2))
+def test_a_ray_cluster_trains_the_same_models(tmp_path: Path) -> None:
+    """What is there already travels to the nodes, and what is new comes back."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    here = trained(tmp_path / "here", num_models=2)
+    trained(tmp_path / "there", num_models=2)
+    for name in ("unlearned-targeted-0001.safetensors", "retrained-0000.safetensors"):
+        (tmp_path / "there" / name).unlink()
+    with cluster("local") as nodes:
+        there = trained(tmp_path / "there", num_models=2, cluster=nodes)
+    for row, logits in here.logits.items():
+        for name, values in logits.items():
+            np.testing.assert_array_equal(there.logits[row][name], values)

@@ -1,12 +1,9 @@
 """Where cells are measured: in processes of this machine, or on a Ray cluster."""
 
-import logging
 import os
-import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +14,11 @@ import torch
 from experiments.grid.cells import Original
 from experiments.grid.measuring import Outcome, Task, failed, measure, model_digest
 from expunge import progress, tasks
-from expunge.errors import ExpungeError, InputError, MissingExtraError
+from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
 
 Train = Callable[..., Any]
 """`expunge.commands.train`, or another function with its arguments."""
-
-KNOCK = 10
-"""Seconds that a cluster has to answer in."""
 
 
 class Engine:
@@ -40,11 +34,11 @@ class Engine:
 
     def __init__(self, *, workers: int, device: str, train: Train, ray: str | None = None) -> None:
         self.workers, self.device, self._train = workers, device, train
-        self._ray: Any = None
-        self._quiet = ExitStack()
+        self._open = ExitStack()
+        self._cluster = None if ray is None else self._open.enter_context(tasks.cluster(ray))
+        if self._cluster is not None:
+            self.workers, self.device = self._cluster.workers, self._cluster.device
         self._shared: dict[str, Any] = {}
-        if ray is not None:
-            self._connect(ray)
 
     def train(self, original: Original, directory: Path, idle: Callable[[], None], record: Path | None = None) -> None:
         """Trains an original into `directory`; `idle` is called all along, and what it raises ends the training.
@@ -60,7 +54,7 @@ class Engine:
                 directory,
                 settings=original.settings,
                 seed=original.seed,
-                device=self.device if self._ray is None else "auto",
+                device=self.device if self._cluster is None else "auto",
                 record_updates=None if record is None else str(record),
                 state=state if record is None else None,
             )
@@ -70,52 +64,26 @@ class Engine:
         """Yields tasks as they get done. What `idle` raises, or leaving the iterator early, ends those in flight."""
         function: Callable[[Task], Outcome] = _measure_here
         threads = max(1, torch.get_num_threads() // self.workers)
-        if self._ray is not None:
+        if self._cluster is not None:
             threads = 1
             function = partial(_measure_there, weights={n: self._on_cluster(t) for n, t in _models(todo).items()})
         todo = [replace(task, device=self.device) for task in todo]
-        gpus = int(self._ray is not None and self.device == "cuda")
-        for task, outcome in tasks.in_processes(
-            function, todo, workers=self.workers, threads=threads, ray=self._ray is not None, gpus=gpus, idle=idle
-        ):
+        how: dict[str, Any] = {"workers": self.workers, "threads": threads, "cluster": self._cluster, "idle": idle}
+        for task, outcome in tasks.in_processes(function, todo, **how):
             yield task, failed(task, outcome.why) if isinstance(outcome, tasks.Died) else outcome
 
     def close(self) -> None:
         """Ends the processes, or leaves the cluster."""
-        if self._ray is None:
+        if self._cluster is None:
             tasks.end()
-        else:
-            self._ray.shutdown()
-        self._quiet.close()
-
-    def _connect(self, address: str) -> None:
-        _check_reachable(address)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise MissingExtraError("--ray needs Ray: pip install '.[bench]' in expunge's sources") from error
-        self._quiet.enter_context(redirect_stdout(sys.stderr))  # Ray prints of dead workers, at any time
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False if address == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except Exception as error:  # Ray raises many types
-            self._quiet.close()
-            raise ExpungeError(f"cannot reach a Ray cluster at {address}: {' '.join(str(error).split())}") from error
-        self._ray = ray
-        resources = ray.cluster_resources()
-        self.device = "cuda" if resources.get("GPU", 0) >= 1 else "cpu"
-        self.workers = max(1, int(resources.get("GPU" if self.device == "cuda" else "CPU", 1)))
+        self._open.close()
 
     def _on_cluster(self, task: Task) -> Any:
         """A reference to the checkpoint's content in Ray's object store, put there once."""
         if task.model_digest not in self._shared:
-            self._shared = {task.model_digest: self._ray.put(task.model.read_bytes())}
+            import ray
+
+            self._shared = {task.model_digest: ray.put(task.model.read_bytes())}
         return self._shared[task.model_digest]
 
 
@@ -149,14 +117,3 @@ def _digest(path: Path) -> str | None:
         return model_digest(path)
     except InputError:
         return None
-
-
-def _check_reachable(address: str) -> None:
-    """Raises `ExpungeError` where nothing listens at `HOST:PORT`: Ray itself would go on trying for half an hour."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():  # `local` and `auto`
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
-    except (OSError, OverflowError) as error:
-        raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error

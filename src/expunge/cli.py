@@ -207,6 +207,7 @@ def audit(
     ] = None,
     num: Annotated[int | None, typer.Option(min=1, help="--full: models of each kind; default: 64.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="--full: processes; default: 2.")] = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="--full: train on a Ray cluster instead.")] = None,
     references: Annotated[
         Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
     ] = None,
@@ -217,7 +218,14 @@ def audit(
     """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
-    of_full = {"--train": train, "--method": method, "--references": references, "--num": num, "--workers": workers}
+    of_full = {
+        "--train": train,
+        "--method": method,
+        "--references": references,
+        "--num": num,
+        "--workers": workers,
+        "--ray": ray,
+    }
     of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
     of_default |= {"--with-images": with_images, "--correct-difficulty": correct_difficulty}
     for option, given in (of_default if full else of_full).items():
@@ -246,6 +254,7 @@ def audit(
                 methods=method or ["targeted"],
                 num_models=num or 64,
                 workers=workers or 2,
+                ray=ray,
                 seed=seed,
                 device=device,
                 announce=lambda line: print(printable(line), file=sys.stderr),

@@ -1,14 +1,18 @@
 """Many tasks in processes, by joblib: loky's on this machine, or Ray's on a cluster."""
 
+import logging
 import os
 import queue
 import re
 import signal
+import socket
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import current_process
 from pathlib import Path
@@ -17,13 +21,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, MissingExtraError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 PATIENCE = 0.25
 """Seconds between two calls of `idle`, and between two looks of a worker at whether its parent lives."""
+
+KNOCK = 10
+"""Seconds that a cluster has to answer in."""
 
 ROUNDS = 3
 """Times in a row that processes may end before any task is begun, or on a cluster, before any is done."""
@@ -69,8 +76,7 @@ def in_processes(
     *,
     workers: int,
     threads: int = 1,
-    ray: bool = False,
-    gpus: int = 0,
+    cluster: "Cluster | None" = None,
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[T, R | Died]]:
     """Yields (task, result) as tasks get done, each in a process that goes on to others.
@@ -83,8 +89,7 @@ def in_processes(
         tasks: pickled one by one.
         workers: ≥ 1 processes.
         threads: of torch, in each process.
-        ray: on the cluster that Ray is connected to. There a death costs nothing but time: tasks are run again.
-        gpus: of the cluster, that each process is given.
+        cluster: where they run instead of this machine. There a death costs nothing but time: tasks are run again.
         idle: called every `PATIENCE` seconds.
 
     Raises:
@@ -94,13 +99,13 @@ def in_processes(
     failures = 0
     with TemporaryDirectory(prefix="expunge-tasks-") as marks:
         while left:
-            parent = None if ray else os.getpid()
+            parent = os.getpid() if cluster is None else None
             calls = {
-                n: _Call(function, task, threads, parent, None if ray else Path(marks, str(n)))
+                n: _Call(function, task, threads, parent, Path(marks, str(n)) if cluster is None else None)
                 for n, task in left.items()
             }
             broken = None
-            for n, done in _round(calls, workers, ray, gpus, idle):
+            for n, done in _round(calls, workers, cluster, idle):
                 if n is None:
                     broken = str(done)
                     break
@@ -120,13 +125,67 @@ def in_processes(
                 continue
             for n in begun:  # one of them ended the process of all: by itself each shows whether it was it
                 Path(marks, str(n)).unlink()
-                for _, done in _round({n: calls[n]}, 1, ray, gpus, idle):
+                for _, done in _round({n: calls[n]}, 1, cluster, idle):
                     if isinstance(done, str):
                         yield left.pop(n), Died(done)
                     elif done[0]:
                         yield left.pop(n), done[1]
                     else:
                         raise done[1]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that this process is connected to: its `device`, `cpu` or `cuda`, and how many `workers` it has."""
+
+    device: str
+    workers: int
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Cluster]:
+    """Connects to the Ray cluster at `address`, for the block; `local` starts one here, and ends it.
+
+    Its nodes need expunge, and the data that tasks read.
+
+    Raises:
+        ExpungeError: nothing answers there.
+        MissingExtraError: Ray is not installed.
+    """
+    _check_reachable(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("--ray needs Ray: pip install '.[ray]' in expunge's sources") from error
+    with redirect_stdout(sys.stderr):  # Ray prints of dead workers, at any time
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray raises many types
+            raise ExpungeError(f"cannot reach a Ray cluster at {address}: {' '.join(str(error).split())}") from error
+        try:
+            resources = ray.cluster_resources()
+            device = "cuda" if resources.get("GPU", 0) >= 1 else "cpu"
+            yield Cluster(device, max(1, int(resources.get("GPU" if device == "cuda" else "CPU", 1))))
+        finally:
+            ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `ExpungeError` where nothing listens at `HOST:PORT`: Ray itself would go on trying for half an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # `local` and `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error
 
 
 def of_worker(device: str) -> str:
@@ -137,16 +196,16 @@ def of_worker(device: str) -> str:
 
 
 def _round(
-    calls: dict[int, _Call], workers: int, ray: bool, gpus: int, idle: Callable[[], None]
+    calls: dict[int, _Call], workers: int, cluster: Cluster | None, idle: Callable[[], None]
 ) -> Iterator[tuple[int | None, Any]]:
     """Yields (number, (returned, result)) of calls as they get done, and last (None, why) if a process died."""
     found: Any = queue.SimpleQueue()
     done: Any = found
-    if ray:
+    if cluster is not None:
         from ray.util.queue import Queue
 
         done = Queue(actor_options={"num_cpus": 0})  # Ray's backend hands results over all at once, this one by one
-    thread = threading.Thread(target=_fill, args=(found, done, calls, workers, ray, gpus), daemon=True)
+    thread = threading.Thread(target=_fill, args=(found, done, calls, workers, cluster), daemon=True)
     thread.start()
     left = set(calls)
     try:
@@ -160,11 +219,11 @@ def _round(
                 return
             idle()
     finally:
-        if ray:
+        if cluster is not None:
             done.shutdown(force=True)
-        elif left:
-            end()
-        if not ray:
+        else:
+            if left:
+                end()
             thread.join()
 
 
@@ -181,7 +240,7 @@ def _next(found: Any, done: Any) -> tuple[int | None, Any]:
         return None, None
 
 
-def _fill(found: Any, done: Any, calls: dict[int, _Call], workers: int, ray: bool, gpus: int) -> None:
+def _fill(found: Any, done: Any, calls: dict[int, _Call], workers: int, cluster: Cluster | None) -> None:
     """Runs the calls in joblib's processes. What comes of them goes into `done`, why that ended into `found`."""
     from joblib import Parallel, delayed, parallel_config
 
@@ -190,11 +249,13 @@ def _fill(found: Any, done: Any, calls: dict[int, _Call], workers: int, ray: boo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of processes that end early, which is what we ask of them
-            if ray:
+            if cluster is not None:
                 from ray.util.joblib import register_ray
 
                 register_ray()
-                with parallel_config(backend="ray", ray_remote_args={"num_gpus": gpus, "num_cpus": 1}):
+                with parallel_config(
+                    backend="ray", ray_remote_args={"num_gpus": int(cluster.device == "cuda"), "num_cpus": 1}
+                ):
                     Parallel(**{**how, "n_jobs": workers})(
                         delayed(_put)(done, number, call) for number, call in calls.items()
                     )

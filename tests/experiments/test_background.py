@@ -22,7 +22,8 @@ def job(tmp_path: Path) -> Job:
     """A job of eight cells that is not started yet."""
     plan = tmp_path / "plan.toml"
     plan.write_text(
-        '[[steps]]\ngrid = "small.toml"\nresults = "small"\nhours = 1.0\nonly = ["method=before", "method=neg_grad"]\n'
+        '[[steps]]\ngrid = "small.toml"\nresults = "small"\noriginals = "small"\nhours = 1.0\n'
+        'only = ["method=before", "method=neg_grad"]\n'
     )
     (tmp_path / "small.toml").write_text(SMOKE.read_text())
     (tmp_path / "runs").mkdir()

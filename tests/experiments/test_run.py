@@ -827,7 +827,7 @@ class Unreadable:
 
 
 def test_what_a_ray_node_cannot_run_is_no_cells_failure(models: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[bench]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
     path = models / "sample-small_resnet/model.safetensors"
     told: dict[str, Any] = {"model": path, "model_digest": model_digest(path), "device": "cpu"}
     task = Task(cells=tuple(load_grid(SMOKE).cells("cpu")[:1]), **told, commit=Unreadable())  # type: ignore[arg-type]
@@ -841,7 +841,7 @@ def test_what_a_ray_node_cannot_run_is_no_cells_failure(models: Path) -> None:
 
 def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path) -> None:
     """A real cluster of two nodes; Ray repeats the task whose process died, and every cell is there once."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[bench]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
     text = SMOKE.read_text().replace("epochs = 3", "epochs = 40")
     (tmp_path / "grid.toml").write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}

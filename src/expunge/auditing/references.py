@@ -6,9 +6,12 @@ of retained ones. The manifest and the files name digests of the images: keep th
 """
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,6 @@ from expunge.auditing._reference_files import (
     tag_of,
     update_manifest,
 )
-from expunge.auditing._workers import run_in_processes
 from expunge.auditing.forward import outputs_of
 from expunge.auditing.relearning import TOLERANCE, network_steps
 from expunge.data import ImageSet, audit_side, check_disjoint
@@ -37,6 +39,7 @@ from expunge.metrics.scores import cross_entropy
 from expunge.models import ModelSpec, build
 from expunge.progress import advance
 from expunge.randomness import stream
+from expunge.tasks import Cluster, Died, in_processes
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
 
@@ -126,6 +129,7 @@ def train_references(
     *,
     num_models: int = 64,
     workers: int = 2,
+    cluster: Cluster | None = None,
     announce: Callable[[str], None] = lambda message: None,
 ) -> References:
     """Trains O_j on all data, U_j = unlearn(O_j) by every method, and R_j without the forget set, j < `num_models`.
@@ -135,21 +139,19 @@ def train_references(
     method trains the originals anew, since weights are not kept: to the same bits on the same processor, but not on
     GPUs, so name all methods at once there.
 
-    Workers are fresh interpreters that import the caller's main module: a script that calls this needs the usual
-    `if __name__ == "__main__":`. Each computes on one thread.
-
     Args:
         directory: where the results go; made if it is not there.
         plan: what is trained.
         num_models: N, ≥ 1. The full audit wants 64.
-        workers: processes, ≥ 1.
+        workers: processes of one thread each, ≥ 1; of a cluster all are used.
+        cluster: a Ray cluster (`expunge.tasks.cluster`) that trains them in place of this machine.
         announce: is told how much there is to do, and after the first pair of models how long the rest will take.
 
     Raises:
         InputError: unknown ids, forgotten examples among the held-out ones, or results of other settings in the
             directory.
         SettingError: a number out of range.
-        ExpungeError: a worker process died.
+        ExpungeError: a worker process died. What was finished is kept.
     """
     if min(num_models, workers) < 1:
         raise SettingError("num_models and workers are at least 1")
@@ -185,10 +187,18 @@ def train_references(
     announce(f"{len(missing)} of {num_models} pairs of reference models are to be trained in {directory}")
     finished = num_models - len(missing)
     advance("reference models", finished, num_models)
-    for n, (_, seconds) in enumerate(run_in_processes(make_pair, job, missing, workers)):
+    workers = workers if cluster is None else cluster.workers
+    function = partial(_make_here, job) if cluster is None else partial(_make_there, replace(job, directory=Path()))
+    todo = [_Pair(j, {} if cluster is None else job.contents(j)) for j in missing]
+    for n, (_, made) in enumerate(in_processes(function, todo, workers=workers, cluster=cluster)):
+        if isinstance(made, Died):
+            raise ExpungeError(f"{made.why}; what was finished is kept, run it again to go on")
+        for name, content in made.files.items():
+            with written_whole(directory / name) as temporary:
+                temporary.write_bytes(content)
         if n == 0 and len(missing) > 1:
-            left = (len(missing) - 1) * seconds / min(workers, len(missing))
-            announce(f"the first pair took {seconds:.0f} s; the rest will take about {left / 60:.0f} min")
+            left = (len(missing) - 1) * made.seconds / min(workers, len(missing))
+            announce(f"the first pair took {made.seconds:.0f} s; the rest will take about {left / 60:.0f} min")
         advance("reference models", finished + n + 1, num_models)
     return load_references(directory, rows=tuple(plan.methods), num_models=num_models)
 
@@ -283,6 +293,11 @@ class _Job:
             read_tag(path, self.tags[row])
         return path.exists()
 
+    def contents(self, j: int) -> dict[str, bytes]:
+        """The files of the j-th models that are there, by name."""
+        paths = [file_of(self.directory, row, j) for row in self.tags]
+        return {path.name: path.read_bytes() for path in paths if path.exists()}
+
     def trained(self, data: ImageSet, kind: str, j: int) -> torch.nn.Module:
         """A network of its own seed, on the GPU that numbers like j go to, or on the CPU."""
         seed = _seed(self.plan.seed, f"{kind} {j}")
@@ -334,6 +349,40 @@ def make_pair(job: _Job, j: int) -> None:
             job.write(name, j, result.model)
     if not job.has("retrained", j):
         job.write("retrained", j, job.trained(job.rest, "retrained", j))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The j-th models to make, and on a cluster the files that are there of them already, by name."""
+
+    j: int
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """How long it took, and on a cluster the new files."""
+
+    seconds: float
+    files: Mapping[str, bytes]
+
+
+def _make_here(job: _Job, pair: _Pair) -> _Made:
+    started = time.perf_counter()
+    make_pair(job, pair.j)
+    return _Made(time.perf_counter() - started, {})
+
+
+def _make_there(job: _Job, pair: _Pair) -> _Made:
+    """On a node, whose disk is its own."""
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="expunge-") as name:
+        directory = Path(name)
+        for file, content in pair.files.items():
+            (directory / file).write_bytes(content)
+        make_pair(replace(job, directory=directory), pair.j)
+        made = {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in pair.files}
+    return _Made(time.perf_counter() - started, made)
 
 
 def _seed(seed: int, purpose: str) -> int:

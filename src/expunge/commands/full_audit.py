@@ -1,6 +1,7 @@
 """`expunge audit --full`: a method against many models that were retrained without the forget set."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from expunge.auditing.full_audit import LEAST_MODELS, FullAudit
@@ -14,6 +15,7 @@ from expunge.files import check_unused, new_directory
 from expunge.methods import Method, make_method
 from expunge.methods.retrain import Retrain
 from expunge.models import load_model
+from expunge.tasks import cluster
 
 
 def full_audit(
@@ -25,6 +27,7 @@ def full_audit(
     methods: Sequence[str] = ("targeted",),
     num_models: int = 64,
     workers: int = 2,
+    ray: str | None = None,
     seed: int = 0,
     device: str = "auto",
     announce: Callable[[str], None] = lambda line: None,
@@ -41,6 +44,7 @@ def full_audit(
         methods: each NAME, or NAME,SETTING=VALUE,… with `protocol` among the settings.
         num_models: N, of each kind.
         workers: processes, of one thread each.
+        ray: the address of a Ray cluster that trains the models in place of this machine, or `local`.
         seed: of everything random.
         device: `cpu`, `cuda`, or `auto`.
         announce: is told how much there is to do, and how long it will take.
@@ -87,7 +91,10 @@ def full_audit(
             subject=subject,
             device=where.type,
         )
-        found = train_references(references, plan, num_models=num_models, workers=workers, announce=announce)
+        with nullcontext() if ray is None else cluster(ray) as where_else:
+            found = train_references(
+                references, plan, num_models=num_models, workers=workers, cluster=where_else, announce=announce
+            )
         result = compare(found, seed=seed)
         (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
         told = "\n".join(f"- {caveat}" for caveat in result.caveats)
