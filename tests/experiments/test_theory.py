@@ -218,10 +218,10 @@ else:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fewer_examples_than_the_defaults(trained: Path) -> None:
+def test_fewer_examples_than_the_defaults(trained: Path, tmp_path: Path) -> None:
     """All that there are, and ids in the order of their file."""
     images = load_data("sample").take(range(3))
-    path = trained.parent / "few.safetensors"
+    path = tmp_path / "few.safetensors"
     save_file({"images": images.images, "labels": images.labels}, path)
     few = theory(str(trained), f"safetensors:{path}", steps=[1])
     assert (few.single.num_examples, few.batch, few.ids) == (3, 3, None)
