@@ -43,7 +43,7 @@ def test_what_is_raised_ends_the_rest() -> None:
     with pytest.raises(InputError, match="zero"):
         list(in_processes(work, [0, 1], workers=1))
     with pytest.raises(ExpungeError, match="TypeError"):
-        list(in_processes(work, ["text"], workers=1))  # type: ignore[list-item]
+        list(in_processes(work, ["text"], workers=1))  # type: ignore[arg-type]
     assert list(in_processes(work, [], workers=2)) == []
 
 
