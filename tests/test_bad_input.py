@@ -250,7 +250,10 @@ simple(
 )
 simple("training on one class", 1, "at least two classes", lambda p: p.train(data=f"folder:{p.folder()}"))
 simple(
-    "forget overlaps test", 1, "3 of the test examples are in the forget set", lambda p: p.forget("--test", "sample")
+    "forget overlaps test",
+    1,
+    "3 of the 2000 test examples are in the forget set",
+    lambda p: p.forget("--test", "sample"),
 )
 simple(
     "retain is all forgotten",

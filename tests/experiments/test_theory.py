@@ -1,5 +1,6 @@
 """`python -m experiments theory`: what it prints and writes, and that bad input writes nothing."""
 
+import doctest
 import json
 import re
 import subprocess
@@ -307,3 +308,8 @@ def test_a_model_that_does_not_work_in_float64_is_told_so() -> None:
     forget = TensorDataset(pixels(3), torch.tensor([1, 2, 3]))
     with pytest.raises(InputError, match="one SGD step is measured in float64, which the model does not work in"):
         measure_updates(Casting(), forget, steps=(1,))
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    results = doctest.testmod(sys.modules[concentration.__module__])
+    assert results.attempted > results.failed == 0
