@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.data import Examples
-from expunge.methods import METHODS, GradientMethod, make_method
+from expunge.methods import METHODS, GradientMethod, Needs, make_method
 from expunge.training import Recipe, train
 from expunge.unlearning import Unlearned, unlearn
 from expunge.update_log import UpdateRecorder
@@ -129,17 +129,19 @@ class Arrangement:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def run(self, seed: int = 0, **settings: Any) -> Unlearned:
-        """Runs `unlearn` with every input given, also those that the method does not need."""
-        return unlearn(
-            self.model,
-            self.forget,
-            method=make_method(self.name, **{**SHORT[self.name], **self.settings, **settings}),
-            retain=self.retain,
-            heldout=self.heldout,
-            factory=self.factory,
-            updates=self.updates,
-            seed=seed,
-        )
+        """Runs `unlearn` with the inputs that the method reads."""
+        method = make_method(self.name, **{**SHORT[self.name], **self.settings, **settings})
+        given: dict[str, Any] = {
+            name: value
+            for need, name, value in (
+                (Needs.RETAIN, "retain", self.retain),
+                (Needs.HELDOUT, "test", self.heldout),
+                (Needs.FACTORY, "factory", self.factory),
+                (Needs.UPDATES, "updates", self.updates),
+            )
+            if need in method.needs
+        }
+        return unlearn(self.model, self.forget, method=method, seed=seed, **given)
 
 
 def arrange(name: str, network: str, directory: Path, num_forget: int = 6) -> Arrangement:

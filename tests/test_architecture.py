@@ -24,6 +24,7 @@ LAYERS = [
     {"unlearning"},
     {"auditing"},
     {"report"},
+    {"forgetting"},
     {"commands"},
     {"cli", "stopping", "terminal"},
 ]
@@ -93,10 +94,10 @@ sys.modules.update(dict.fromkeys(blocked))  # None: an import of it fails
 import expunge
 out = pathlib.Path(tempfile.mkdtemp())
 expunge.train("sample", "small_resnet", out / "a", settings={"epochs": "1", "width": "4"})
-from expunge.commands import Sources
+from expunge.commands import Sources, forget
 (out / "ids").write_text("0\\n1\\n")
 sources = Sources(model=str(out / "a"), forget="sample", ids=out / "ids", test="sample:test")
-report = expunge.forget(sources, out / "b")
+report = forget(sources, out / "b")
 assert report.trace.num_forget == 2 and expunge.load_model(str(out / "b"))
 assert "pip install '.[report]'" in report.notes[-1]
 assert sorted(path.name for path in (out / "b").iterdir()) == ["model.safetensors", "report.json"]

@@ -525,7 +525,7 @@ def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path
     data: ImageSet = settings["data"]
     train(original, data.examples, RECIPE, rng=torch.Generator().manual_seed(seed))
     forget = data.select(settings["forget_ids"])
-    model = unlearn(original, forget, method=methods["calibrated"], heldout=heldout, seed=3).model
+    model = unlearn(original, forget, method=methods["calibrated"], test=heldout, seed=3).model
     for images, part in ((forget.images, "forget"), (heldout.images[left], "heldout")):
         np.testing.assert_array_equal(references.logits["calibrated"][part][0], logits_of(model, images).numpy())
 

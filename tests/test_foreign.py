@@ -119,7 +119,7 @@ class Versioned(Network):
 def run(model: nn.Module, method: str, **more: Any) -> nn.Module:
     settings = {**SHORT[method], **more}
     return unlearn(
-        model, FORGET, method=make_method(method, **settings), retain=RETAIN, heldout=TEST, factory=type(model)
+        model, FORGET, method=make_method(method, **settings), retain=RETAIN, test=TEST, factory=type(model)
     ).model
 
 
@@ -206,7 +206,7 @@ def test_an_example_may_be_one_number() -> None:
     model = Users()
     model.embedding = nn.Embedding(400, 8)
     forget, held = (TensorDataset(torch.arange(300)[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
-    after = unlearn(model, forget, method=make_method("calibrated", epochs=1), heldout=held).model
+    after = unlearn(model, forget, method=make_method("calibrated", epochs=1), test=held).model
     assert audit(model, after, forget, held).num_forget == 9
 
 
@@ -268,7 +268,7 @@ def test_a_grid_of_token_ids_is_not_shifted() -> None:
 
     grids = torch.randint(5, 20, (300, 1, 8, 8), generator=torch.Generator().manual_seed(5))
     forget, held = (TensorDataset(grids[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
-    result = unlearn(Sees(), forget, method=make_method("calibrated", epochs=2), heldout=held)
+    result = unlearn(Sees(), forget, method=make_method("calibrated", epochs=2), test=held)
     assert result.model.lowest == 5
 
 
@@ -331,7 +331,7 @@ def test_token_ids_are_never_mixed_as_pixels_are(method: str, dtype: torch.dtype
     with pytest.raises(InputError, match="held-out examples"):
         unlearn(Sees(), forget, method=method)
     held = TensorDataset(tokens[30:], LABELS[30:])
-    result = unlearn(Sees(), forget, method=make_method(method, epochs=2), heldout=held)
+    result = unlearn(Sees(), forget, method=make_method(method, epochs=2), test=held)
     assert result.trace.steps > 0
     assert isinstance(result.model, Sees)
     assert {number % 2 for number in result.model.met} == {0}
@@ -347,9 +347,9 @@ def test_a_model_that_cannot_take_mixtures_is_told_of_the_setting() -> None:
     codes = torch.randint(5, (300, 1, 6, 6), generator=torch.Generator().manual_seed(5)).float()
     forget, held = (TensorDataset(codes[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
     with pytest.raises(InputError, match=r"mixtures=false.*whole numbers are wanted"):
-        unlearn(Whole(), forget, method="masked_distillation", heldout=held)
+        unlearn(Whole(), forget, method="masked_distillation", test=held)
     chosen = make_method("masked_distillation", mixtures=False, epochs=1)
-    assert unlearn(Whole(), forget, method=chosen, heldout=held).trace.steps > 0
+    assert unlearn(Whole(), forget, method=chosen, test=held).trace.steps > 0
 
 
 @pytest.mark.parametrize(
@@ -622,13 +622,13 @@ def test_a_forgotten_example_on_the_audits_side_of_the_held_out_ones_is_refused(
     at = int(audited.nonzero()[0])
     forget = TensorDataset(IMAGES[at : at + 1], LABELS[at : at + 1])
     with pytest.raises(InputError, match="1 of the heldout examples"):
-        unlearn(Network(), forget, method="calibrated", heldout=TensorDataset(IMAGES, LABELS))
+        unlearn(Network(), forget, method="calibrated", test=TensorDataset(IMAGES, LABELS))
 
 
 @pytest.mark.parametrize("seed", [np.int64(3), torch.tensor(3)])
 def test_seeds_may_be_numpys(seed: Any) -> None:
-    plain = unlearn(Network(), FORGET, method="calibrated", heldout=TEST, seed=3)
-    found = unlearn(Network(), FORGET, method="calibrated", heldout=TEST, seed=seed)
+    plain = unlearn(Network(), FORGET, method="calibrated", test=TEST, seed=3)
+    found = unlearn(Network(), FORGET, method="calibrated", test=TEST, seed=seed)
     assert state_bits(found.model) == state_bits(plain.model)
     assert json.loads(found.trace.to_json())["seed"] == 3
     report = audit(Network(), found.model, FORGET, TEST, seed=seed).to_dict()

@@ -276,7 +276,7 @@ def test_masked_distillation_by_divergence_starts_as_delete_does() -> None:
         "masked_distillation", objective="divergence", pace=None, lr=LR, weight_decay=WD, epochs=1, batch_size=None,
         optimizer="sgd", stop="budget",
     )  # fmt: skip
-    model = unlearn(network(W, B), data(X, Y), method=method, heldout=data(XR, YR)).model
+    model = unlearn(network(W, B), data(X, Y), method=method, test=data(XR, YR)).model
     for actual, expected in zip(arrays(model), delete(), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
@@ -398,7 +398,7 @@ def test_calibrated_steps_toward_the_margins_of_the_calibration_side(optimizer: 
             batch_size=None,
             stop="budget",
         ),
-        heldout=data(heldout, labels),
+        test=data(heldout, labels),
     ).model
     for actual, start, part in zip(arrays(model), (W, B), slope, strict=True):
         moved = part if optimizer == "sgd" else part / (np.abs(part) + 1e-8)
@@ -459,6 +459,6 @@ def test_calibrated_holds_what_it_holds_and_follows_what_it_watches() -> None:
         retention_size=1000,
         mixtures=False,
     )
-    model = unlearn(network(W, B), data(X, y), method=method, heldout=data(everything, known)).model
+    model = unlearn(network(W, B), data(X, y), method=method, test=data(everything, known)).model
     for actual, expected in zip(arrays(model), (weight, bias), strict=True):
         np.testing.assert_allclose(actual, expected.detach().numpy(), rtol=0, atol=1e-12)

@@ -90,13 +90,13 @@ def test_a_held_out_set_with_random_transforms_is_refused() -> None:
 
     held = pairs(60, seed=8)
     with pytest.raises(InputError, match="heldout set gives examples otherwise each time it is read"):
-        unlearn(network(), pairs(6, seed=2), heldout=Shifted(held.inputs, held.labels))
+        unlearn(network(), pairs(6, seed=2), test=Shifted(held.inputs, held.labels))
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_method_sees_no_example_of_the_audit_side(seed: int) -> None:
     model, heldout = Watched(), pairs(60, seed=8)
-    result = unlearn(model, pairs(6, seed=2), method=Calibrated(epochs=3), heldout=heldout, seed=seed)
+    result = unlearn(model, pairs(6, seed=2), method=Calibrated(epochs=3), test=heldout, seed=seed)
     side = calibration_side(heldout.inputs, seed)
     rows = torch.cat([batch.flatten(1) for batch in model.seen])
     met = torch.tensor([bool((rows == example.flatten()).all(1).any()) for example in heldout.inputs])
@@ -108,8 +108,8 @@ def test_the_method_sees_no_example_of_the_audit_side(seed: int) -> None:
 
 def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
     model, forget, test = network(), pairs(6, seed=2), pairs(80, seed=8)
-    once = unlearn(model, forget, method=Calibrated(epochs=2), heldout=test, seed=3).model
-    twice = unlearn(once, pairs(4, seed=21), method=Calibrated(epochs=2), heldout=test, seed=4).model
+    once = unlearn(model, forget, method=Calibrated(epochs=2), test=test, seed=3).model
+    twice = unlearn(once, pairs(4, seed=21), method=Calibrated(epochs=2), test=test, seed=4).model
     assert calibration_seeds(twice) == (3, 4)
     for after, seeds in ((once, [3]), (twice, [3, 4])):
         report = audit(model, after, forget, test)
@@ -137,13 +137,13 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
 )
 def test_bad_held_out_sets_are_refused(heldout: Pairs, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        unlearn(network(), pairs(6, seed=2), method="calibrated", heldout=heldout)
+        unlearn(network(), pairs(6, seed=2), method="calibrated", test=heldout)
 
 
 def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
     forget = pairs(40, seed=2)
     with pytest.raises(InputError, match="heldout examples are in the forget set"):
-        unlearn(network(), forget, method="calibrated", heldout=forget)
+        unlearn(network(), forget, method="calibrated", test=forget)
 
 
 def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -> None:
@@ -159,7 +159,7 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
 def test_copies_of_a_forgotten_example_have_one_target() -> None:
     forget, heldout = pairs(20, seed=2), pairs(200, seed=8)
     often = Pairs(forget.inputs.repeat(3, 1, 1, 1), forget.labels.repeat(3))
-    once, thrice = (unlearn(network(), part, method=Calibrated(epochs=3), heldout=heldout) for part in (forget, often))
+    once, thrice = (unlearn(network(), part, method=Calibrated(epochs=3), test=heldout) for part in (forget, often))
     assert state_bits(once.model) == state_bits(thrice.model)
     assert thrice.trace.num_forget == 60
 
@@ -177,7 +177,7 @@ def test_examples_are_ranked_by_their_own_margin_and_that_of_the_student(
     calibrated = importlib.import_module("expunge.methods.calibrated")
     monkeypatch.setattr(calibrated, "student_confidence", lambda *_, **__: student)
     monkeypatch.setattr(calibrated, "transported", noting)
-    unlearn(network(), forget, method=make_method("calibrated", epochs=1, rank=rank), heldout=pairs(200, seed=8))
+    unlearn(network(), forget, method=make_method("calibrated", epochs=1, rank=rank), test=pairs(200, seed=8))
     own = scaled_confidence(network()(forget.inputs), forget.labels).detach()
     place = [np.argsort(np.argsort(values.numpy())) for values in (own, student)]
     assert orders[0].tolist() == (place[0] + place[1] if rank == "student" else place[0]).tolist()
@@ -301,7 +301,7 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
     assert before.min() > unseen.median() + 1
     chosen: Any = {"match": match, "rank": rank, "follow": False}
     method = Calibrated(epochs=2500, tolerance=0.06, retention=0.0, lr=3e-3, **chosen)
-    result = unlearn(model, forget, method=method, heldout=heldout)
+    result = unlearn(model, forget, method=method, test=heldout)
     # Once it is saturated, an output says little about its margin: matched outputs leave margins a little apart.
     close = 0.08 if match == "margin" else 0.16
     assert match == "distribution" or result.trace.first_step_all_reached is not None, result.trace.warnings
@@ -324,7 +324,7 @@ def test_examples_that_are_wrong_already_are_not_taught_their_labels(num: int) -
     forget = pairs(num, seed=2)
     forget.labels[:] = model(forget.inputs).detach().argmin(1)
     before = scaled_confidence(model(forget.inputs).detach(), forget.labels)
-    result = unlearn(model, forget, method=Calibrated(epochs=60), heldout=pairs(200, seed=9))
+    result = unlearn(model, forget, method=Calibrated(epochs=60), test=pairs(200, seed=9))
     after = scaled_confidence(result.model(forget.inputs).detach(), forget.labels)
     assert (before < -1).all()
     assert result.trace.forget_accuracy_after == 0
@@ -338,7 +338,7 @@ def test_a_class_without_held_out_examples_is_noted() -> None:
     notes = [
         [
             note
-            for note in unlearn(network(), forget, method=Calibrated(epochs=1), heldout=held).trace.warnings
+            for note in unlearn(network(), forget, method=Calibrated(epochs=1), test=held).trace.warnings
             if "no held-out example" in note
         ]
         for held in (heldout, known)
@@ -355,7 +355,7 @@ def test_it_goes_where_unseen_margins_are_by_then() -> None:
         for follow in (True, False):
             unheld: dict[str, Any] = {"retention": 0.0, "retention_size": 1, "mixtures": False}
             method = Calibrated(epochs=5000, follow=follow, rank="margin", **unheld)
-            after = unlearn(model, forget, method=method, heldout=heldout).model
+            after = unlearn(model, forget, method=method, test=heldout).model
             gone, unseen = (
                 scaled_confidence(after(inputs), labels).detach()
                 for inputs, labels in ((forget.inputs, forget.labels), (heldout.inputs[side], heldout.labels[side]))
@@ -384,7 +384,7 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
     shape = (1, 6, 6) if held else (1, 8, 8)  # the first are too small to be shifted
     forget, heldout = pairs(20, seed=2, shape=shape), pairs(240, seed=8, shape=shape)
     model = nn.Sequential(nn.Flatten(), nn.Linear(forget.inputs[0].numel(), NUM_CLASSES))
-    unlearn(model, forget, method=method, heldout=heldout if held else None)
+    unlearn(model, forget, method=method, test=heldout if held else None)
     assert len(drawn) == 60
     for inputs in drawn:
         assert torch.equal(inputs[:20], forget.inputs)
@@ -441,7 +441,7 @@ def test_mixtures_are_a_choice_and_of_the_calibration_side_alone(
     for mixtures in (True, False):
         asked.clear()
         chosen = method(epochs=3, stop="budget", retention_size=30, mixtures=mixtures)
-        unlearn(network(), forget, method=chosen, heldout=heldout)
+        unlearn(network(), forget, method=chosen, test=heldout)
         assert [num for *_, num in asked] == ([30] * 3 if mixtures else [])
         for inputs, others, _ in asked:
             assert torch.equal(others, forget.inputs)
@@ -455,7 +455,7 @@ def test_mixtures_of_forgotten_images_alone_never_reach_normalisation_statistics
     state = {name: value.clone() for name, value in model[1].named_buffers()}
     for heldout in (None, pairs(80, seed=8)):
         method = MaskedDistillation(epochs=2, stop="budget")
-        after = unlearn(model, pairs(6, seed=2), method=method, heldout=heldout).model
+        after = unlearn(model, pairs(6, seed=2), method=method, test=heldout).model
         assert isinstance(after, nn.Sequential)
         same = all(torch.equal(value, state[name]) for name, value in after[1].named_buffers())
         assert same == (heldout is None)
@@ -483,7 +483,7 @@ def test_the_pull_wins_in_the_end_where_the_hold_relaxes() -> None:
     common: dict[str, Any] = {"retention": 1e3, "epochs": 300, "pace": None, "lr": 0.01}
     forget, heldout = pairs(6, seed=2), pairs(60, seed=8)
     held, relaxed = (
-        unlearn(network(), forget, method=MaskedDistillation(relax=relax, **common), heldout=heldout).trace
+        unlearn(network(), forget, method=MaskedDistillation(relax=relax, **common), test=heldout).trace
         for relax in (1.0, 0.8)
     )
     assert held.forget_accuracy_before == held.forget_accuracy_after > 0
@@ -597,7 +597,7 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
 def test_where_no_method_is_named_held_out_examples_decide(tmp_path: Path, trained: Path) -> None:
     model, forget, heldout = network(), pairs(6, seed=2), pairs(60, seed=8)
     assert unlearn(model, forget).trace.method == default_method(False) == "targeted"
-    assert unlearn(model, forget, heldout=heldout).trace.method == default_method(True) == "calibrated"
+    assert unlearn(model, forget, test=heldout).trace.method == default_method(True) == "calibrated"
     ids = tmp_path / "ids.txt"
     ids.write_text("3\n4\n")
     shared = ("forget", "--model", trained, "--forget", "sample", "--ids", ids, "--json")
@@ -624,7 +624,7 @@ def test_wrong_examples_are_never_raised_by_targets_that_follow() -> None:
     wrong = model(forget.inputs).argmax(1) != forget.labels
     before = scaled_confidence(model(forget.inputs).detach(), forget.labels)
     heldout = Pairs(inputs[300:], labels[300:])
-    after = unlearn(model, forget, method=Calibrated(), heldout=heldout).model
+    after = unlearn(model, forget, method=Calibrated(), test=heldout).model
     raised = scaled_confidence(after(forget.inputs).detach(), forget.labels) - before
     assert wrong.sum() >= 30
     assert raised[wrong].mean() < 0.05

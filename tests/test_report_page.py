@@ -295,8 +295,8 @@ def test_a_page_is_the_same_each_time_and_leaves_matplotlib_as_it_was() -> None:
 
 
 def test_the_docs_name_every_field_of_the_json() -> None:
-    from expunge.commands.report import Report
     from expunge.metrics.verdict import ScoreTest
+    from expunge.report.record import Report
 
     text = (ROOT / "docs" / "report.md").read_text()
     records = (

@@ -277,18 +277,18 @@ class Wrapper(nn.Module):
 
 def test_the_audit_leaves_out_what_a_wrapped_or_unwrapped_model_was_calibrated_on() -> None:
     model, forget, heldout = nn.Sequential(nn.Linear(6, 3)), blobs(9), blobs(200, 2)
-    after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), heldout=heldout, seed=3).model
+    after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), test=heldout, seed=3).model
     used = audit(model, after, forget, heldout).num_heldout
     assert used < 150
     assert audit(Wrapper(model), Wrapper(after), forget, heldout).num_heldout == used
-    inner = unlearn(Wrapper(model), forget, method=expunge.Calibrated(epochs=2), heldout=heldout, seed=3).model
+    inner = unlearn(Wrapper(model), forget, method=expunge.Calibrated(epochs=2), test=heldout, seed=3).model
     assert isinstance(inner.network, nn.Module)
     assert audit(model, inner.network, forget, heldout).num_heldout == used
 
 
 def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
     model, forget, heldout = nn.Linear(6, 3), blobs(9), blobs(200, 2)
-    after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), heldout=heldout).model
+    after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), test=heldout).model
     rng = np.random.default_rng(0)
     hard = Difficulty(
         forget=rng.normal(size=9), heldout=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
@@ -432,7 +432,7 @@ def test_a_loss_without_a_free_parameter_is_one_clear_line(method: str) -> None:
             return logits
 
     with pytest.raises(SettingError, match="the loss depends on no parameter that may change"):
-        unlearn(Detached(), pairs(30, 0), method=method, retain=pairs(40, 1), heldout=pairs(80, 2))
+        unlearn(Detached(), pairs(30, 0), method=method, retain=pairs(40, 1), test=pairs(80, 2))
 
 
 def test_a_factory_of_another_width_is_told_before_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from experiments.grid.measuring import model_digest
 from experiments.markdown import markdown
 from expunge.auditing import audit
 from expunge.data import ImageSet, audit_side, draw_ids, load_data
-from expunge.methods import Method, make_method, settings_of
+from expunge.methods import Method, Needs, make_method, settings_of
 from expunge.metrics.ranks import percentile_ranks
 from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import load_model, logits_of
@@ -84,8 +84,10 @@ def run(
     left = test.take(audit_side(test.images, [seed]).nonzero()[:, 0])
     model, seconds = network, 0.0
     made = []
+    given: dict[str, Any] = {"retain": rest} if Needs.RETAIN in method.needs else {}
+    given |= {"test": test} if Needs.HELDOUT in method.needs else {}
     for part in parts:
-        done = unlearn(model, part, method=method, retain=rest, heldout=test, seed=seed)
+        done = unlearn(model, part, method=method, seed=seed, **given)
         model, seconds = done.model, seconds + done.trace.seconds
         made.append(scores(model, part, left))
     found = audit(network, model, gone, left)

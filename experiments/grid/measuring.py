@@ -203,6 +203,7 @@ class Stage:
         precision = "bf16" if conditions.precision == "bf16" else self.precision
         method = make_method(cell.method, **cell.settings)
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
+        reads_test = Needs.HELDOUT in method.needs
         batch = cell.settings.get("batch_size") or math.inf
         passed = cell.forget_size + (0 if retain is None else len(retain))
         with conditions.applied(cell.settings.get("epochs", 0) * math.ceil(max(1.0, passed / batch)), self._moments):
@@ -211,8 +212,8 @@ class Stage:
                 forget,
                 method=method,
                 retain=retain,
-                heldout=self.test.without(forget) if cell.heldout and not cell.withheld else None,
-                updates=self.updates,
+                test=self.test.without(forget) if cell.heldout and not cell.withheld and reads_test else None,
+                updates=self.updates if cell.reads_updates else None,
                 seed=cell.seed,
             )
         started = time.perf_counter()

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from expunge import metrics as metrics
     from expunge import theory as theory
     from expunge.auditing import AuditReport, accuracy, audit
-    from expunge.commands import Sources, demo, forget, train
+    from expunge.commands import demo, train
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
+    from expunge.forgetting import Forgotten, forget
     from expunge.methods import (
         METHODS,
         SSD,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Scrub,
         Targeted,
         Task,
+        list_methods,
         make_method,
     )
     from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
@@ -52,9 +54,9 @@ _HOMES = {
     "AuditReport": "auditing",
     "accuracy": "auditing",
     "audit": "auditing",
-    "Sources": "commands",
     "demo": "commands",
-    "forget": "commands",
+    "Forgotten": "forgetting",
+    "forget": "forgetting",
     "train": "commands",
     "Examples": "data",
     "ImageSet": "data",
@@ -89,6 +91,7 @@ _HOMES = {
     "Scrub": "methods",
     "Targeted": "methods",
     "Task": "methods",
+    "list_methods": "methods",
     "make_method": "methods",
     "Header": "models",
     "ModelSpec": "models",
@@ -114,6 +117,7 @@ __all__ = [
     "Examples",
     "ExpungeError",
     "FineTune",
+    "Forgotten",
     "GradientMethod",
     "Header",
     "ImageSet",
@@ -136,7 +140,6 @@ __all__ = [
     "Salsa",
     "Scrub",
     "SettingError",
-    "Sources",
     "Targeted",
     "Task",
     "Trace",
@@ -146,6 +149,7 @@ __all__ = [
     "build",
     "demo",
     "forget",
+    "list_methods",
     "load_data",
     "load_model",
     "make_method",

@@ -55,7 +55,8 @@ class Trace:
         forget_digest: SHA-256 over the sorted digests and labels of the forget set, hexadecimal. Whoever holds
             the images can recognise it: do not publish it for small sets.
         num_forget, num_retain: examples in the forget set, and retained examples used.
-        num_heldout: held-out examples used: the calibration side of those that were given, by a split with `seed`.
+        num_heldout: test examples used: the calibration side of those that were given, by a split with `seed`.
+        calibration_digest: SHA-256 over the sorted digests of those examples, hexadecimal; None where none were used.
         pseudo_labels: None where the method uses none.
         epochs: one entry a pass.
         first_step_all_reached: the number of updates after which every forgotten example was first predicted as
@@ -93,6 +94,16 @@ class Trace:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     num_heldout: int = 0
+    calibration_digest: str | None = None
+
+    def summary(self) -> str:
+        """Two lines: what was done, and what became of the forget set."""
+        right = f"{100 * self.forget_accuracy_before:.1f}% to {100 * self.forget_accuracy_after:.1f}%"
+        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return (
+            f"{self.method}: {self.num_forget:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{warned}\n"
+            f"forget accuracy {right}, L1 change {self.change.l1:.4g}"
+        )
 
     def to_json(self) -> str:
         """JSON text with sorted keys."""
@@ -126,3 +137,7 @@ class Measurement:
     forget_accuracy: float
     retain_accuracy: float | None = None
     test_accuracy: float | None = None
+
+    def __repr__(self) -> str:
+        shown = {"forget": self.forget_accuracy, "retain": self.retain_accuracy, "test": self.test_accuracy}
+        return ", ".join(f"{name} {100 * value:.1f}%" for name, value in shown.items() if value is not None)

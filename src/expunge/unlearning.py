@@ -37,7 +37,7 @@ from expunge.models import (
     refusing,
 )
 from expunge.randomness import as_seed, seeded, stream
-from expunge.records import Trace
+from expunge.records import Epoch, Trace
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Unlearned:
     model: nn.Module
     trace: Trace
 
+    def __repr__(self) -> str:
+        return f"Unlearned({type(self.model).__name__})\n{self.trace.summary()}"
+
 
 def unlearn(
     model: nn.Module,
@@ -54,30 +57,34 @@ def unlearn(
     *,
     method: Method | str | None = None,
     retain: Dataset[Any] | None = None,
-    heldout: Dataset[Any] | None = None,
+    test: Dataset[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     updates: str | Path | None = None,
+    callback: Callable[[Epoch], object] | None = None,
     seed: int = 0,
 ) -> Unlearned:
     """Makes a copy of `model` that has forgotten the examples in `forget`. `model` itself is left untouched.
+
+    It runs the method alone: `expunge.forget` also audits. What is handed in is used or refused.
 
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
             one example each; they are read once and held in memory.
         method: a method, or its registry name; None: `calibrated` where there are held-out examples, else `targeted`.
-        retain: retained training examples, for the methods that need them; the rest never touch it.
-        heldout: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
+        retain: retained training examples, for the methods that need them.
+        test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
             the default, and `masked_distillation`. About half of them are used, those on the calibration side of a
-            split by `seed` (`expunge.data.calibration_side`); the audit uses the rest, and leaves the others out.
+            split by `seed` (`expunge.data.calibration_side`). The trace records it, and the audit leaves them out.
         factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
             expunge built need none.
         updates: the directory of the update log, for `amnesiac_undo`.
+        callback: called after each epoch of a gradient method; the run ends where it returns True.
         seed: of everything random. The same seed gives the same bits on the same machine and thread count. The
             global random states of Python, NumPy and torch are put back afterwards.
 
     Raises:
-        SettingError: unknown method, or an input that the method needs is missing.
+        SettingError: unknown method, an input that the method needs is missing, or one is given that it does not read.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
             inputs or weights (but for −inf in buffers: those are masks), retained or held-out examples that overlap the
             forget set, or held-out ones that read otherwise each time.
@@ -91,7 +98,7 @@ def unlearn(
     0.0
     """
     seed = as_seed(seed)
-    chosen = _resolve(method, heldout is not None)
+    chosen = resolve(method, test is not None)
     missing = [
         name
         for need, name, given in (
@@ -103,17 +110,30 @@ def unlearn(
     ]
     if missing:
         raise SettingError(f"{chosen.name} needs {' and '.join(missing)}")
+    unused = [
+        name
+        for need, name, given in (
+            (Needs.RETAIN, "retain", retain),
+            (Needs.HELDOUT, "test", test),
+            (Needs.FACTORY, "factory", factory),
+            (Needs.UPDATES, "updates", updates),
+        )
+        if need not in chosen.needs and given is not None
+    ]
+    if unused:
+        raise SettingError(f"{chosen.name} does not use {' and '.join(unused)}: leave it out, or choose another method")
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     device, _ = device_and_dtype(model)
     _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
-    record = Recorder()
+    record = Recorder(callback=callback)
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
     with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
         rng = stream("method", seed)
         examples = materialise(forget, "forget")
+        check_steady(forget, examples, "forget")
         identity = tuple(digests(examples.inputs))
         own = _own_copy(model)
         examples = examples.to(*device_and_dtype(own))
@@ -135,7 +155,7 @@ def unlearn(
             retain=_retained(retain, examples, logits.shape[1], chosen, seed) if Needs.RETAIN in chosen.needs else None,
             factory=(factory or own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
-            heldout=_calibration(heldout, examples, logits.shape[1], seed) if Needs.HELDOUT in chosen.needs else None,
+            heldout=_calibration(test, examples, logits.shape[1], seed),
         )
         with enough_memory(_memory_advice(chosen)):
             result = chosen.run(own, task, rng=rng, record=record)
@@ -161,6 +181,7 @@ def unlearn(
         num_forget=len(examples),
         num_retain=len(task.retain) if task.retain is not None else 0,
         num_heldout=len(task.heldout) if task.heldout is not None else 0,
+        calibration_digest=None if task.heldout is None else _digest_of(task.heldout),
         pseudo_labels=record.pseudo_labels,
         epochs=tuple(record.epochs),
         first_step_all_reached=record.first_step_all_reached,
@@ -183,9 +204,14 @@ def unlearn(
     return Unlearned(result, trace)
 
 
-def _resolve(method: Method | str | None, heldout: bool) -> Method:
+def _digest_of(examples: Examples) -> str:
+    return sha256(b"".join(sorted(digests(examples.inputs)))).hexdigest()
+
+
+def resolve(method: Method | str | None, has_test: bool) -> Method:
+    """The method that is meant; None: the default with or without test examples. Raises `SettingError`."""
     if method is None:
-        method = default_method(heldout)
+        method = default_method(has_test)
     if isinstance(method, str):
         return make_method(method)
     if isinstance(method, type) or not all(hasattr(method, name) for name in ("run", "name", "needs")):
@@ -264,17 +290,17 @@ def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, m
     return _like(examples, forget)
 
 
-def _calibration(heldout: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
-    """The held-out examples on the calibration side of the split by `seed`."""
-    if heldout is None:
+def _calibration(test: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
+    """The test examples on the calibration side of the split by `seed`."""
+    if test is None:
         return None
-    examples = materialise(heldout, "heldout")
-    check_steady(heldout, examples, "heldout")  # the split is by content: nothing else tells the audit what was used
-    _check_beside(examples, forget, num_classes, "held-out", "heldout")
+    examples = materialise(test, "test")
+    check_steady(test, examples, "test")  # the split is by content: nothing else tells the audit what was used
+    _check_beside(examples, forget, num_classes, "test", "test")
     side = calibration_side(examples.inputs, seed)
     if not side.any() or side.all():
         raise InputError(
-            f"{len(side)} held-out examples cannot be split into some to calibrate on and some to audit with; give more"
+            f"{len(side)} test examples cannot be split into some to calibrate on and some to audit with; give more"
         )
     return _like(examples.take(side.nonzero()[:, 0]), forget)
 

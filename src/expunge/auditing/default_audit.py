@@ -37,7 +37,7 @@ from expunge.metrics.tails import chance_of_as_many, tails
 from expunge.metrics.verdict import score_test
 from expunge.models import device_and_dtype, device_name, last_layer
 from expunge.randomness import as_seed
-from expunge.records import Measurement
+from expunge.records import Measurement, Trace
 
 BINS = 40
 """Bins of the scores' histograms."""
@@ -84,13 +84,14 @@ def audit(
     retain: Given | None = None,
     ids: Sequence[str] | None = None,
     difficulty: Difficulty | None = None,
+    trace: Trace | None = None,
     seed: int = 0,
 ) -> AuditReport:
     """Tests whether `after` still reveals the forgotten examples that `before` was trained on.
 
     Each model sees each example once, and nothing is trained but the last layer, on features kept from that one pass.
     `prepare` chooses the examples that count: copies of a forgotten example count once, and test examples that are
-    forgotten or retained ones, or that `after` was calibrated on (`unlearn(heldout=)`), are left out. The report's
+    forgotten or retained ones, or that `after` was calibrated on (`unlearn(test=)`), are left out. The report's
     `left_out` says so. docs/audit.md says what each figure means.
 
     Args:
@@ -103,6 +104,8 @@ def audit(
         ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
         difficulty: of the same examples, from `auditing.difficulty_of`: for a non-random forget set, such as
             mislabelled or unusually hard examples. The verdict is then that of the calibrated scores.
+        trace: what `unlearn` said it did, for a model that lost it, as in a bare state dict: it tells which test
+            examples the method was calibrated on.
         seed: of the draws of relearning's controls.
 
     Raises:
@@ -118,7 +121,7 @@ def audit(
     (5, 0.0)
     """
     seed = as_seed(seed)
-    sets = prepare(forget, test, retain, ids=ids).uncalibrated(after)
+    sets = prepare(forget, test, retain, ids=ids).uncalibrated(after, trace)
     names = [sequence_of(getattr(forget, name, None)) for name in ("class_names", "classes")]
     return report_of(
         before,

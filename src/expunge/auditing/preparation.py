@@ -13,7 +13,10 @@ from expunge.data import Examples, ImageSet, as_examples, audit_side
 from expunge.data.examples import first_copies, shared
 from expunge.errors import InputError
 from expunge.metrics.difficulty import Difficulty
-from expunge.models import calibration_seeds
+from expunge.models import calibration_seeds, says_calibration
+from expunge.records import Trace
+
+UNKNOWN = "It is not known whether a method was calibrated on some of these test examples; its trace would tell."
 
 Given = Examples | Dataset[Any]
 
@@ -47,15 +50,20 @@ class AuditSets:
         sets = {"forget": self.forget, "test": self.test, "retain": self.retain}
         return {name: examples for name, examples in sets.items() if examples is not None}
 
-    def uncalibrated(self, after: nn.Module) -> "AuditSets":
-        """The same without the test examples that the unlearned model was calibrated on (`unlearn(heldout=)`).
+    def uncalibrated(self, after: nn.Module, trace: Trace | None = None) -> "AuditSets":
+        """The same without the test examples that the unlearned model was calibrated on (`unlearn(test=)`).
+
+        The model says so itself, or its trace does. Where neither does, it is among what is left out as not known.
 
         Raises:
             InputError: it was calibrated on all of them.
         """
         if self.test is None:
             return self
-        left = audit_side(self.test.inputs, calibration_seeds(after)).nonzero()[:, 0]
+        if trace is None and not says_calibration(after):
+            return replace(self, left_out=(*self.left_out, UNKNOWN))
+        traced = [trace.seed] if trace is not None and trace.num_heldout else []
+        left = audit_side(self.test.inputs, [*calibration_seeds(after), *traced]).nonzero()[:, 0]
         if len(left) == len(self.test):
             return self
         used, num = len(self.test) - len(left), len(self.test)

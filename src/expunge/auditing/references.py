@@ -341,7 +341,7 @@ def make_pair(job: _Job, j: int) -> None:
             if Needs.RETAIN in method.needs:
                 given |= {"retain": job.rest}
             if Needs.HELDOUT in method.needs:  # one seed for all, so that the same half of the examples is left
-                given |= {"heldout": plan.heldout, "seed": plan.seed}
+                given |= {"test": plan.heldout, "seed": plan.seed}
             try:
                 result = unlearn(original, job.sets["forget"], method=method, **given)
             except ExpungeError as error:

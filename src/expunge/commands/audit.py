@@ -5,7 +5,6 @@ from pathlib import Path
 from expunge.auditing import difficulty_of
 from expunge.auditing.default_audit import evaluate, report_of
 from expunge.auditing.preparation import prepare
-from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import (
     Sources,
     device_named,
@@ -18,6 +17,7 @@ from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import make_method
 from expunge.models import Header, build, load_model
+from expunge.report.record import Report, told, write_report
 from expunge.training import Recipe
 
 

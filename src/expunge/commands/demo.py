@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from expunge.commands.forget import forget
-from expunge.commands.report import Report, told, write_report
 from expunge.commands.sources import Sources
 from expunge.commands.train import train
 from expunge.data import draw_ids, load_data
 from expunge.errors import SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import Needs, make_method
+from expunge.report.record import Report, told, write_report
 
 DEMO_SIZE = 100
 """How many images the demo forgets: enough for the audit to certify it."""

@@ -5,9 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge.auditing.default_audit import evaluate, report_of
-from expunge.auditing.preparation import prepare
-from expunge.commands.report import Report, told, write_report
+from expunge import forgetting
 from expunge.commands.sources import (
     Sources,
     device_named,
@@ -21,7 +19,7 @@ from expunge.files import check_unused, new_directory
 from expunge.methods import METHODS, Method, Needs, default_method, make_method
 from expunge.models import load_model, save_checkpoint, undone_steps
 from expunge.models.checkpoint import FILE_NAME
-from expunge.unlearning import unlearn
+from expunge.report.record import Report, told, write_report
 
 
 def forget(
@@ -67,37 +65,26 @@ def forget(
     chosen: Method = make_method(method, protocol=protocol, **{**recipe, **(settings or {})})
     forgotten = forget_set(sources, header)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
-    sets = prepare(forgotten, test, retain)
     notes = []
     if method == "retrain" and not recipe:
         notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
+    more: dict[str, Any] = {"factory": factory_of(network, sources.model)} if Needs.FACTORY in needs else {}
+    more |= {"updates": updates_of(sources)} if Needs.UPDATES in needs else {}
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)
-        result = unlearn(
-            network,
-            forgotten,
-            method=chosen,
-            retain=sets.select("retain", retain) if retain is not None and Needs.RETAIN in needs else None,
-            factory=factory_of(network, sources.model),
-            heldout=sets.select("test", test) if test is not None else None,
-            updates=updates_of(sources) if Needs.UPDATES in needs else None,
-            seed=seed,
+        names = header.class_names or forgotten.class_names
+        done = forgetting.forget(
+            network, forgotten, test=test, retain=retain, method=chosen, class_names=names, seed=seed, **more
         )
-        trace = result.trace
-        sets = sets.uncalibrated(result.model)
-        evaluations = evaluate(network, sets), evaluate(result.model, sets)
-        class_names = header.class_names or forgotten.class_names
-        audited = None
-        if test is not None:
-            audited = report_of(network, result.model, sets, evaluations, class_names=class_names, seed=seed)
+        trace = done.trace
         report = Report(
             directory=str(out),
             sources=told(sources, device=None if device == "auto" else device),
-            before=evaluations[0].measurement,
-            after=evaluations[1].measurement,
+            before=done.before,
+            after=done.after,
             trace=trace,
-            audit=audited,
-            notes=tuple(notes) if audited else (*notes, *sets.left_out),
+            audit=done.report.audit if done.report else None,
+            notes=tuple(notes) if done.report else (*notes, *done.left_out),
         )
         entry = {
             "did": "forget",
@@ -105,10 +92,10 @@ def forget(
             "settings": dict(trace.settings),
             "num_forget": trace.num_forget,
             "calibration_seeds": [seed] if trace.num_heldout else [],
-            "undone_steps": sorted({*undone_steps(result.model)} - {*undone_steps(network)}),
+            "undone_steps": sorted({*undone_steps(done.model)} - {*undone_steps(network)}),
         }
         header = replace(header, history=(*header.history, entry))
-        save_checkpoint(temporary / FILE_NAME, result.model.cpu(), header)
+        save_checkpoint(temporary / FILE_NAME, done.model.cpu(), header)
         return write_report(temporary, report, forgotten if with_images else None)
 
 

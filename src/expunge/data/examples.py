@@ -305,8 +305,16 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
 
 
 def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
-    """Examples in memory as they are, any other dataset read into it; `InputError` as `materialise`."""
-    examples = dataset if isinstance(dataset, Examples) else materialise(dataset, name)
+    """Examples in memory as they are, any other dataset read into it.
+
+    Raises:
+        InputError: as `materialise`, or the dataset gives other examples each time that it is read.
+    """
+    if isinstance(dataset, Examples):
+        examples = dataset
+    else:
+        examples = materialise(dataset, name)
+        check_steady(dataset, examples, name)
     if len(examples) == 0:
         raise InputError(f"the {name} set is empty; give it at least one example")
     return examples

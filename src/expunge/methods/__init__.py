@@ -52,6 +52,20 @@ METHODS: dict[str, type[Any]] = {
 """Every method by its registry name."""
 
 
+def list_methods(needs: Needs | None = None) -> list[str]:
+    """The names of the methods, in the registry's order.
+
+    Args:
+        needs: what there is, such as `Needs.FORGET | Needs.RETAIN`: only methods that need no more. Test examples are
+            read where they are given, so a method that reads them does not need them. None: all methods.
+
+    >>> "scrub" in list_methods(Needs.FORGET)
+    False
+    """
+    given = None if needs is None else needs | Needs.HELDOUT
+    return [name for name, method in METHODS.items() if given is None or method.needs in given]
+
+
 def make_method(name: str, *, protocol: str | None = None, **settings: Any) -> Method:
     """Builds a method from its registry name.
 
@@ -126,6 +140,7 @@ __all__ = [
     "Scrub",
     "Targeted",
     "Task",
+    "list_methods",
     "make_method",
     "settings_of",
 ]

@@ -263,7 +263,7 @@ class Descent:
             accuracy = float((forget_logits.argmax(1) == self.labels).double().mean())
             if record.first_step_all_reached is None and len(self._seen) == 1 and bool(self.goal(forget_logits).all()):
                 record.first_step_all_reached = began  # the logits precede the update
-        record.epochs.append(Epoch(loss=loss, forget_accuracy=accuracy))
+        self._over |= record.add(Epoch(loss=loss, forget_accuracy=accuracy))
 
 
 def require_gradient(value: Tensor) -> None:

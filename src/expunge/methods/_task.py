@@ -80,6 +80,7 @@ class Recorder:
         steps: updates so far.
         examples_seen: examples in them, each counted as often as it was used.
         warnings: what the user should know.
+        callback: the caller's, called with each epoch; True from it ends the run.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -88,6 +89,12 @@ class Recorder:
     steps: int = 0
     examples_seen: int = 0
     warnings: list[str] = field(default_factory=list)
+    callback: Callable[[Epoch], object] | None = None
+
+    def add(self, epoch: Epoch) -> bool:
+        """Adds an epoch; whether the caller wants the run to end after it."""
+        self.epochs.append(epoch)
+        return self.callback is not None and self.callback(epoch) is True
 
     def warn(self, sentence: str) -> None:
         """Adds a warning, once."""

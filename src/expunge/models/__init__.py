@@ -18,7 +18,7 @@ from expunge.models.inference import (
     refusing,
 )
 from expunge.models.loading import load_model
-from expunge.models.marks import calibration_seeds, mark_calibrated, mark_undone, undone_steps
+from expunge.models.marks import calibration_seeds, mark_calibrated, mark_undone, says_calibration, undone_steps
 from expunge.models.spec import ModelSpec
 
 __all__ = [
@@ -49,5 +49,6 @@ __all__ = [
     "read_header",
     "refusing",
     "save_checkpoint",
+    "says_calibration",
     "undone_steps",
 ]

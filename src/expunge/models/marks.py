@@ -18,6 +18,11 @@ def calibration_seeds(model: nn.Module) -> tuple[int, ...]:
     return _marked(model, _CALIBRATED)
 
 
+def says_calibration(model: nn.Module) -> bool:
+    """Whether the model says what it was calibrated on, be it nothing: one from a bare state dict does not."""
+    return any(hasattr(module, _CALIBRATED) for module in model.modules())
+
+
 def mark_calibrated(model: nn.Module, *seeds: int) -> None:
     """Adds splits to those that the model has seen."""
     _mark(model, _CALIBRATED, seeds)

@@ -1,4 +1,4 @@
-"""What a command measured, as `report.json` and `report.html`."""
+"""What was done and measured, as one record: `report.json`, and `report.html` from it."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from typing import Any
 
 from expunge.auditing.report import AuditReport
 from expunge.data import ImageSet
-from expunge.errors import MissingExtraError
+from expunge.errors import MissingExtraError, SettingError
+from expunge.files import written_whole
 from expunge.records import Measurement, Trace
 
 
@@ -17,16 +18,16 @@ class Report:
     """What `forget` or `audit` did and measured; `report.json` in its directory. docs/report.md has its schema.
 
     Attributes:
-        directory: where it lies.
-        sources: the specs and paths that were read.
+        directory: where it lies; "" for what was done in Python.
+        sources: the specs and paths that were read; empty for what was done in Python.
         before, after: accuracies.
         trace: what `forget` did; None in the report of `audit`.
         audit: None where no test set was given.
         notes: one sentence each on what was read and written.
     """
 
-    directory: str
-    sources: Mapping[str, Any]
+    directory: str = ""
+    sources: Mapping[str, Any] = field(default_factory=dict)
     before: Measurement
     after: Measurement
     trace: Trace | None = None
@@ -37,6 +38,39 @@ class Report:
         """JSON text."""
         content = {**asdict(self), "audit": self.audit.to_dict() if self.audit else None}
         return json.dumps({"format": "expunge-report/2", **content}, indent=2)
+
+    def save(self, path: str | Path, images: ImageSet | None = None) -> None:
+        """Writes the report to a new file: the page to NAME.html, and the record to NAME.json.
+
+        Args:
+            path: the file; one that is there is replaced.
+            images: the forgotten images, to show those on the page that are still recognisable.
+
+        Raises:
+            SettingError: another suffix, or a page without an audit.
+            MissingExtraError: the page needs the extra `report`.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            text = self.to_json()
+        elif path.suffix == ".html" and self.audit is not None:
+            text = self._page(images)
+        else:
+            raise SettingError(f"a report is saved as .json, or with an audit as .html, not as {path.name!r}")
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def _page(self, images: ImageSet | None) -> str:
+        from expunge.report.page import render
+
+        assert self.audit is not None
+        return render(self.audit, trace=self.trace, sources=self.sources or None, notes=self.notes, images=images)
+
+    def __repr__(self) -> str:
+        lines = [f"Report({self.verdict or 'no audit'})"]
+        if self.audit is not None:
+            lines.append(self.audit.reason)
+        return "\n".join([*lines, f"before {self.before}\nafter  {self.after}"])
 
     @property
     def verdict(self) -> str | None:
@@ -61,10 +95,8 @@ def write_report(directory: Path, report: Report, images: ImageSet | None = None
         images: the forgotten images, to show those that are still recognisable; None shows none.
     """
     if report.audit is not None:
-        from expunge.report.page import render
-
         try:
-            page = render(report.audit, trace=report.trace, sources=report.sources, notes=report.notes, images=images)
+            page = report._page(images)
             (directory / "report.html").write_text(page, encoding="utf-8")
         except MissingExtraError as error:
             note = f"no report.html was written: {error}"

@@ -1,0 +1,112 @@
+"""`forget`: the main job. It splits the unseen examples, unlearns, audits and reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from expunge.auditing.default_audit import evaluate, report_of
+from expunge.auditing.preparation import AuditSets, prepare, sequence_of
+from expunge.methods import Method, Needs
+from expunge.records import Measurement, Trace
+from expunge.report.record import Report
+from expunge.unlearning import resolve, unlearn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What `forget` returns.
+
+    Attributes:
+        model: the unlearned model, a new module in the original's mode.
+        trace: what was done; goes to JSON and back.
+        before, after: accuracies of both models.
+        report: the audit, with `verdict` and `save("report.html")`; None without test examples.
+        left_out: one sentence each on examples that were not counted.
+    """
+
+    model: nn.Module
+    trace: Trace
+    before: Measurement
+    after: Measurement
+    report: Report | None
+    left_out: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        verdict = self.report.verdict if self.report is not None else "not audited: give test="
+        return f"Forgotten({type(self.model).__name__}), {verdict}\nbefore {self.before}\nafter  {self.after}"
+
+
+def forget(
+    model: nn.Module,
+    examples: Dataset[Any],
+    *,
+    test: Dataset[Any] | None = None,
+    retain: Dataset[Any] | None = None,
+    method: Method | str | None = None,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    **more: Any,
+) -> Forgotten:
+    """Makes a copy of `model` forget `examples`, and with `test` audits whether it did. `model` itself is untouched.
+
+    Args:
+        model: maps a batch of inputs (B, ...) to logits (B, C).
+        examples: training examples to forget, a dataset of (input, integer label).
+        test: examples that the model was never trained on. A method that calibrates sees about half of them, by a split
+            of their content with `seed`, and the audit uses the rest. The trace records the split.
+        retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten
+            ones among them are left out.
+        method: a method, or its name; None: `calibrated` with `test`, else `targeted`.
+        class_names: of the classes, for the report; default: the dataset's `class_names`, or torchvision's `classes`.
+        seed: of everything random.
+        more: `factory`, `updates` and `callback`, as `expunge.unlearn` takes them.
+
+    Raises:
+        ExpungeError: as `expunge.unlearn` and `expunge.audit`.
+
+    >>> import torch
+    >>> from expunge.data import Examples
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> data = Examples(torch.rand(90, 4), torch.arange(90) % 3)
+    >>> part = [data.take(index) for index in torch.arange(90).split(30)]
+    >>> done = forget(net, part[0], test=part[1], method="targeted")
+    >>> done.report.verdict in {"PASS", "INCONCLUSIVE", "FAIL"}
+    True
+    """
+    chosen = resolve(method, test is not None)
+    sets = prepare(examples, test, retain)
+    given = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
+    given |= {"test": test} if Needs.HELDOUT in chosen.needs else {}
+    for name, dataset in given.items():
+        if dataset is not None:
+            more[name] = _counted(dataset, sets, name)
+    result = unlearn(model, examples, method=chosen, seed=seed, **more)
+    sets = sets.uncalibrated(result.model)
+    evaluations = evaluate(model, sets), evaluate(result.model, sets)
+    names = class_names or sequence_of(getattr(examples, "class_names", None))
+    names = names if len(names) else sequence_of(getattr(examples, "classes", None))
+    audited = None
+    if test is not None:
+        audited = report_of(model, result.model, sets, evaluations, class_names=names, seed=seed)
+    before, after = (found.measurement for found in evaluations)
+    return Forgotten(
+        model=result.model,
+        trace=result.trace,
+        before=before,
+        after=after,
+        report=Report(before=before, after=after, trace=result.trace, audit=audited) if audited else None,
+        left_out=sets.left_out,
+    )
+
+
+def _counted(dataset: Dataset[Any], sets: AuditSets, name: str) -> Dataset[Any]:
+    """The examples of a dataset that count, as a dataset."""
+    positions = sets.positions[name]
+    if len(positions) == sets.given[name]:
+        return dataset
+    take = getattr(dataset, "take", None)
+    chosen: Dataset[Any] = take(positions) if take is not None else Subset(dataset, positions.tolist())
+    return chosen
