@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.data import Examples
-from expunge.methods import METHODS, GradientMethod, Needs, make_method
+from expunge.methods import METHODS, GradientMethod, Method, Needs, make_method
 from expunge.training import Recipe, train
 from expunge.unlearning import Unlearned, unlearn
 from expunge.update_log import UpdateRecorder
@@ -115,6 +115,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def read_by(method: Method, **given: Any) -> dict[str, Any]:
+    """Those of `unlearn`'s inputs that the method reads."""
+    needs = {"retain": Needs.RETAIN, "test": Needs.HELDOUT, "factory": Needs.FACTORY, "updates": Needs.UPDATES}
+    return {name: value for name, value in given.items() if needs[name] in method.needs}
+
+
 @dataclass
 class Arrangement:
     """A method with all that it needs, ready to run."""
@@ -131,16 +137,7 @@ class Arrangement:
     def run(self, seed: int = 0, **settings: Any) -> Unlearned:
         """Runs `unlearn` with the inputs that the method reads."""
         method = make_method(self.name, **{**SHORT[self.name], **self.settings, **settings})
-        given: dict[str, Any] = {
-            name: value
-            for need, name, value in (
-                (Needs.RETAIN, "retain", self.retain),
-                (Needs.HELDOUT, "test", self.heldout),
-                (Needs.FACTORY, "factory", self.factory),
-                (Needs.UPDATES, "updates", self.updates),
-            )
-            if need in method.needs
-        }
+        given = read_by(method, retain=self.retain, test=self.heldout, factory=self.factory, updates=self.updates)
         return unlearn(self.model, self.forget, method=method, seed=seed, **given)
 
 

@@ -23,7 +23,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 16), nn.ReLU(), nn.Linear(16, 5)).eval()
 
 
-def sets() -> dict[str, Examples]:
+def sets() -> dict[str, Any]:
     return {
         name: pairs(num, seed=seed) for name, num, seed in (("examples", 12, 1), ("test", 120, 2), ("retain", 30, 3))
     }

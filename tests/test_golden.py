@@ -16,7 +16,7 @@ from expunge.methods import METHODS, make_method
 from expunge.randomness import stream
 from expunge.unlearning import unlearn
 from expunge.update_log import UpdateRecorder
-from tests.arrangements import Pairs
+from tests.arrangements import Pairs, read_by
 
 Array = npt.NDArray[np.float64]
 C, M, N, R = 5, 3, 4, 6
@@ -259,13 +259,9 @@ def test_one_step_equals_the_formula(name: str) -> None:
     common: dict[str, Any] = {"lr": LR, "weight_decay": WD, "epochs": 1}
     if name != "retrain":
         common |= {"optimizer": "sgd", "batch_size": None}
-    model = unlearn(
-        network(W, B),
-        data(X, Y),
-        method=make_method(name, **{**common, **settings}),
-        retain=data(XR, YR),
-        factory=lambda: network(WT, BT),
-    ).model
+    method = make_method(name, **{**common, **settings})
+    given = read_by(method, retain=data(XR, YR), factory=lambda: network(WT, BT))
+    model = unlearn(network(W, B), data(X, Y), method=method, **given).model
     for actual, golden in zip(arrays(model), expected(), strict=True):
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
 

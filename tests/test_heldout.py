@@ -89,7 +89,7 @@ def test_a_held_out_set_with_random_transforms_is_refused() -> None:
             return torch.roll(image, int(torch.randint(-1, 2, ())), -1), label
 
     held = pairs(60, seed=8)
-    with pytest.raises(InputError, match="heldout set gives examples otherwise each time it is read"):
+    with pytest.raises(InputError, match="test set gives examples otherwise each time it is read"):
         unlearn(network(), pairs(6, seed=2), test=Shifted(held.inputs, held.labels))
 
 
@@ -130,7 +130,7 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
         (pairs(1, seed=8), "cannot be split"),
         (pairs(30, seed=8), "left to calibrate on, of the 20 that it takes"),
         (Pairs(torch.zeros(60, 1, 6, 6, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64)), "0 to 255"),
-        (pairs(40, seed=8, shape=(1, 5, 5)), "held-out inputs have shape"),
+        (pairs(40, seed=8, shape=(1, 5, 5)), "test inputs have shape"),
         (Pairs(torch.rand(40, 1, 6, 6), torch.full((40,), NUM_CLASSES)), "outside"),
         (Pairs(torch.full((40, 1, 6, 6), torch.nan), torch.zeros(40, dtype=torch.int64)), "NaN"),
     ],
@@ -142,7 +142,7 @@ def test_bad_held_out_sets_are_refused(heldout: Pairs, said: str) -> None:
 
 def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
     forget = pairs(40, seed=2)
-    with pytest.raises(InputError, match="heldout examples are in the forget set"):
+    with pytest.raises(InputError, match="test examples are in the forget set"):
         unlearn(network(), forget, method="calibrated", test=forget)
 
 

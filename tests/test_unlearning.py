@@ -22,7 +22,7 @@ from expunge.metrics import Difficulty, parameter_change
 from expunge.models import last_layer
 from expunge.records import Trace
 from expunge.unlearning import unlearn
-from tests.arrangements import NETWORKS, arrange, pairs
+from tests.arrangements import NETWORKS, arrange, pairs, read_by
 
 
 def test_parameter_change_is_the_norm_of_the_difference() -> None:
@@ -431,8 +431,9 @@ def test_a_loss_without_a_free_parameter_is_one_clear_line(method: str) -> None:
             logits: torch.Tensor = self.body(x.flatten(1))
             return logits
 
+    chosen = make_method(method)
     with pytest.raises(SettingError, match="the loss depends on no parameter that may change"):
-        unlearn(Detached(), pairs(30, 0), method=method, retain=pairs(40, 1), test=pairs(80, 2))
+        unlearn(Detached(), pairs(30, 0), method=chosen, **read_by(chosen, retain=pairs(40, 1), test=pairs(80, 2)))
 
 
 def test_a_factory_of_another_width_is_told_before_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

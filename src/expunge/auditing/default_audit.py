@@ -208,6 +208,7 @@ def report_of(
             left_out=sets.left_out,
         ),
         why_not,
+        calibration_known=sets.calibration_known,
     )
 
 

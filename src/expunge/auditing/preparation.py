@@ -16,8 +16,6 @@ from expunge.metrics.difficulty import Difficulty
 from expunge.models import calibration_seeds, says_calibration
 from expunge.records import Trace
 
-UNKNOWN = "It is not known whether a method was calibrated on some of these test examples; its trace would tell."
-
 Given = Examples | Dataset[Any]
 
 
@@ -34,6 +32,7 @@ class AuditSets:
             these are.
         given: by set, how many there were.
         left_out: one sentence each: what was left out, and why.
+        calibration_known: whether the model or its trace says what it was calibrated on.
     """
 
     forget: Examples
@@ -43,6 +42,7 @@ class AuditSets:
     positions: Mapping[str, Tensor]
     given: Mapping[str, int]
     left_out: tuple[str, ...]
+    calibration_known: bool = True
 
     @property
     def by_name(self) -> dict[str, Examples]:
@@ -53,7 +53,7 @@ class AuditSets:
     def uncalibrated(self, after: nn.Module, trace: Trace | None = None) -> "AuditSets":
         """The same without the test examples that the unlearned model was calibrated on (`unlearn(test=)`).
 
-        The model says so itself, or its trace does. Where neither does, it is among what is left out as not known.
+        The model says so itself, or its trace does. Where neither does, `calibration_known` is False.
 
         Raises:
             InputError: it was calibrated on all of them.
@@ -61,7 +61,7 @@ class AuditSets:
         if self.test is None:
             return self
         if trace is None and not says_calibration(after):
-            return replace(self, left_out=(*self.left_out, UNKNOWN))
+            return replace(self, calibration_known=False)
         traced = [trace.seed] if trace is not None and trace.num_heldout else []
         left = audit_side(self.test.inputs, [*calibration_seeds(after), *traced]).nonzero()[:, 0]
         if len(left) == len(self.test):

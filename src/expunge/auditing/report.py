@@ -210,7 +210,12 @@ class AuditReport:
         return {"verdict": self.verdict, "reason": self.reason, **asdict(self)}
 
 
-def with_caveats(report: AuditReport, why_no_relearning: str = "") -> AuditReport:
+UNKNOWN_CALIBRATION = (
+    "The model does not say whether a method was calibrated on some of these test examples; its trace would tell."
+)
+
+
+def with_caveats(report: AuditReport, why_no_relearning: str = "", *, calibration_known: bool = True) -> AuditReport:
     """The report with all that is to be said of it: what it cannot see, what was left out, what speaks against it."""
     general = (
         "Difficulty calibration is an approximation. It removes most of what makes hard examples stand out from a "
@@ -223,4 +228,5 @@ def with_caveats(report: AuditReport, why_no_relearning: str = "") -> AuditRepor
         "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
     )
     relearning = (why_no_relearning,) if why_no_relearning else ()
-    return replace(report, caveats=(*general, *relearning, *report.left_out, *report.doubts))
+    unknown = () if calibration_known else (UNKNOWN_CALIBRATION,)
+    return replace(report, caveats=(*general, *relearning, *unknown, *report.left_out, *report.doubts))
