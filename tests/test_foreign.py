@@ -25,7 +25,7 @@ from expunge.models import load_weights
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
 from expunge.update_log import UpdateRecorder
-from tests.arrangements import SHORT, pairs, state_bits
+from tests.arrangements import SHORT, pairs, read_by, state_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,10 +117,8 @@ class Versioned(Network):
 
 
 def run(model: nn.Module, method: str, **more: Any) -> nn.Module:
-    settings = {**SHORT[method], **more}
-    return unlearn(
-        model, FORGET, method=make_method(method, **settings), retain=RETAIN, test=TEST, factory=type(model)
-    ).model
+    chosen = make_method(method, **{**SHORT[method], **more})
+    return unlearn(model, FORGET, method=chosen, **read_by(chosen, retain=RETAIN, test=TEST, factory=type(model))).model
 
 
 RUNNABLE = sorted(set(METHODS) - {"amnesiac_undo"})
