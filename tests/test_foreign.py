@@ -546,12 +546,13 @@ class Uncounted(Unsized):
         ([(IMAGES[0], 0), (PIXELS[1], 0)], r"example 1 is torch.uint8, the first one torch.float32"),
     ],
 )
-@pytest.mark.parametrize("role", ["forget", "retain", "heldout"])
+@pytest.mark.parametrize("role", ["forget", "retain", "test"])
 def test_datasets_that_cannot_be_read_are_refused(data: Any, message: str, role: str) -> None:
-    given = {"forget": FORGET, "retain": RETAIN, "heldout": TEST} | {role: data}
-    method = "finetune" if role == "retain" else "calibrated"
+    given = {"forget": FORGET, "retain": RETAIN, "test": TEST} | {role: data}
+    method = make_method("finetune" if role == "retain" else "calibrated")
+    forget = given.pop("forget")
     with pytest.raises(InputError, match=message) as caught:
-        unlearn(Network(), given.pop("forget"), method=method, **given)
+        unlearn(Network(), forget, method=method, **read_by(method, **given))
     assert role in str(caught.value)
 
 
@@ -619,7 +620,7 @@ def test_a_forgotten_example_on_the_audits_side_of_the_held_out_ones_is_refused(
     audited = ~calibration_side(IMAGES, 0)
     at = int(audited.nonzero()[0])
     forget = TensorDataset(IMAGES[at : at + 1], LABELS[at : at + 1])
-    with pytest.raises(InputError, match="1 of the heldout examples"):
+    with pytest.raises(InputError, match="1 of the test examples"):
         unlearn(Network(), forget, method="calibrated", test=TensorDataset(IMAGES, LABELS))
 
 
@@ -744,10 +745,11 @@ class ScalesBytes(Network):
 def test_integers_of_another_type_are_given_as_the_forgotten_ones_are(method: str) -> None:
     images, labels = PIXELS.long(), LABELS
     given: dict[str, Any] = {"retain": TensorDataset(images[9:], labels[9:]), "factory": ScalesBytes}
-    given = {"heldout": TensorDataset(images[9:], labels[9:])} if method == "calibrated" else given
+    given = {"test": TensorDataset(images[9:], labels[9:])} if method == "calibrated" else given
+    given = read_by(make_method(method), **given)
     result = unlearn(ScalesBytes(), TensorDataset(PIXELS[:9], labels[:9]), method=method, **given)
     assert result.trace.steps > 0
-    name = "heldout" if method == "calibrated" else "retain"
+    name = "test" if method == "calibrated" else "retain"
     given[name] = TensorDataset(images[9:] + 256, labels[9:])
     with pytest.raises(InputError, match=r"are torch\.int64 and do not fit into torch\.uint8"):
         unlearn(ScalesBytes(), TensorDataset(PIXELS[:9], labels[:9]), method=method, **given)

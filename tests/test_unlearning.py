@@ -223,7 +223,8 @@ def test_what_is_not_of_half_precision_in_such_a_model_is_kept_to_the_bit() -> N
 @pytest.mark.parametrize("method", ["targeted", "calibrated", "ssd"])
 def test_the_callers_gradient_mode_changes_nothing(method: str, mode: Any) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    given: dict[str, Any] = {"method": method, "retain": blobs(30, 1), "heldout": blobs(200, 2)}
+    chosen = make_method(method)
+    given = {"method": chosen, **read_by(chosen, retain=blobs(30, 1), test=blobs(200, 2))}
     plain = unlearn(model, blobs(9), **given)
     with mode():
         again = unlearn(model, blobs(9), **given)
