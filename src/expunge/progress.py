@@ -51,7 +51,11 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    if not console.is_terminal:  # until version 15, rich prints an empty line even where it is told to draw nothing
+        with checked(check):
+            yield
+        return
+    with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(label: str, done: int, total: int, note: str) -> None:

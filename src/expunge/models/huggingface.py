@@ -41,7 +41,12 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     transformers = _transformers()
     try:
         model, info = transformers.AutoModelForImageClassification.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype="auto",  # that of the file, as the library does by itself from version 5 on
         )
     except Exception as error:  # the library raises its own, safetensors' and JSON's types
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
