@@ -75,6 +75,8 @@ def test_more_than_a_few_shared_examples_are_refused(call: Callable[[], AuditSet
 def test_what_a_model_was_calibrated_on_is_left_out() -> None:
     model = nn.Linear(1, 3)
     sets = prepare(numbered(0, 20), numbered(20, 60, 5))
+    assert (sets.calibration_known, sets.uncalibrated(model).calibration_known) == (True, False)
+    mark_calibrated(model)
     assert sets.uncalibrated(model) is sets
     mark_calibrated(model, 3)
     side = audit_side(numbered(20, 60).inputs, [3])

@@ -324,8 +324,9 @@ def test_an_autocast_of_the_caller_changes_nothing(method: str) -> None:
     torch.manual_seed(0)
     model, forget = NETWORKS["layer_norm"](), pairs(16, 1)
     settings: dict[str, Any] = {"targeted": {"lr": 1e-2, "epochs": 60}, "finetune": {"lr": 1e-2, "epochs": 20}}[method]
+    chosen = make_method(method, **settings)
     with torch.autocast("cpu", torch.bfloat16):
-        result = unlearn(model, forget, method=make_method(method, **settings), retain=pairs(64, 2))
+        result = unlearn(model, forget, method=chosen, **read_by(chosen, retain=pairs(64, 2)))
     assert result.trace.forget_accuracy_after == pytest.approx(accuracy(result.model, forget), abs=1 / 16)
     assert result.trace.change.l1 > 0
     if method == "targeted":

@@ -68,11 +68,10 @@ def forget(
         ExpungeError: as `expunge.unlearn` and `expunge.audit`.
 
     >>> import torch
-    >>> from expunge.data import Examples
+    >>> from torch.utils.data import TensorDataset
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> data = Examples(torch.rand(90, 4), torch.arange(90) % 3)
-    >>> part = [data.take(index) for index in torch.arange(90).split(30)]
-    >>> done = forget(net, part[0], test=part[1], method="targeted")
+    >>> data = TensorDataset(torch.rand(90, 4), torch.arange(90) % 3)
+    >>> done = forget(net, Subset(data, range(30)), test=Subset(data, range(30, 90)), method="targeted")
     >>> done.report.verdict in {"PASS", "INCONCLUSIVE", "FAIL"}
     True
     """

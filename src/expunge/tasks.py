@@ -260,7 +260,9 @@ def _fill(found: Any, done: Any, calls: dict[int, _Call], workers: int, cluster:
                         delayed(_put)(done, number, call) for number, call in calls.items()
                     )
             else:
-                outcomes = Parallel(**how, backend="loky", return_as="generator_unordered")
+                # Also one that is given no task is to end with this process.
+                parent = {"initializer": _end_with, "initargs": (os.getpid(),)}
+                outcomes = Parallel(**how, **parent, backend="loky", return_as="generator_unordered")
                 for outcome in outcomes(delayed(_numbered)(number, call) for number, call in calls.items()):
                     done.put(outcome)
     except BaseException as error:

@@ -663,7 +663,7 @@ def test_wrong_use_is_one_clear_line(tmp_path: Path, models: Path, monkeypatch: 
     )
     fails(SettingError, "with --ray the cluster's own are used", ray="local", workers=2)
     monkeypatch.setitem(sys.modules, "ray", None)
-    fails(MissingExtraError, r"pip install '\.\[bench\]'", ray="local")
+    fails(MissingExtraError, r"pip install '\.\[ray\]'", ray="local")
 
 
 def test_the_command_prints_json_and_its_errors(smoke: Path, models: Path, tmp_path: Path) -> None:
