@@ -30,7 +30,7 @@ Row = dict[str, Any]
 def load(name: str) -> list[Row]:
     """The lines of results/forgetting/NAME.jsonl, each with its cell."""
     path = places.ROOT / "results" / "forgetting" / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in places.read(path).splitlines()] if path.exists() else []
 
 
 def percent(values: list[float]) -> str:
@@ -53,7 +53,7 @@ def label(row: Row) -> str:
     name = str(row["method"])
     if name == "targeted":
         name += f" λ={row['settings']['lam']:g}"
-    return f"{name} ({cell['protocol']} protocol)" if cell.get("protocol") else name
+    return f"{name} ({cell['preset']} protocol)" if cell.get("preset") else name
 
 
 def source(rows: list[Row], what: str) -> str:

@@ -311,12 +311,12 @@ simple("setting of another type", 2, "lam='three' is not a number", lambda p: p.
 simple("setting out of range", 2, "delta=2.0 is out of range", lambda p: p.forget("--set", "delta=2"))
 simple("malformed setting", 2, "takes NAME=VALUE.*not 'lam'", lambda p: p.forget("--set", "lam"))
 simple(
-    "unknown protocol",
+    "unknown preset",
     2,
-    "no protocol 'nobody2024'; it has paper",
-    lambda p: p.forget("--method", "targeted", "--protocol", "nobody2024"),
+    "no preset 'nobody2024'; it has paper",
+    lambda p: p.forget("--method", "targeted", "--preset", "nobody2024"),
 )
-simple("protocol of no method", 2, "name it too, such as --method targeted", lambda p: p.forget("--protocol", "paper"))
+simple("preset of no method", 2, "name it too, such as --method targeted", lambda p: p.forget("--preset", "paper"))
 simple("unknown device", 2, "device 'gpu' cannot be used", lambda p: p.forget("--device", "gpu"))
 simple("device without data", 2, "device 'meta' cannot be used", lambda p: p.train("--device", "meta"))
 simple("unknown option", 2, "No such option.*--metod", lambda p: p.forget("--metod", "targeted"))

@@ -211,7 +211,7 @@ def test_methods_lists_every_method_and_setting() -> None:
     for name, row in rows.items():
         assert f"{name}: " in text
         assert all(f"{key}=" in text for key in row["settings"])
-        assert all(protocol in text for protocol in row["protocols"])
+        assert all(preset in text for preset in row["presets"])
 
 
 def test_data_show_of_nothing(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_stopped_training_says_where_it_is_kept(tmp_path: Path) -> None:
 def test_retraining_takes_the_originals_recipe_with_a_protocol_too(trained: Path, ids: Path, tmp_path: Path) -> None:
     recipe = json.loads((trained / "training.json").read_text())["recipe"]
     assert recipe["batch_size"] != Recipe().batch_size
-    for out, more in (("plain", ()), ("paper", ("--protocol", "paper"))):
+    for out, more in (("plain", ()), ("paper", ("--preset", "paper"))):
         data = ("--forget", "sample", "--ids", ids, "--retain", "sample")
         done = ("--model", trained, *data, "--method", "retrain", *more, "--set", "epochs=1", "--out", tmp_path / out)
         succeed("forget", *done)

@@ -58,8 +58,8 @@ def test_a_methods_page_names_its_class_and_source(name: str) -> None:
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
     assert page.startswith(f"# {name}\n")
     assert f"expunge.{METHODS[name].__name__}(" in page
-    for protocol in set(METHODS[name].presets) - {"paper"}:
-        assert f'protocol="{protocol}"' in page
+    for preset in set(METHODS[name].presets) - {"paper"}:
+        assert f'preset="{preset}"' in page
 
 
 @pytest.mark.parametrize(("page", "of"), [("methods/README.md", GradientMethod), ("data-and-models.md", Recipe)])

@@ -181,8 +181,8 @@ def test_settings_survive_json_and_presets_are_valid(method: str, tmp_path: Path
     again = Trace.from_json(trace.to_json())
     assert again == trace
     assert make_method(again.method, **again.settings) == make_method(trace.method, **trace.settings)
-    for protocol in METHODS[method].presets:
-        made = make_method(method, protocol=protocol)
+    for preset in METHODS[method].presets:
+        made = make_method(method, preset=preset)
         assert make_method(method, **settings_of(made)) == made
     assert "paper" in METHODS[method].presets
 

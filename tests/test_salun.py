@@ -80,6 +80,6 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 
 
 def test_published_settings() -> None:
-    method = make_method("salun", protocol="fan2024")
+    method = make_method("salun", preset="fan2024")
     assert (method.lr, method.momentum, method.weight_decay) == (0.013, 0.9, 5e-4)  # type: ignore[attr-defined]
     assert (method.share, method.epochs, method.retain_size) == (0.5, 10, None)  # type: ignore[attr-defined]

@@ -91,7 +91,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_published_settings() -> None:
-    method: Any = make_method("scrub", protocol="kurmanji2023")
+    method: Any = make_method("scrub", preset="kurmanji2023")
     assert (method.optimizer, method.lr, method.momentum, method.weight_decay) == ("sgd", 5e-4, 0.9, 5e-4)
     assert (method.alpha, method.gamma, method.msteps, method.epochs) == (0.001, 0.99, 2, 3)
     assert (method.temperature, method.forget_batch_size, method.batch_size) == (4, 512, 256)

@@ -108,6 +108,6 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_published_settings() -> None:
-    method = make_method("ssd", protocol="foster2024")
+    method = make_method("ssd", preset="foster2024")
     assert (method.alpha, method.lam, method.retain_size) == (10, 1, None)  # type: ignore[attr-defined]
     assert (method.reference, method.batch_size) == ("all", 128)  # type: ignore[attr-defined]

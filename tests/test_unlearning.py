@@ -164,7 +164,7 @@ def test_names_and_objects_are_accepted_as_methods() -> None:
         ("amnesiac", {"retain_size": 0}, "retain_size=0"),
         ("amnesiac_undo", {"lr": 1}, "it has none"),
         ("retrain", {"warmup": 1}, "warmup=1"),
-        ("finetune", {"protocol": "chundawat2023"}, "no protocol"),
+        ("finetune", {"preset": "chundawat2023"}, "no preset"),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, object], said: str) -> None:

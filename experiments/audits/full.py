@@ -33,25 +33,25 @@ PROCESSOR = "1 thread a process"
 """How records end of audits whose models a processor trained."""
 METHODS = (
     "targeted",
-    "targeted,protocol=paper",
-    "targeted,protocol=paper,lam=3",
-    "neg_grad,protocol=paper",
-    "random_label,protocol=paper",
-    "bad_teacher,protocol=paper",
-    "amnesiac,protocol=paper",
+    "targeted,preset=paper",
+    "targeted,preset=paper,lam=3",
+    "neg_grad,preset=paper",
+    "random_label,preset=paper",
+    "bad_teacher,preset=paper",
+    "amnesiac,preset=paper",
     "finetune",
 )
 BETTER = (
     "calibrated",
     "calibrated,rank=margin",
-    "neg_grad,protocol=paper",
-    "boundary_shrink,protocol=chen2023",
-    "delete,protocol=zhou2025",
-    "jit,protocol=foster2024",
-    "mu_mis,protocol=paper",
+    "neg_grad,preset=paper",
+    "boundary_shrink,preset=chen2023",
+    "delete,preset=zhou2025",
+    "jit,preset=foster2024",
+    "mu_mis,preset=paper",
     "finetune",
-    "scrub,protocol=kurmanji2023",
-    "ssd,protocol=foster2024",
+    "scrub,preset=kurmanji2023",
+    "ssd,preset=foster2024",
 )
 """Ours and quick rivals. Since `calibrated` reads held-out examples, all are measured on the half that is left."""
 
@@ -100,7 +100,7 @@ def target_of(which: str) -> Path:
 
 def full_audit_table(which: str = "paper") -> str:
     """A row a kind of model."""
-    record = json.loads(target_of(which).read_text())
+    record = json.loads(places.read(target_of(which)))
     found = FullAudit.from_json(json.dumps(record["audit"]))
     more = "" if which == "paper" else f" --which {which}"
     more += "" if record["device"].endswith(PROCESSOR) else " --device cuda"

@@ -36,8 +36,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "calibrated mixtures=false": {"mixtures": False},
     "masked_distillation mixtures=false": {"mixtures": False},
     "targeted": {},
-    "delete": {"protocol": "zhou2025"},
-    "amnesiac": {"protocol": "paper"},
+    "delete": {"preset": "zhou2025"},
+    "amnesiac": {"preset": "paper"},
 }
 """Settings by row, whose name starts with the method's."""
 SEEDS = (1, 2, 3)

@@ -42,9 +42,9 @@ def methods() -> Iterator[dict[str, Any]]:
             common: dict[str, Any] = {"size": size, "seed": seed, "retain_measured": RETAIN_MEASURED}
             yield {"method": "targeted", "settings": {}, **common}
             for lam in (1, 3):
-                yield {"method": "targeted", "protocol": "paper", "settings": {"lam": lam}, **common}
+                yield {"method": "targeted", "preset": "paper", "settings": {"lam": lam}, **common}
             for method in ("neg_grad", "random_label", "bad_teacher", "amnesiac"):
-                yield {"method": method, "protocol": "paper", "settings": {}, **common}
+                yield {"method": method, "preset": "paper", "settings": {}, **common}
             yield {"method": "finetune", "settings": {"retain_size": 10_000}, **common}
     for size in SIZES:
         common = {"size": size, "seed": 0, "retain_measured": RETAIN_MEASURED}
@@ -98,7 +98,7 @@ def main() -> None:
     cells = {"methods": methods, "choices": choices}[arguments.cells]()
     target = RESULTS / f"{arguments.cells}.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = {json.loads(line)["cell"] for line in target.read_text().splitlines()} if target.exists() else set()
+    done = {json.loads(line)["cell"] for line in places.read(target).splitlines()} if target.exists() else set()
     bench = Bench(arguments.model)
     for cell in cells:
         key = json.dumps(cell, sort_keys=True)
@@ -131,7 +131,7 @@ class Bench:
         forget = self.train.select(draw_ids(self.train, cell["size"], cell["seed"]))
         retain = self.train.take([n for n, i in enumerate(self.train.ids) if i not in chosen]).without(forget)
         recipe = dict(self.header.recipe) if name == "retrain" else {}
-        method = make_method(name, protocol=cell.get("protocol"), **{**recipe, **cell["settings"]})
+        method = make_method(name, preset=cell.get("preset"), **{**recipe, **cell["settings"]})
         result = unlearn(
             self.model,
             forget,
@@ -146,7 +146,7 @@ class Bench:
             "dataset": "fashion-mnist",
             "architecture": self.header.spec.architecture,
             "method": name,
-            "protocol": cell.get("protocol"),
+            "preset": cell.get("preset"),
             "settings": settings_of(method),
             "forget_size": cell["size"],
             "seed": cell["seed"],

@@ -184,10 +184,8 @@ def _read_in_each_way(rows: list[Mapping[str, Any]], readings: list[Mapping[str,
 
 
 def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
-    _check_keys(
-        entry, {"name", "method", "protocol", "settings", "withheld", "conditions"}, {"name", "method"}, "a row"
-    )
-    for key in ("name", "method", "protocol"):
+    _check_keys(entry, {"name", "method", "preset", "settings", "withheld", "conditions"}, {"name", "method"}, "a row")
+    for key in ("name", "method", "preset"):
         if not isinstance(entry.get(key, ""), str):
             raise InputError(f"a row's {key} is text, not {entry[key]!r}")
     name, method, settings = entry["name"], entry["method"], dict(_table(entry.get("settings", {}), "settings"))
@@ -195,13 +193,13 @@ def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
         raise InputError(f"a row's name is text without commas, which --only parts names by, not {name!r}")
     if method in WITHOUT_SETTINGS:
         if len(entry) > 2:
-            raise InputError(f"the row {name!r} takes no protocol and no settings: {WITHOUT_SETTINGS[method]}")
+            raise InputError(f"the row {name!r} takes no preset and no settings: {WITHOUT_SETTINGS[method]}")
         return Row(name=str(name), method=method, settings={})
     if method not in METHODS:
         raise SettingError(f"unknown method {method!r}; there are {BEFORE}, {', '.join(METHODS)}")
     if "retain_size" in {field.name for field in fields(METHODS[method])}:
         settings.setdefault("retain_size", retain_size)
-    chosen = make_method(method, protocol=entry.get("protocol"), **settings)
+    chosen = make_method(method, preset=entry.get("preset"), **settings)
     withheld = entry.get("withheld", False)
     if type(withheld) is not bool or (withheld and not (heldout and Needs.HELDOUT in chosen.needs)):
         raise SettingError(

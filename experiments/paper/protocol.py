@@ -67,7 +67,7 @@ def cells(name: str) -> Iterator[Cell]:
         yield Cell(row="before", method="before", settings={}, forget_size=size, **common)
     for reading in READINGS.values():
         for row, (method, settings) in ROWS.items():
-            chosen = make_method(method, protocol="paper", **settings, **reading)
+            chosen = make_method(method, preset="paper", **settings, **reading)
             for size in SIZES:
                 yield Cell(row=row, method=method, settings=settings_of(chosen), forget_size=size, **common)
 

@@ -155,7 +155,7 @@ def main() -> None:
     stage = Stage("fashion-mnist", arguments.model / "model.safetensors", arguments.device)
     cells = load_grid(places.ROOT / "grids" / "paper.toml").cells("cpu")  # the same cell on either device
     cell = next(
-        replace(c, settings=settings_of(make_method("targeted", protocol="paper")))  # 20 full-batch steps, as by hand
+        replace(c, settings=settings_of(make_method("targeted", preset="paper")))  # 20 full-batch steps, as by hand
         for c in cells
         if (c.original.name, c.row, c.forget_size) == ("fashion-mnist-resnet18", "targeted1", SIZE)
     )

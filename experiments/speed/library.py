@@ -64,7 +64,7 @@ def bare_loop(model: nn.Module, forget: ImageSet, steps: int) -> nn.Module:
 
 def ours(model: nn.Module, forget: ImageSet, steps: int) -> nn.Module:
     """The same steps by `unlearn`."""
-    return unlearn(model, forget, method=make_method("targeted", protocol="paper", epochs=steps)).model
+    return unlearn(model, forget, method=make_method("targeted", preset="paper", epochs=steps)).model
 
 
 def seconds(run: Callable[..., Any], *arguments: Any) -> float:

@@ -136,7 +136,7 @@ def forget(
     method: Annotated[
         str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, targeted without.")
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
     settings: Set = [],  # noqa: B006
     weights: Annotated[Path | None, typer.Option(help="Weights file for timm: and py: models.")] = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
@@ -166,7 +166,7 @@ def forget(
             sources,
             out,
             method=method,
-            protocol=protocol,
+            preset=preset,
             settings=_settings(settings),
             seed=seed,
             device=device,

@@ -101,7 +101,7 @@ def print_methods(as_json: bool) -> None:
                 "what": cls.summary,
                 "source": cls.source,
                 "settings": {f.name: f.default for f in fields(cls)},
-                "protocols": list(cls.presets),
+                "presets": list(cls.presets),
             }
         )
     if as_json:
@@ -111,7 +111,7 @@ def print_methods(as_json: bool) -> None:
     print_table("Methods", ["method", "needs", "what (source)"], table)
     for row in rows:
         shown = "  ".join(f"{key}={value}" for key, value in row["settings"].items()) or "no settings"
-        print(f"{row['method']}: {shown}\n    protocols: {', '.join(row['protocols'])}")
+        print(f"{row['method']}: {shown}\n    presets: {', '.join(row['presets'])}")
 
 
 def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:

@@ -237,7 +237,7 @@ def test_a_cell_is_what_the_command_forget_does(smoke: Path, models: Path, tmp_p
     )
     settings = {"epochs": 3, "lam": 3}
     report = forget(
-        sources, tmp_path / "out", method="targeted", protocol="paper", settings=settings, seed=1, device="cpu"
+        sources, tmp_path / "out", method="targeted", preset="paper", settings=settings, seed=1, device="cpu"
     )
     exact = result.evaluated_in == "fp32"
     assert report.after.test_accuracy == pytest.approx(result.test_accuracy, abs=1e-9 if exact else 0.005)
@@ -607,7 +607,7 @@ BAD_GRIDS = {
     "setting": ("{ epochs = 3, lam = 1.0 }", "{ lambda = 1.0 }", "targeted has no setting 'lambda'"),
     "range": ("{ epochs = 3, lam = 1.0 }", "{ lam = 0.5 }", "lam=0.5 is out of range"),
     "rows' names": ('name = "amnesiac"', 'name = "before"', "two rows are called 'before'"),
-    "before": ('method = "before"', 'method = "before"\nprotocol = "paper"', "takes no protocol"),
+    "before": ('method = "before"', 'method = "before"\npreset = "paper"', "takes no preset"),
     "retrain": ('method = "neg_grad"', 'method = "retrain"', "it takes the original's recipe"),
     "profile": ("cpu = { retain = 500 }", "cpu = { retain = -1 }", 'retain is "all" or a number'),
     "no profile": ("cpu = { retain = 500 }", "", "it needs the profiles cpu and gpu"),

@@ -27,7 +27,7 @@ def forget(
     out: str | Path,
     *,
     method: str | None = None,
-    protocol: str | None = None,
+    preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -42,7 +42,7 @@ def forget(
         out: the new directory; must not exist.
         method: a key of `METHODS`; None: `calibrated` where there is a test set, else `targeted`. `retrain` takes the
             original's recipe where the checkpoint tells it.
-        protocol: a preset of that method, such as `paper`.
+        preset: a preset of that method, such as `paper`.
         settings: fields of the method.
         seed: of everything random.
         device: `cpu`, `cuda`, or `auto`.
@@ -52,17 +52,17 @@ def forget(
     check_unused(out)
     where = device_named(device)
     if method is None:
-        if protocol is not None:
-            raise SettingError(f"--protocol {protocol} is of a method: name it too, such as --method targeted")
+        if preset is not None:
+            raise SettingError(f"--preset {preset} is of a method: name it too, such as --method targeted")
         method = default_method(sources.test is not None)
     _check_method(method)
     needs: Needs = METHODS[method].needs
     if Needs.RETAIN in needs and sources.retain is None:
         raise SettingError(f"{method} needs retained training examples: add --retain DATA")
-    make_method(method, protocol=protocol, **(settings or {}))  # wrong settings, before anything is read
+    make_method(method, preset=preset, **(settings or {}))  # wrong settings, before anything is read
     network, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
     recipe = dict(header.recipe) if method == "retrain" else {}
-    chosen: Method = make_method(method, protocol=protocol, **{**recipe, **(settings or {})})
+    chosen: Method = make_method(method, preset=preset, **{**recipe, **(settings or {})})
     forgotten = forget_set(sources, header)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
     notes = []

@@ -41,7 +41,7 @@ def full_audit(
         references: directory of the reference models; kept, so that a stopped audit goes on where it was. None:
             OUT-references, beside `out`.
         out: the new directory for the result; must not exist.
-        methods: each NAME, or NAME,SETTING=VALUE,… with `protocol` among the settings.
+        methods: each NAME, or NAME,SETTING=VALUE,… with `preset` among the settings.
         num_models: N, of each kind.
         workers: processes, of one thread each.
         ray: the address of a Ray cluster that trains the models in place of this machine, or `local`.
@@ -105,9 +105,9 @@ def full_audit(
 def named_method(text: str) -> tuple[str, Method]:
     """A row's name and the method that `NAME,SETTING=VALUE,…` means.
 
-    >>> row, method = named_method("targeted,protocol=paper,lam=3")
+    >>> row, method = named_method("targeted,preset=paper,lam=3")
     >>> row, method.lam, method.epochs
-    ('targeted+protocol=paper+lam=3', 3.0, 20)
+    ('targeted+preset=paper+lam=3', 3.0, 20)
     """
     name, *pairs = (part.strip() for part in text.split(","))
     settings = {}
@@ -116,5 +116,5 @@ def named_method(text: str) -> tuple[str, Method]:
         if not found or not key:
             raise SettingError(f"--method takes NAME,SETTING=VALUE,… such as targeted,lam=3, not {text!r}")
         settings[key] = value
-    protocol = settings.pop("protocol", None)
-    return "+".join([name, *pairs]), make_method(name, protocol=protocol, **settings)
+    preset = settings.pop("preset", None)
+    return "+".join([name, *pairs]), make_method(name, preset=preset, **settings)

@@ -66,17 +66,17 @@ def list_methods(needs: Needs | None = None) -> list[str]:
     return [name for name, method in METHODS.items() if given is None or method.needs in given]
 
 
-def make_method(name: str, *, protocol: str | None = None, **settings: Any) -> Method:
+def make_method(name: str, *, preset: str | None = None, **settings: Any) -> Method:
     """Builds a method from its registry name.
 
     Args:
         name: a key of `METHODS`.
-        protocol: a preset of that method to start from: `paper` for every method, and published settings such as
+        preset: a preset of that method to start from: `paper` for every method, and published settings such as
             `chundawat2023`. None starts from the defaults.
         **settings: fields of the method; text is converted to the field's type.
 
     Raises:
-        SettingError: unknown method, protocol or setting, or a value of the wrong type or out of range.
+        SettingError: unknown method, preset or setting, or a value of the wrong type or out of range.
 
     >>> make_method("targeted", lam="3").lam
     3.0
@@ -84,14 +84,14 @@ def make_method(name: str, *, protocol: str | None = None, **settings: Any) -> M
     if name not in METHODS:
         raise SettingError(f"unknown method {name!r}; there are {', '.join(METHODS)}{_hint(name, METHODS)}")
     cls = METHODS[name]
-    if protocol is not None and protocol not in cls.presets:
-        raise SettingError(f"{name} has no protocol {protocol!r}; it has {', '.join(cls.presets)}")
+    if preset is not None and preset not in cls.presets:
+        raise SettingError(f"{name} has no preset {preset!r}; it has {', '.join(cls.presets)}")
     known = [field.name for field in fields(cls)]
     for key in settings:
         if key not in known:
             listed = ", ".join(known) or "none"
             raise SettingError(f"{name} has no setting {key!r}; it has {listed}{_hint(key, known)}")
-    chosen = {**(cls.presets[protocol] if protocol else {}), **settings}
+    chosen = {**(cls.presets[preset] if preset else {}), **settings}
     method: Method = cls(**chosen)
     return method
 

@@ -22,7 +22,7 @@ class Targeted(GradientMethod):
 
     Attributes:
         delta: δ in [0, 1], the probability of keeping the true label. The paper's experiments: 0.
-        lam: λ ≥ 1, real. The paper's experiments: 1 and 3; `protocol="paper"` gives 1. For λ > 1 an example's
+        lam: λ ≥ 1, real. The paper's experiments: 1 and 3; `preset="paper"` gives 1. For λ > 1 an example's
             gradient is scaled by λ·ℓ^(λ−1), which exceeds 1 where ℓ > λ^(−1/(λ−1)) (0.577 for λ = 3): a large λ
             makes large first steps and small last ones. A threshold `epsilon` on ℓ^λ is not comparable between
             values of λ.
