@@ -10,5 +10,6 @@ DOCS = ROOT / "docs"
 
 
 def read(path: Path) -> str:
-    """The text of a file of results, where presets may have been called protocols."""
-    return re.sub(r'(?<=[+"])protocol(?==|\\?":)', "preset", path.read_text())
+    """The text of a file of results, with the names that presets and test examples have now."""
+    text = re.sub(r'(?<=[+"])protocol(?==|\\?":)', "preset", path.read_text())
+    return text.replace('"num_heldout":', '"num_test":')

@@ -32,7 +32,7 @@ def sample(
     shift: float = -3.0,
     *,
     num_forget: int = 128,
-    num_heldout: int = 2_000,
+    num_test: int = 2_000,
     retain: bool = True,
     relearning: bool = True,
     layers: int = 12,
@@ -41,9 +41,9 @@ def sample(
 ) -> AuditReport:
     """An audit of margins drawn from normal distributions: `shift` is how far off the forgotten ones lie after."""
     rng = np.random.default_rng(7)
-    heldout = {"before": rng.normal(3.2, 2.4, num_heldout), "after": rng.normal(2.2, 2.0, num_heldout)}
+    heldout = {"before": rng.normal(3.2, 2.4, num_test), "after": rng.normal(2.2, 2.0, num_test)}
     forget = {"before": rng.normal(5.2, 1.8, num_forget), "after": rng.normal(2.2 + shift, 2.0, num_forget)}
-    sets = {"forget": forget, "heldout": heldout}
+    sets = {"forget": forget, "test": heldout}
     if retain:
         sets["retain"] = {"before": rng.normal(5.1, 2.0, 3_000), "after": rng.normal(3.4, 2.2, 3_000)}
     edges = np.linspace(-8, 11, 41)
@@ -54,7 +54,7 @@ def sample(
         before=accuracies(forget["before"], heldout["before"], 0.97 if retain else None),
         after=accuracies(forget["after"], heldout["after"], 0.81 if retain else None),
         num_forget=num_forget,
-        num_heldout=num_heldout,
+        num_test=num_test,
         num_retain=3_000 if retain else 0,
         num_classes=len(CLASSES),
         change=ParameterChange(
@@ -69,7 +69,7 @@ def sample(
         relative_l2=0.021,
         scores_before=tests["before"],
         scores_after=tests["after"],
-        margins=Histograms(
+        confidences=Histograms(
             edges=tuple(edges.tolist()),
             counts={
                 kind: {
@@ -95,7 +95,7 @@ def sample(
                 id=f"{CLASSES[n % 2]}/{n:04d}.png" if n else HOSTILE,
                 label=CLASSES[n % 2],
                 predicted=CLASSES[2],
-                placement=0.0002 * (n + 1) if n % 3 else 0.9995,
+                percentile_rank=0.0002 * (n + 1) if n % 3 else 0.9995,
                 side="over-forgotten" if n % 3 else "memorised",
             )
             for n in range(number)

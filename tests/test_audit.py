@@ -38,7 +38,7 @@ forget, heldout = (Examples(torch.rand(n, 4), torch.arange(n) % 2) for n in (20,
 audit(model, model, forget, heldout.take(torch.arange(60)))  # loads code
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, resource.RLIM_INFINITY))
-print(audit(model, model, forget, heldout).num_heldout)
+print(audit(model, model, forget, heldout).num_test)
 """
 TRAINED_ON = 200
 HELD_OUT = 600
@@ -151,7 +151,7 @@ def test_its_figures_are_those_of_the_public_functions(
     for when, found in (("before", report.scores_before), ("after", report.scores_after)):
         margins = {name: logit_scaled_confidence(logits[when, name], labels[name]) for name in labels}
         expected = score_test(
-            margins["forget"], margins["heldout"], forget_labels=labels["forget"], heldout_labels=labels["heldout"]
+            margins["forget"], margins["heldout"], forget_labels=labels["forget"], test_labels=labels["heldout"]
         )
         assert found.a1 == pytest.approx(expected.a1, abs=1e-3)  # batches of another size round differently
         assert found.verdict == expected.verdict
@@ -177,7 +177,7 @@ def test_each_model_sees_each_example_once(
     for hook in hooks:
         hook.remove()
     assert seen == dict.fromkeys(("before", "after"), 16 + HELD_OUT + 100)
-    assert (report.num_forget, report.num_heldout, report.num_retain) == (16, HELD_OUT, 100)
+    assert (report.num_forget, report.num_test, report.num_retain) == (16, HELD_OUT, 100)
 
 
 def test_it_leaves_models_and_random_state_as_they_were(
@@ -207,10 +207,10 @@ def test_it_is_standard_json(original: nn.Module, unlearned: nn.Module, sets: tu
     text = json.dumps(report.to_dict(), allow_nan=False)
     content = json.loads(text)
     assert (content["verdict"], content["reason"]) == (report.verdict, report.scores_after.reason)
-    for name, num in (("forget", 16), ("heldout", HELD_OUT)):
+    for name, num in (("forget", 16), ("test", HELD_OUT)):
         for when in ("before", "after"):
-            assert sum(content["margins"]["counts"][name][when]) == num
-    assert len(content["margins"]["edges"]) == BINS + 1
+            assert sum(content["confidences"]["counts"][name][when]) == num
+    assert len(content["confidences"]["edges"]) == BINS + 1
     for curve in (report.roc_before, report.roc_after):
         assert (curve.fpr[0], curve.fpr[-1], curve.tpr[-1]) == (0, 1, 1)
         assert len(curve.fpr) <= ROC_POINTS + 1
@@ -295,7 +295,7 @@ def test_held_out_examples_that_are_retained_ones_too_are_left_out_or_refused(or
     forget, retain = train.take(torch.arange(16)), train.take(torch.arange(16, 200))
     twins = torch.cat([test.inputs[:90], retain.inputs[:6]]), torch.cat([test.labels[:90], retain.labels[:6]])
     report = audit(original, original, forget, Examples(*twins), retain=retain)
-    assert report.num_heldout == 90
+    assert report.num_test == 90
     assert [found for found in report.left_out if "6 of 96 test" in found and "retain" in found]
     with pytest.raises(InputError, match="184 of the 184 test examples are in the retain set too"):
         audit(original, original, forget, retain, retain=retain)
@@ -329,7 +329,7 @@ def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples])
     many = audit(original, original, forget.take(torch.arange(16).repeat(8)), test, ids=[*ids, *["copy"] * 112])
     assert (many.num_forget, many.scores_after, many.recognisable) == (16, once.scores_after, once.recognisable)
     known = Difficulty(
-        forget=np.linspace(-1, 1, 16), heldout=np.linspace(-1, 1, len(test)), num_references=4,
+        forget=np.linspace(-1, 1, 16), test=np.linspace(-1, 1, len(test)), num_references=4,
         forget_accuracy=0.8, accuracy=0.8,
     )  # fmt: skip
     of_all = replace(known, forget=np.tile(known.forget, 8))

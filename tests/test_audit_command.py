@@ -170,7 +170,7 @@ def full(root: Path, out: Path, *more: str | Path) -> list[str | Path]:
     "options",
     [
         *(("--full", name, "x") for name in ("--after", "--after-weights", "--retain")),
-        *(("--full", name) for name in ("--with-images", "--correct-difficulty")),
+        *(("--full", name) for name in ("--with-images", "--difficulty-calibration")),
         *(("--after", "x", name, "3") for name in ("--train", "--method", "--references", "--num", "--workers")),
     ],
     ids=" ".join,
@@ -268,7 +268,7 @@ def test_a_duplicate_of_a_forgotten_image_is_left_out_and_said(tmp_path: Path, t
     assert len(report["audit"]["left_out"]) == 1
     assert f"1 of {len(test) + 1:,} test examples" in report["audit"]["left_out"][0]
     assert report["audit"]["left_out"][0] in done.stdout
-    assert report["audit"]["num_heldout"] == len(test)
+    assert report["audit"]["num_test"] == len(test)
     assert report["sources"]["device"] == "cpu"
     assert "--device cpu" in (tmp_path / "out/report.html").read_text()
 

@@ -88,9 +88,9 @@ def test_the_scores_are_the_networks_margins_and_a_seed_repeats_them() -> None:
     assert 0 <= found.accuracy <= 1
     assert found.forget_accuracy in {n / 12 for n in range(13)}
     again = difficulty_of(forget, heldout, factory=lambda: nn.Linear(6, 3), recipe=RECIPE, seed=3)
-    np.testing.assert_array_equal(found.heldout, again.heldout)
+    np.testing.assert_array_equal(found.test, again.test)
     other = difficulty_of(forget, heldout, factory=lambda: nn.Linear(6, 3), recipe=RECIPE, seed=4)
-    assert not np.array_equal(found.heldout, other.heldout)
+    assert not np.array_equal(found.test, other.test)
 
 
 def test_its_formula() -> None:
@@ -172,7 +172,7 @@ def test_the_verdict_is_that_of_the_difficulty_calibrated_scores() -> None:
     rng = np.random.default_rng(0)
     hard = Difficulty(
         forget=margins[0] - 9.0,  # much harder than the model at hand finds them
-        heldout=margins[1] + rng.normal(0, 0.1, 400),
+        test=margins[1] + rng.normal(0, 0.1, 400),
         num_references=4,
         accuracy=0.5,
         forget_accuracy=0.1,
@@ -182,9 +182,9 @@ def test_the_verdict_is_that_of_the_difficulty_calibrated_scores() -> None:
     assert fixed.correction is not None
     assert (plain.verdict, fixed.verdict) == ("INCONCLUSIVE", "FAIL")
     assert fixed.scores_after == plain.scores_after
-    expected = difficulty_calibrated_scores(margins[0], margins[1], hard.forget, hard.heldout)
+    expected = difficulty_calibrated_scores(margins[0], margins[1], hard.forget, hard.test)
     assert fixed.correction.after == score_test(
-        *expected[:2], forget_labels=forget.labels.numpy(), heldout_labels=heldout.labels.numpy()
+        *expected[:2], forget_labels=forget.labels.numpy(), test_labels=heldout.labels.numpy()
     )
     assert fixed.correction.slope_after == expected[2]
     assert fixed.to_dict()["reason"].endswith(fixed.correction.after.reason)
@@ -221,14 +221,14 @@ def test_dropout_is_repeatable_and_the_random_state_is_put_back() -> None:
         assert torch.equal(state, torch.get_rng_state())
         torch.rand(7)
         torch.set_rng_state(state)
-    np.testing.assert_array_equal(found[0].heldout, found[1].heldout)
+    np.testing.assert_array_equal(found[0].test, found[1].test)
 
 
 def test_the_command_corrects_and_says_so(tmp_path: Path, trained: Path) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text("".join(f"{n}\n" for n in range(20)))
     options = ("--before", trained, "--after", trained, "--forget", "sample", "--ids", ids, "--test", "sample:test")
-    done = expunge("audit", *options, "--correct-difficulty", "--out", tmp_path / "out")
+    done = expunge("audit", *options, "--difficulty-calibration", "--out", tmp_path / "out")
     assert done.returncode in {0, 3}, done.stderr
     assert "A1, difficulty calibrated" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
@@ -237,4 +237,4 @@ def test_the_command_corrects_and_says_so(tmp_path: Path, trained: Path) -> None
     assert found["verdict"] == found["correction"]["after"]["verdict"]
     page = (tmp_path / "out/report.html").read_text()
     assert "The same, calibrated for difficulty" in page
-    assert "--correct-difficulty" in page
+    assert "--difficulty-calibration" in page

@@ -137,7 +137,7 @@ def test_ranks_by_class_are_those_of_each_class_and_of_all_where_a_class_has_no_
     rng = np.random.default_rng(0)
     s, own = rng.standard_normal(60), rng.integers(4, size=60)
     t, others = rng.standard_normal(301), np.repeat([0, 1, 2], [200, 100, 1])
-    ranked = percentile_ranks(s, t, forget_labels=own, heldout_labels=others)
+    ranked = percentile_ranks(s, t, forget_labels=own, test_labels=others)
     for label in range(4):
         among = t[others == label] if label < 3 else t
         assert np.array_equal(ranked.u[own == label], percentile_ranks(s[own == label], among).u)
@@ -145,12 +145,10 @@ def test_ranks_by_class_are_those_of_each_class_and_of_all_where_a_class_has_no_
     assert ranked.sizes == tuple(((own == label).sum(), size) for label, size in enumerate((200, 100, 1, 301)))
     assert ranked.unmatched == (own == 3).sum() > 0
     order, heldout_order = rng.permutation(60), rng.permutation(301)
-    shuffled = percentile_ranks(
-        s[order], t[heldout_order], forget_labels=own[order], heldout_labels=others[heldout_order]
-    )
+    shuffled = percentile_ranks(s[order], t[heldout_order], forget_labels=own[order], test_labels=others[heldout_order])
     assert np.array_equal(shuffled.u, ranked.u[order])
     assert rank_p_values(shuffled) == pytest.approx(rank_p_values(ranked), rel=1e-9)
-    strangers = percentile_ranks(s, t, forget_labels=own + 9, heldout_labels=others)
+    strangers = percentile_ranks(s, t, forget_labels=own + 9, test_labels=others)
     assert np.array_equal(strangers.u, percentile_ranks(s, t).u)
     assert (strangers.mixed, strangers.unmatched, percentile_ranks(s, t).unmatched) == (False, 60, 0)
 
@@ -213,7 +211,7 @@ def test_null_moments_of_classes_add_up_and_tend_to_the_simple_formula() -> None
     own, others = np.repeat([0, 1], [20, 44]), np.repeat([0, 1], [300, 100])
     rng = np.random.default_rng(0)
     s, t = rng.standard_normal(64), rng.standard_normal(400)
-    both = null_moments(percentile_ranks(s, t, forget_labels=own, heldout_labels=others))
+    both = null_moments(percentile_ranks(s, t, forget_labels=own, test_labels=others))
     parts = [null_moments(percentile_ranks(s[own == c], t[others == c])) for c in (0, 1)]
     for k in (2, 3):
         assert both[k] == pytest.approx((20 / 64) ** 2 * parts[0][k] + (44 / 64) ** 2 * parts[1][k], rel=1e-12)
@@ -227,7 +225,7 @@ def test_null_variance_of_mixed_groups_includes_what_they_share() -> None:
     drawn = []
     for _ in range(2000):
         ranked = percentile_ranks(
-            rng.standard_normal(60), rng.standard_normal(200), forget_labels=own, heldout_labels=others
+            rng.standard_normal(60), rng.standard_normal(200), forget_labels=own, test_labels=others
         )
         drawn.append((ranked.a1, ranked.a2))
     assert ranked.mixed
@@ -437,7 +435,7 @@ def test_a_rate_at_a_threshold_that_the_data_cannot_hold_is_not_reported() -> No
     ("s", "t", "message"),
     [
         ([], [1.0], "forget_scores must have shape"),
-        ([1.0], [], "heldout_scores must have shape"),
+        ([1.0], [], "test_scores must have shape"),
         ([math.nan], [1.0], "NaN"),
         ([1.0], [-math.inf], "infinity"),
         ([[1.0]], [1.0], "shape"),
@@ -463,7 +461,7 @@ def test_settings_out_of_range_are_refused() -> None:
         clopper_pearson(3, 2)
     with pytest.raises(InputError, match="labels of the forgotten and of the held-out"):
         percentile_ranks([1.0], [1.0], forget_labels=[0])
-    with pytest.raises(InputError, match="heldout_labels must have shape"):
-        percentile_ranks([1.0], [1.0], forget_labels=[0], heldout_labels=[0, 1])
+    with pytest.raises(InputError, match="test_labels must have shape"):
+        percentile_ranks([1.0], [1.0], forget_labels=[0], test_labels=[0, 1])
     with pytest.raises(InputError, match="forget_labels must hold integer"):
-        percentile_ranks([1.0], [1.0], forget_labels=[0.5], heldout_labels=[0])
+        percentile_ranks([1.0], [1.0], forget_labels=[0.5], test_labels=[0])

@@ -156,7 +156,7 @@ def test_forget_with_every_method(tmp_path: Path, method: str, logged: Path, ids
     assert (done.returncode, done.stderr) == (3 if report["audit"]["verdict"] == "FAIL" else 0, "")
     assert report == json.loads((out / "report.json").read_text())
     assert sorted(tree(tmp_path)) == ["out", "out/model.safetensors", "out/report.html", "out/report.json"]
-    assert report["format"] == "expunge-report/2"
+    assert report["format"] == "expunge-report/3"
     assert report["trace"]["method"] == method
     assert report["trace"]["num_forget"] == 12
     assert report["trace"]["change"]["l1"] > 0

@@ -36,8 +36,8 @@ def test_it_forgets_audits_and_reports(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert done.report is not None
     assert done.report.verdict == done.report.audit.verdict  # type: ignore[union-attr]
-    assert done.trace.num_heldout == int(calibration_side(given["test"].inputs, 4).sum())
-    assert done.report.audit.num_heldout == int(audit_side(given["test"].inputs, [4]).sum())  # type: ignore[union-attr]
+    assert done.trace.num_calibration == int(calibration_side(given["test"].inputs, 4).sum())
+    assert done.report.audit.num_test == int(audit_side(given["test"].inputs, [4]).sum())  # type: ignore[union-attr]
     assert done.after.retain_accuracy is not None
     done.report.save(tmp_path / "report.json")
     done.report.save(tmp_path / "report.html")
@@ -63,10 +63,10 @@ def test_a_dataset_that_is_no_image_set_is_counted_in_part() -> None:
         network(), given["examples"], test=TensorDataset(inputs, labels), method=expunge.Calibrated(epochs=1)
     )
     assert done.report is not None
-    assert done.trace.num_heldout + done.report.audit.num_heldout == 120  # type: ignore[union-attr]
+    assert done.trace.num_calibration + done.report.audit.num_test == 120  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("name", "needs"), [("retain", Needs.RETAIN), ("test", Needs.HELDOUT)])
+@pytest.mark.parametrize(("name", "needs"), [("retain", Needs.RETAIN), ("test", Needs.TEST)])
 def test_what_a_method_does_not_use_is_refused(name: str, needs: Needs) -> None:
     given = sets()
     unread = [method for method in expunge.list_methods() if needs not in expunge.METHODS[method].needs]
@@ -108,12 +108,12 @@ def test_a_bare_state_dict_says_nothing_of_the_split_and_the_trace_does() -> Non
     bare.load_state_dict(done.model.state_dict())
     left = int(audit_side(given["test"].inputs, [7]).sum())
     unknown = audit(model, bare, given["examples"], given["test"])
-    assert unknown.num_heldout == 120
+    assert unknown.num_test == 120
     assert any("calibrated" in line for line in unknown.caveats)
     trace = Trace.from_json(done.trace.to_json())
     assert trace.calibration_digest is not None
     told = audit(model, bare, given["examples"], given["test"], trace=trace)
-    assert told.num_heldout == left == audit(model, done.model, given["examples"], given["test"]).num_heldout
+    assert told.num_test == left == audit(model, done.model, given["examples"], given["test"]).num_test
 
 
 class Shaken(Dataset[Any]):

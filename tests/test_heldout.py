@@ -101,7 +101,7 @@ def test_the_method_sees_no_example_of_the_audit_side(seed: int) -> None:
     rows = torch.cat([batch.flatten(1) for batch in model.seen])
     met = torch.tensor([bool((rows == example.flatten()).all(1).any()) for example in heldout.inputs])
     assert torch.equal(met, side)
-    assert result.trace.num_heldout == int(side.sum())
+    assert result.trace.num_calibration == int(side.sum())
     assert calibration_seeds(result.model) == (seed,)
     assert calibration_seeds(model) == ()
 
@@ -114,10 +114,10 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
     for after, seeds in ((once, [3]), (twice, [3, 4])):
         report = audit(model, after, forget, test)
         left = int(audit_side(test.inputs, seeds).sum())
-        assert report.num_heldout == left
+        assert report.num_test == left
         assert [f"{80 - left} of 80 test examples" in found for found in report.left_out] == [True]
     whole = audit(model, unlearn(model, forget, seed=3).model, forget, test)
-    assert whole.num_heldout == 80
+    assert whole.num_test == 80
     assert whole.left_out == ()
     used = Pairs(*(part[calibration_side(test.inputs, 3)] for part in (test.inputs, test.labels)))
     with pytest.raises(InputError, match="calibrated on all"):
@@ -149,7 +149,7 @@ def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
 def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -> None:
     larger = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
     trace = unlearn(larger, pairs(20, seed=2, shape=(1, 8, 8)), method=Calibrated(epochs=2)).trace
-    assert trace.num_heldout == 0
+    assert trace.num_calibration == 0
     assert any("no held-out examples" in warning for warning in trace.warnings)
     for shape in ((36,), (1, 6, 6)):  # the latter would be shifted by less than a pixel
         with pytest.raises(InputError, match=r"needs held-out examples .* no images of 8 pixels a side or more"):
@@ -310,7 +310,7 @@ def test_it_reaches_the_distribution_of_unseen_margins(match: str, rank: str) ->
         after.numpy(),
         unseen.numpy(),
         forget_labels=forget.labels.numpy(),
-        heldout_labels=heldout.labels[calibration_side(heldout.inputs, 0)].numpy(),
+        test_labels=heldout.labels[calibration_side(heldout.inputs, 0)].numpy(),
     )
     assert abs(ranked.a1 - 0.5) < close
     assert abs(ranked.a2 - 0.5) < close
@@ -401,9 +401,9 @@ def test_held_images_are_shifted_where_epochs_would_share_many() -> None:
     pixels = torch.arange(1.0, 1 + 16 * 16).view(1, 1, 16, 16).expand(40, 1, 16, 16)
     heldout = Examples(pixels.contiguous(), torch.zeros(40, dtype=torch.int64))
     task = Task(forget=heldout.take(torch.tensor([0])), forget_digests=(b"",), forget_logits=torch.zeros(1, 2))
-    plain = _distilling.drawn(replace(task, heldout=heldout), 10, False, torch.Generator().manual_seed(0))
+    plain = _distilling.drawn(replace(task, calibration=heldout), 10, False, torch.Generator().manual_seed(0))
     assert torch.equal(plain, pixels[:10])
-    found = _distilling.drawn(replace(task, heldout=heldout), 40, False, torch.Generator().manual_seed(0))
+    found = _distilling.drawn(replace(task, calibration=heldout), 40, False, torch.Generator().manual_seed(0))
     assert found.shape == (40, 1, 16, 16)
     assert len(found.unique(dim=0)) > 10
     assert torch.equal(found.flatten(1).amax(1) > 200, torch.ones(40, dtype=torch.bool))
@@ -415,7 +415,7 @@ def test_mixtures_of_held_out_and_forgotten_examples_are_held_beside() -> None:
         Examples(torch.full((num, 1), value), torch.zeros(num, dtype=torch.int64))
         for num, value in ((30, 100.0), (5, 200.0))
     )
-    task = Task(forget=forget, forget_digests=(b"",) * 5, forget_logits=torch.zeros(5, 2), heldout=heldout)
+    task = Task(forget=forget, forget_digests=(b"",) * 5, forget_logits=torch.zeros(5, 2), calibration=heldout)
     rng = torch.Generator().manual_seed(0)
     first, second = (_distilling.drawn(task, 40, True, rng)[:, 0] for _ in range(2))
     assert first.shape == (60,), "all held-out ones, and as many mixtures"
@@ -582,7 +582,7 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
     done = expunge("forget", "--model", trained, *shared, *options, "--out", tmp_path / "a")
     assert done.returncode in {0, 3}, done.stderr
     report = json.loads((tmp_path / "a" / "report.json").read_text())
-    used, left = report["trace"]["num_heldout"], report["audit"]["num_heldout"]
+    used, left = report["trace"]["num_calibration"], report["audit"]["num_test"]
     assert (used > 400, left > 400, used + left) == (True, True, 1000)
     assert f"{used} of 1,000 test examples: the model was calibrated on them" in " ".join(done.stdout.split())
     model, _ = load_model(str(tmp_path / "a"))
@@ -590,7 +590,7 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
     done = expunge("audit", "--before", trained, "--after", tmp_path / "a", *shared, "--out", tmp_path / "b")
     assert done.returncode in {0, 3}, done.stderr
     again = json.loads((tmp_path / "b" / "report.json").read_text())
-    assert again["audit"]["num_heldout"] == left
+    assert again["audit"]["num_test"] == left
     assert again["audit"]["scores_after"] == report["audit"]["scores_after"]
 
 

@@ -139,7 +139,7 @@ def test_it_reads_nothing_that_it_did_not_declare(method: str, tmp_path: Path) -
         arrangement.retain = Untouchable()
     if Needs.FACTORY not in needs:
         arrangement.factory = lambda: pytest.fail("the factory was called")
-    if Needs.HELDOUT not in needs:
+    if Needs.TEST not in needs:
         arrangement.heldout = Untouchable()
     if Needs.UPDATES not in needs:
         arrangement.updates = tmp_path / "absent"
@@ -166,8 +166,8 @@ def test_every_example_is_used_once_a_pass(method: str, tmp_path: Path) -> None:
         needs: Needs = METHODS[method].needs
         retained = 12 if Needs.RETAIN in needs else 0
         # Adversarial examples; mixtures of held-out and forgotten ones, as many as are held out.
-        made = {"instance_wise": 12}.get(method, trace.num_heldout)
-        each = retained + trace.num_heldout + made + (6 if Needs.FORGET in needs else 0)
+        made = {"instance_wise": 12}.get(method, trace.num_calibration)
+        each = retained + trace.num_calibration + made + (6 if Needs.FORGET in needs else 0)
         assert trace.examples_seen == 3 * each
         assert trace.steps == 3 * -(-each // (trace.settings["batch_size"] or each))
         assert trace.num_retain == retained
@@ -224,7 +224,7 @@ def test_forgotten_examples_that_were_never_used_are_told(tmp_path: Path) -> Non
 def test_one_example_can_be_forgotten(method: str, network: str, tmp_path: Path) -> None:
     trace = arrange(method, network, tmp_path, num_forget=1).run().trace
     assert trace.num_forget == 1
-    alone = trace.num_retain + trace.num_heldout == 0 and method != "instance_wise"
+    alone = trace.num_retain + trace.num_calibration == 0 and method != "instance_wise"
     if method in ON_FORGET and alone and network == "batch_norm":
         assert any("one example" in warning for warning in trace.warnings)
 

@@ -94,12 +94,12 @@ def test_what_a_model_was_calibrated_on_is_left_out() -> None:
 def test_a_difficulty_is_that_of_the_examples_that_count() -> None:
     sets = prepare(numbered(0, 20, 3), numbered(20, 60, 5))
     of_all = Difficulty(
-        forget=np.arange(21.0), heldout=np.arange(41.0), num_references=4, accuracy=0.5, forget_accuracy=0.5
+        forget=np.arange(21.0), test=np.arange(41.0), num_references=4, accuracy=0.5, forget_accuracy=0.5
     )
     counted = sets.of(of_all)
     assert counted.forget.tolist() == list(range(20))
-    assert counted.heldout.tolist() == list(range(40))
-    assert sets.of(counted).heldout is counted.heldout
+    assert counted.test.tolist() == list(range(40))
+    assert sets.of(counted).test is counted.test
 
 
 def test_images_are_selected_as_they_are_counted() -> None:

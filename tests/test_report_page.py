@@ -69,8 +69,8 @@ NAMES = ("fail", "pass", "bare", "many", "corrected")
 def report_of(name: str) -> AuditReport:
     settings: dict[str, dict[str, Any]] = {
         "fail": {},
-        "pass": {"shift": 0.0, "num_forget": 300, "num_heldout": 4_000},
-        "bare": {"shift": 0.0, "num_forget": 16, "num_heldout": 400, "retain": False, "layers": 60, "listed": 0},
+        "pass": {"shift": 0.0, "num_forget": 300, "num_test": 4_000},
+        "bare": {"shift": 0.0, "num_forget": 16, "num_test": 400, "retain": False, "layers": 60, "listed": 0},
         "many": {"num_forget": 2_000, "listed": 1_900, "layers": 700},
         "corrected": {"corrected": True},
     }
@@ -131,7 +131,7 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
     assert report.correction is not None
     assert (report.scores_after.verdict, report.verdict) == ("FAIL", report.correction.after.verdict)
     assert report.verdict != "FAIL"
-    for told in ("The same, calibrated for difficulty", "right on 12.5% of them (79.8% of the held-out ones)"):
+    for told in ("The same, calibrated for difficulty", "12.5%", "79.8%"):
         assert told in " ".join(text.split())
         assert told not in " ".join(page_of("fail").split())
     assert f"Allowing for how hard the examples are: {report.correction.after.reason}" in unescape(text)
@@ -249,11 +249,11 @@ def test_odd_figures_are_drawn_without_a_word() -> None:
     report = report_of("bare")
     still = replace(report.change, l1=0.0, l2=0.0, by_layer={"fc": (0.0, 0.0)})
     flat = Roc(fpr=(0.0, 1.0), tpr=(0.0, 1.0), low=(0.0, 1.0), high=(0.2, 1.0))
-    one = Histograms(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "heldout")})
-    assert "<svg" in render(replace(report, change=still, roc_before=flat, roc_after=flat, margins=one))
+    one = Histograms(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "test")})
+    assert "<svg" in render(replace(report, change=still, roc_before=flat, roc_after=flat, confidences=one))
     wide = replace(report.change, by_layer={"a": (1e-3, 1.0), "b": (0.0, 0.0), "c": (1e4, 1.0)})
     assert "The scale is logarithmic" in render(replace(report, change=wide))
-    assert figures.median_margin(one, "forget", "before") == 2.5
+    assert figures.median_confidence(one, "forget", "before") == 2.5
     assert [figures.compact(value) for value in (0.0, 0.012345, 18_350.4, 3e-9)] == [
         "0",
         "0.0123",
@@ -314,7 +314,7 @@ def test_the_docs_name_every_field_of_the_json() -> None:
     for record in (*records, Measurement, PseudoLabels, Unseen):
         for field in fields(record):
             assert f"`{field.name}`" in text, f"{record.__name__}.{field.name}"
-    assert '"expunge-report/2"' in text
+    assert '"expunge-report/3"' in text
     assert json.loads(json.dumps(report_of("many").to_dict()))["verdict"] == "FAIL"
 
 

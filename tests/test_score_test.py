@@ -136,8 +136,8 @@ def test_every_number_is_that_of_its_function() -> None:
     rng = np.random.default_rng(0)
     own, others = rng.integers(3, size=70), rng.integers(3, size=900)
     s, t = rng.standard_normal(70) + own, rng.standard_normal(900) + others
-    result = score_test(s, t, forget_labels=own, heldout_labels=others)
-    ranked = percentile_ranks(s, t, forget_labels=own, heldout_labels=others)
+    result = score_test(s, t, forget_labels=own, test_labels=others)
+    ranked = percentile_ranks(s, t, forget_labels=own, test_labels=others)
     errors = standard_errors(ranked)
     assert (result.a1, result.a2) == (ranked.a1, ranked.a2)
     outer = tails(s, t, own, others)
@@ -150,14 +150,14 @@ def test_every_number_is_that_of_its_function() -> None:
     assert result.auc == pytest.approx(roc_auc_score(np.r_[np.ones(70), np.zeros(900)], np.r_[s, t]), abs=1e-9)
     assert result.auc_interval == auc_interval(s, t)
     assert result.tpr_at_fpr == {0.01: tpr_at_fpr(s, t, 0.01), 0.001: None}
-    assert (result.num_forget, result.num_heldout) == (70, 900)
+    assert (result.num_forget, result.num_test) == (70, 900)
 
 
 def test_a_forget_set_of_easy_classes_is_no_alarm_with_labels_and_one_without() -> None:
     rng = np.random.default_rng(0)
     own, others = np.full(200, 1), np.arange(2000) % 2
     s, t = rng.standard_normal(200) + 2 * own, rng.standard_normal(2000) + 2 * others
-    assert score_test(s, t, forget_labels=own, heldout_labels=others).verdict == "PASS"
+    assert score_test(s, t, forget_labels=own, test_labels=others).verdict == "PASS"
     assert score_test(s, t).verdict == "FAIL"
 
 
@@ -202,7 +202,7 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(InputError):
             score_test(s, t)
     with pytest.raises(InputError, match="or of neither"):
-        score_test([1.0], [1.0], heldout_labels=[0])
+        score_test([1.0], [1.0], test_labels=[0])
 
 
 # --- how often it is wrong -----------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_false_alarms_stay_within_their_level(n: int) -> None:
     for _ in range(1500):
         own, others = rng.integers(3, size=n), np.arange(450) % 3
         s, t = rng.standard_normal(n) + own, rng.standard_normal(450) + others
-        alarmed += score_test(s, t, forget_labels=own, heldout_labels=others).verdict == "FAIL"
+        alarmed += score_test(s, t, forget_labels=own, test_labels=others).verdict == "FAIL"
     assert alarmed <= most(FALSE_ALARMS, 1500)
 
 
@@ -249,7 +249,7 @@ def test_small_classes_of_other_difficulty_raise_no_more_false_alarms(per_class:
     for _ in range(600):
         own = np.zeros(64, dtype=np.int64) if forgotten == "one class" else rng.integers(5, size=64)
         s, t = rng.standard_normal(64) + 2 * own, rng.standard_normal(len(others)) + 2 * others
-        alarmed += score_test(s, t, forget_labels=own, heldout_labels=others).verdict == "FAIL"
+        alarmed += score_test(s, t, forget_labels=own, test_labels=others).verdict == "FAIL"
     assert alarmed <= most(FALSE_ALARMS, 600)
 
 
@@ -274,8 +274,8 @@ def test_two_held_out_examples_a_class_never_let_pass() -> None:
     rng = np.random.default_rng(0)
     own, others = np.arange(2000) % 500, np.arange(1000) % 500
     s = np.where(rng.random(2000) < 0.5, 9.0, -9.0)
-    assert score_test(s, rng.standard_normal(1000), forget_labels=own, heldout_labels=others).verdict != "PASS"
-    fine = score_test(rng.standard_normal(2000), rng.standard_normal(1000), forget_labels=own, heldout_labels=others)
+    assert score_test(s, rng.standard_normal(1000), forget_labels=own, test_labels=others).verdict != "PASS"
+    fine = score_test(rng.standard_normal(2000), rng.standard_normal(1000), forget_labels=own, test_labels=others)
     assert fine.verdict == "INCONCLUSIVE"
 
 

@@ -279,12 +279,12 @@ class Wrapper(nn.Module):
 def test_the_audit_leaves_out_what_a_wrapped_or_unwrapped_model_was_calibrated_on() -> None:
     model, forget, heldout = nn.Sequential(nn.Linear(6, 3)), blobs(9), blobs(200, 2)
     after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), test=heldout, seed=3).model
-    used = audit(model, after, forget, heldout).num_heldout
+    used = audit(model, after, forget, heldout).num_test
     assert used < 150
-    assert audit(Wrapper(model), Wrapper(after), forget, heldout).num_heldout == used
+    assert audit(Wrapper(model), Wrapper(after), forget, heldout).num_test == used
     inner = unlearn(Wrapper(model), forget, method=expunge.Calibrated(epochs=2), test=heldout, seed=3).model
     assert isinstance(inner.network, nn.Module)
-    assert audit(model, inner.network, forget, heldout).num_heldout == used
+    assert audit(model, inner.network, forget, heldout).num_test == used
 
 
 def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
@@ -292,12 +292,12 @@ def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
     after = unlearn(model, forget, method=expunge.Calibrated(epochs=2), test=heldout).model
     rng = np.random.default_rng(0)
     hard = Difficulty(
-        forget=rng.normal(size=9), heldout=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
+        forget=rng.normal(size=9), test=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
     )
     report = audit(model, after, forget, heldout, difficulty=hard)
     left = prepare(forget, heldout).uncalibrated(after).positions["test"].numpy()
-    same = audit(model, after, forget, heldout, difficulty=replace(hard, heldout=hard.heldout[left]))
-    assert report.num_heldout == len(left) < 150
+    same = audit(model, after, forget, heldout, difficulty=replace(hard, test=hard.test[left]))
+    assert report.num_test == len(left) < 150
     assert replace(report, seconds={}) == replace(same, seconds={})
 
 

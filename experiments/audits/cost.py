@@ -42,7 +42,7 @@ def main() -> None:
     record = {
         "architecture": header.spec.architecture,
         "num_forget": report.num_forget,
-        "num_heldout": report.num_heldout,
+        "num_test": report.num_test,
         "seconds": dict(report.seconds),
         "total": total,
         "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -56,14 +56,14 @@ def main() -> None:
 
 def cost_table() -> str:
     """Seconds and shares of the whole."""
-    record = json.loads(TARGET.read_text())
+    record = json.loads(places.read(TARGET))
     total, seconds = record["total"], record["seconds"]
     rows = [(what, f"{seconds[part]:.1f}", f"{100 * seconds[part] / total:.0f}%") for part, what in PARTS.items()]
     rest = total - sum(seconds.values())
     rows += [("reading and hashing the images", f"{rest:.1f}", f"{100 * rest / total:.0f}%")]
     rows += [("the audit (aim: under 300)", f"{total:.1f}", "100%")]
     told = (
-        f"{record['architecture']}, {record['num_forget']} forgotten, {record['num_heldout']:,} held out · "
+        f"{record['architecture']}, {record['num_forget']} forgotten, {record['num_test']:,} held out · "
         f"`python -m experiments audit-cost --model runs/fm-r18` · {record['device']} · "
         f"torch {record['torch']} · commit {record['commit']}"
     )

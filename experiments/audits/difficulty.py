@@ -86,7 +86,7 @@ def measured(repetition: int) -> dict[str, Any]:
         "forget_labels": forget.labels.numpy(),
         "heldout_labels": heldout.labels.numpy(),
         "forget_difficulty": hard.forget,
-        "heldout_difficulty": hard.heldout,
+        "heldout_difficulty": hard.test,
         **{f"{name}_forget": scores_of(model, forget) for name, model in models.items()},
         **{f"{name}_heldout": scores_of(model, heldout) for name, model in models.items()},
     }
@@ -105,7 +105,7 @@ def audited(kept: dict[str, Any]) -> dict[str, Any]:
                     ours[part],
                     theirs,
                     forget_labels=kept["forget_labels"][part],
-                    heldout_labels=kept["heldout_labels"],
+                    test_labels=kept["heldout_labels"],
                 )
                 found[f"{name}, {kind}, {how}"] = {"verdict": test.verdict, "a1": test.a1, "a2": test.a2}
     return found

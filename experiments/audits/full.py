@@ -105,7 +105,7 @@ def full_audit_table(which: str = "paper") -> str:
     more = "" if which == "paper" else f" --which {which}"
     more += "" if record["device"].endswith(PROCESSOR) else " --device cuda"
     told = (
-        f"{found.num_models} models of each kind, {found.num_forget} forgotten, {found.num_heldout:,} held out · "
+        f"{found.num_models} models of each kind, {found.num_forget} forgotten, {found.num_test:,} held out · "
         f"`python -m experiments full-audit --num {found.num_models} --work runs/full-audit{more}` · "
         f"{record['device']} · torch {record['torch']} · commit {record['commit']}"
     )

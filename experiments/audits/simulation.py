@@ -94,7 +94,7 @@ def false_alarms(rng: np.random.Generator) -> list[dict[str, Any]]:
                 hits = {"any": 0, "a1": 0, "a2": 0, "k_plus": 0}
                 for _ in range(FALSE_ALARM_REPETITIONS):
                     s, t, own, others = draw(rng, n, m)
-                    failed = alarms(score_test(s, t, forget_labels=own, heldout_labels=others).p_values)
+                    failed = alarms(score_test(s, t, forget_labels=own, test_labels=others).p_values)
                     for name in failed | ({"any"} if failed else set()):
                         hits[name] += 1
                 rows.append(

@@ -117,7 +117,7 @@ def better_table(dataset: str, size: int) -> str:
             [
                 name,
                 _retained(here[0], needs),
-                "yes" if Needs.HELDOUT in needs else "–",
+                "yes" if Needs.TEST in needs else "–",
                 _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
                 _lost(dataset, name, size),
                 " / ".join(str(verdicts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),

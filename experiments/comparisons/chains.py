@@ -85,7 +85,7 @@ def run(
     model, seconds = network, 0.0
     made = []
     given: dict[str, Any] = {"retain": rest} if Needs.RETAIN in method.needs else {}
-    given |= {"test": test} if Needs.HELDOUT in method.needs else {}
+    given |= {"test": test} if Needs.TEST in method.needs else {}
     for part in parts:
         done = unlearn(model, part, method=method, seed=seed, **given)
         model, seconds = done.model, seconds + done.trace.seconds

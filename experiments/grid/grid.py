@@ -201,7 +201,7 @@ def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
         settings.setdefault("retain_size", retain_size)
     chosen = make_method(method, preset=entry.get("preset"), **settings)
     withheld = entry.get("withheld", False)
-    if type(withheld) is not bool or (withheld and not (heldout and Needs.HELDOUT in chosen.needs)):
+    if type(withheld) is not bool or (withheld and not (heldout and Needs.TEST in chosen.needs)):
         raise SettingError(
             f"the row {name!r}: withheld is true or false, and true only where the grid has heldout = true and the "
             "method reads held-out examples"

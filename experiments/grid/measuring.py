@@ -203,7 +203,7 @@ class Stage:
         precision = "bf16" if conditions.precision == "bf16" else self.precision
         method = make_method(cell.method, **cell.settings)
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
-        reads_test = Needs.HELDOUT in method.needs
+        reads_test = Needs.TEST in method.needs
         batch = cell.settings.get("batch_size") or math.inf
         passed = cell.forget_size + (0 if retain is None else len(retain))
         with conditions.applied(cell.settings.get("epochs", 0) * math.ceil(max(1.0, passed / batch)), self._moments):
@@ -295,7 +295,7 @@ class Stage:
         twins = set(digests(forget.images))
         unseen = np.array([self.test_pixels[n] not in twins for n in audited.tolist()])
         labels = self.test.labels[audited].numpy()[unseen]
-        test = score_test(gone, tested[unseen], forget_labels=forget.labels.numpy(), heldout_labels=labels)
+        test = score_test(gone, tested[unseen], forget_labels=forget.labels.numpy(), test_labels=labels)
         return {"audit_verdict": test.verdict, "audit_a1": test.a1, "audit_a2": test.a2, "audit_auc": test.auc}
 
     def _moments(self) -> dict[str, dict[str, Tensor]]:

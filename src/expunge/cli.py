@@ -131,7 +131,7 @@ def forget(
     ids: Annotated[Path | None, typer.Option(help="File with one id a line: forget only these of DATA.")] = None,
     retain: Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")] = None,
     test: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Held-out examples: half for the method, half for the audit.")
+        str | None, typer.Option(metavar="DATA", help="Unseen examples: half for the method, half for the audit.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, targeted without.")
@@ -190,10 +190,10 @@ def audit(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")] = False,
     resize: Resize = False,
     with_images: WithImages = False,
-    correct_difficulty: Annotated[
+    difficulty_calibration: Annotated[
         bool,
         typer.Option(
-            "--correct-difficulty",
+            "--difficulty-calibration",
             help="For non-random forget sets: allow for how hard networks trained on --test find them.",
         ),
     ] = False,
@@ -227,7 +227,7 @@ def audit(
         "--ray": ray,
     }
     of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
-    of_default |= {"--with-images": with_images, "--correct-difficulty": correct_difficulty}
+    of_default |= {"--with-images": with_images, "--difficulty-calibration": difficulty_calibration}
     for option, given in (of_default if full else of_full).items():
         if given:
             raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
@@ -269,7 +269,7 @@ def audit(
                 seed=seed,
                 device=device,
                 with_images=with_images,
-                correct_difficulty=correct_difficulty,
+                difficulty_calibration=difficulty_calibration,
             )
     if full:
         print_full_audit(found, out, as_json)

@@ -78,7 +78,7 @@ def forget(
     chosen = resolve(method, test is not None)
     sets = prepare(examples, test, retain)
     given = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
-    given |= {"test": test} if Needs.HELDOUT in chosen.needs else {}
+    given |= {"test": test} if Needs.TEST in chosen.needs else {}
     for name, dataset in given.items():
         if dataset is not None:
             more[name] = _counted(dataset, sets, name)

@@ -71,7 +71,7 @@ def unlearn(
         model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
             one example each; they are read once and held in memory.
-        method: a method, or its registry name; None: `calibrated` where there are held-out examples, else `targeted`.
+        method: a method, or its registry name; None: `calibrated` where there are `test` examples, else `targeted`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
             the default, and `masked_distillation`. About half of them are used, those on the calibration side of a
@@ -86,8 +86,8 @@ def unlearn(
     Raises:
         SettingError: unknown method, an input that the method needs is missing, or one is given that it does not read.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
-            inputs or weights (but for −inf in buffers: those are masks), retained or held-out examples that overlap the
-            forget set, or held-out ones that read otherwise each time.
+            inputs or weights (but for −inf in buffers: those are masks), retained or test examples that overlap the
+            forget set, or test ones that read otherwise each time.
         NonFiniteError: the loss or a weight became NaN or infinite on the way.
 
     >>> import expunge
@@ -114,7 +114,7 @@ def unlearn(
         name
         for need, name, given in (
             (Needs.RETAIN, "retain", retain),
-            (Needs.HELDOUT, "test", test),
+            (Needs.TEST, "test", test),
             (Needs.FACTORY, "factory", factory),
             (Needs.UPDATES, "updates", updates),
         )
@@ -155,7 +155,7 @@ def unlearn(
             retain=_retained(retain, examples, logits.shape[1], chosen, seed) if Needs.RETAIN in chosen.needs else None,
             factory=(factory or own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
-            heldout=_calibration(test, examples, logits.shape[1], seed),
+            calibration=_calibration(test, examples, logits.shape[1], seed),
         )
         with enough_memory(_memory_advice(chosen)):
             result = chosen.run(own, task, rng=rng, record=record)
@@ -166,7 +166,7 @@ def unlearn(
     for name, parameter in result.named_parameters():
         parameter.requires_grad_(originals[name].requires_grad)
         parameter.grad = None
-    mark_calibrated(result, *calibration_seeds(model), *([seed] if task.heldout is not None else []))
+    mark_calibrated(result, *calibration_seeds(model), *([seed] if task.calibration is not None else []))
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, module.training)
@@ -180,8 +180,8 @@ def unlearn(
         forget_digest=sha256(b"".join(sorted(map(bytes.__add__, identity, label_bytes)))).hexdigest(),
         num_forget=len(examples),
         num_retain=len(task.retain) if task.retain is not None else 0,
-        num_heldout=len(task.heldout) if task.heldout is not None else 0,
-        calibration_digest=None if task.heldout is None else _digest_of(task.heldout),
+        num_calibration=len(task.calibration) if task.calibration is not None else 0,
+        calibration_digest=None if task.calibration is None else _digest_of(task.calibration),
         pseudo_labels=record.pseudo_labels,
         epochs=tuple(record.epochs),
         first_step_all_reached=record.first_step_all_reached,

@@ -51,7 +51,7 @@ class Evaluation:
     """One pass of a model over each set.
 
     Attributes:
-        outputs: of `forget` and, where they were given, of `heldout` (the test set, as report.json calls it) and
+        outputs: of `forget` and, where they were given, of `test` and
             `retain`.
         seconds: wall clock.
     """
@@ -66,7 +66,7 @@ class Evaluation:
         return Measurement(
             forget_accuracy=accuracy["forget"],
             retain_accuracy=accuracy.get("retain"),
-            test_accuracy=accuracy.get("heldout"),
+            test_accuracy=accuracy.get("test"),
         )
 
     @property
@@ -143,7 +143,7 @@ def evaluate(model: nn.Module, sets: AuditSets) -> Evaluation:
         check_logits(outputs.logits.shape, examples.labels, f"{name} set")
         if not np.isfinite(outputs.logits).all():
             raise InputError(f"the model's logits on the {name} set hold NaN or infinity; take another checkpoint")
-        found["heldout" if name == "test" else name] = outputs
+        found[name] = outputs
     return Evaluation(outputs=found, seconds=time.perf_counter() - started)
 
 
@@ -161,15 +161,15 @@ def report_of(
     started = time.perf_counter()
     change = _change(before, after)
     seen = dict(zip(("before", "after"), evaluations, strict=True))
-    forget, heldout = (seen["after"].outputs[name] for name in ("forget", "heldout"))
+    forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     scores = {when: found.scores for when, found in seen.items()}
-    labels = {"forget_labels": forget.labels, "heldout_labels": heldout.labels}
-    tests = {when: score_test(found["forget"], found["heldout"], **labels) for when, found in scores.items()}
+    labels = {"forget_labels": forget.labels, "test_labels": heldout.labels}
+    tests = {when: score_test(found["forget"], found["test"], **labels) for when, found in scores.items()}
     correction, decisive = None, scores["after"]
     if difficulty is not None:
         correction, decisive = _calibrated(scores, sets.of(difficulty), labels)
     leakage, interval = update_leakage(
-        *(seen[when].outputs[name].probabilities for name in ("forget", "heldout") for when in ("before", "after"))
+        *(seen[when].outputs[name].probabilities for name in ("forget", "test") for when in ("before", "after"))
     )
     l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in before.parameters())
     l2 = sum(float(p.detach().double().square().sum()) for p in before.parameters()) ** 0.5
@@ -185,7 +185,7 @@ def report_of(
             before=seen["before"].measurement,
             after=seen["after"].measurement,
             num_forget=len(forget.labels),
-            num_heldout=len(heldout.labels),
+            num_test=len(heldout.labels),
             num_retain=len(sets.retain) if sets.retain is not None else 0,
             num_classes=forget.logits.shape[1],
             change=change,
@@ -193,7 +193,7 @@ def report_of(
             relative_l2=change.l2 / l2 if l2 else 0.0,
             scores_before=tests["before"],
             scores_after=tests["after"],
-            margins=histograms(scores),
+            confidences=histograms(scores),
             roc_before=_curve(scores["before"]),
             roc_after=_curve(scores["after"]),
             relearning=relearning,
@@ -241,7 +241,7 @@ def _calibrated(
 ) -> tuple[DifficultyCalibration, dict[str, Floats]]:
     """The score test of both models on scores less what difficulty explains, and those scores of the model after."""
     found = {
-        when: difficulty_calibrated_scores(said["forget"], said["heldout"], hard.forget, hard.heldout)
+        when: difficulty_calibrated_scores(said["forget"], said["test"], hard.forget, hard.test)
         for when, said in scores.items()
     }
     tests = {when: score_test(ours, theirs, **labels) for when, (ours, theirs, _) in found.items()}
@@ -254,15 +254,15 @@ def _calibrated(
         expected_forget_accuracy=hard.forget_accuracy,
         reference_accuracy=hard.accuracy,
     )
-    return correction, {"forget": found["after"][0], "heldout": found["after"][1]}
+    return correction, {"forget": found["after"][0], "test": found["after"][1]}
 
 
 def _curve(scores: Mapping[str, Floats]) -> Roc:
     """The ROC curve, thinned to `ROC_POINTS` points that lie evenly on the logarithm of the false positive rate."""
-    fpr, tpr = roc(scores["forget"], scores["heldout"])
+    fpr, tpr = roc(scores["forget"], scores["test"])
     num = len(scores["forget"])
     if len(fpr) > ROC_POINTS:
-        wanted = np.concatenate([[0], np.geomspace(1 / len(scores["heldout"]), 1, ROC_POINTS - 1)])
+        wanted = np.concatenate([[0], np.geomspace(1 / len(scores["test"]), 1, ROC_POINTS - 1)])
         keep = np.unique([0, *(np.searchsorted(fpr, wanted, side="right") - 1), len(fpr) - 1])
         fpr, tpr = fpr[keep], tpr[keep]
     hits = np.round(tpr * num)
@@ -279,8 +279,8 @@ def _recognisable(
     class_names: Sequence[str],
 ) -> tuple[Recognisable, ...]:
     own, others = forget.labels, heldout.labels
-    u = percentile_ranks(scores["forget"], scores["heldout"], forget_labels=own, heldout_labels=others).u
-    outer = tails(scores["forget"], scores["heldout"], own, others)
+    u = percentile_ranks(scores["forget"], scores["test"], forget_labels=own, test_labels=others).u
+    outer = tails(scores["forget"], scores["test"], own, others)
     predictions = forget.logits.argmax(1)
 
     def named(label: int) -> str:
@@ -291,7 +291,7 @@ def _recognisable(
             id=ids[n] if ids is not None else str(n),
             label=named(int(own[n])),
             predicted=named(int(predictions[n])),
-            placement=float(u[n]),
+            percentile_rank=float(u[n]),
             side="memorised" if outer.above[n] else "over-forgotten",
         )
         for n in np.argsort(-np.abs(u - 0.5), kind="stable")

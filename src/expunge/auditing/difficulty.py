@@ -51,7 +51,7 @@ def difficulty_of(
     >>> recipe = Recipe(epochs=1, batch_size=10)
     >>> found = difficulty_of(data.take(torch.arange(8)), data.take(torch.arange(8, 40)),
     ...                       factory=lambda: nn.Linear(4, 2), recipe=recipe)
-    >>> found.forget.shape, found.heldout.shape, found.num_references
+    >>> found.forget.shape, found.test.shape, found.num_references
     ((8,), (32,), 4)
     """
     forget, heldout = as_examples(forget, "forget"), as_examples(test, "test")
@@ -81,7 +81,7 @@ def difficulty_of(
                 right[name][members, place] = outputs.logits.argmax(1) == outputs.labels
     return Difficulty(
         forget=scores["forget"].mean(1),
-        heldout=scores["heldout"].mean(1),
+        test=scores["heldout"].mean(1),
         num_references=NUM_REFERENCES,
         accuracy=float(right["heldout"].mean()),
         forget_accuracy=float(right["forget"].mean()),

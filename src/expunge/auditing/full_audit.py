@@ -67,7 +67,7 @@ class FullAudit:
     Attributes:
         rows: `original`, each method, `retrained`.
         num_models: N, of each kind; the `retrained` row has half of them on either side.
-        num_forget, num_heldout, num_retained: examples.
+        num_forget, num_test, num_retained: examples.
         methods, settings, subject: as in `References`.
         relearn_max_steps: where relearning was cut.
         caveats: one sentence each: what these figures cannot tell.
@@ -77,7 +77,7 @@ class FullAudit:
     rows: tuple[FullAuditRow, ...]
     num_models: int
     num_forget: int
-    num_heldout: int
+    num_test: int
     num_retained: int
     methods: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
@@ -171,7 +171,7 @@ def full_audit(references: References, *, num_bootstrap: int = 2000, seed: int =
         rows=tuple(rows),
         num_models=num,
         num_forget=counts["forget"],
-        num_heldout=counts["heldout"],
+        num_test=counts["heldout"],
         num_retained=counts["retained"],
         methods=references.methods,
         settings=references.settings,
@@ -196,7 +196,7 @@ def _row(references: References, name: str, num_bootstrap: int, seed: int) -> Fu
     steps = float(np.median(references.relearn_steps[name]))
     usual = float(np.median(references.relearn_steps["retrained"]))
     verdicts: Counter[str] = Counter(
-        score_test(f, h, forget_labels=labels["forget"], heldout_labels=labels["heldout"]).verdict
+        score_test(f, h, forget_labels=labels["forget"], test_labels=labels["heldout"]).verdict
         for f, h in zip(margins["forget"], margins["heldout"], strict=True)
     )
     p, q = (special.softmax(z.astype(np.float64), axis=-1) for z in (these["forget"][own], others["forget"][base]))

@@ -62,7 +62,7 @@ class AuditSets:
             return self
         if trace is None and not says_calibration(after):
             return replace(self, calibration_known=False)
-        traced = [trace.seed] if trace is not None and trace.num_heldout else []
+        traced = [trace.seed] if trace is not None and trace.num_calibration else []
         left = audit_side(self.test.inputs, [*calibration_seeds(after), *traced]).nonzero()[:, 0]
         if len(left) == len(self.test):
             return self
@@ -83,12 +83,12 @@ class AuditSets:
 
     def of(self, difficulty: Difficulty) -> Difficulty:
         """A difficulty of these examples, from one of these or of all that were given."""
-        values = {"forget": difficulty.forget, "test": difficulty.heldout}
+        values = {"forget": difficulty.forget, "test": difficulty.test}
         kept = {
             name: found[self.positions[name].numpy()] if len(found) == self.given[name] else found
             for name, found in values.items()
         }
-        return replace(difficulty, forget=kept["forget"], heldout=kept["test"])
+        return replace(difficulty, forget=kept["forget"], test=kept["test"])
 
 
 def prepare(

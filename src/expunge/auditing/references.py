@@ -238,7 +238,7 @@ def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_m
     outputs = {row: [read(directory, row, j, tag) for j in range(num_models)] for row, tag in tags.items()}
     labels = load_file(directory / "labels.safetensors")
     keep = {name: np.ones(len(labels[name]), dtype=bool) for name in SETS}
-    if any(Needs.HELDOUT in METHODS[methods[row]["method"]].needs for row in chosen):
+    if any(Needs.TEST in METHODS[methods[row]["method"]].needs for row in chosen):
         keep["heldout"] = labels[AUDITED].numpy()  # all rows are measured on what none was calibrated on
     return References(
         logits={
@@ -340,7 +340,7 @@ def make_pair(job: _Job, j: int) -> None:
             given: dict[str, Any] = {"seed": _seed(plan.seed, f"{name} {j}")}
             if Needs.RETAIN in method.needs:
                 given |= {"retain": job.rest}
-            if Needs.HELDOUT in method.needs:  # one seed for all, so that the same half of the examples is left
+            if Needs.TEST in method.needs:  # one seed for all, so that the same half of the examples is left
                 given |= {"test": plan.heldout, "seed": plan.seed}
             try:
                 result = unlearn(original, job.sets["forget"], method=method, **given)

@@ -15,7 +15,7 @@ class Histograms:
 
     Attributes:
         edges: increasing, shape (B + 1,); the first and last bin also hold what lies beyond.
-        counts: {"forget" | "heldout" | "retain": {"before" | "after": B counts}}; no `retain` where none was given.
+        counts: {"forget" | "test" | "retain": {"before" | "after": B counts}}; no `retain` where none was given.
     """
 
     edges: tuple[float, ...]
@@ -76,14 +76,14 @@ class Recognisable:
     Attributes:
         id: the example's id.
         label, predicted: class names (or numbers, where there are none), of the truth and of the unlearned model.
-        placement: its percentile rank among the held-out scores, in [0, 1].
+        percentile_rank: its rank among the held-out scores, in [0, 1].
         side: `memorised` (above) or `over-forgotten` (below).
     """
 
     id: str
     label: str
     predicted: str
-    placement: float
+    percentile_rank: float
     side: str
 
 
@@ -129,14 +129,14 @@ class AuditReport:
 
     Attributes:
         before, after: accuracies, in [0, 1].
-        num_forget, num_heldout, num_retain: examples in each set; num_retain is 0 where none was given.
+        num_forget, num_test, num_retain: examples in each set; num_retain is 0 where none was given.
         num_classes: classes of the model.
         change: ‖Δθ‖ by norm and layer.
         relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
         scores_before, scores_after: the score test on each model's scores.
         correction: the same, calibrated for difficulty; None where it was not asked for.
         unseen: what accuracy on the forget set is to be expected; None where no forgotten class has held-out examples.
-        margins: histograms of the scores.
+        confidences: histograms of the logit-scaled confidences.
         roc_before, roc_after: membership attacks on each model.
         relearning: None where no control set could be drawn; `caveats` says why.
         leakage: what the update shows of who was forgotten: a warning, never part of the verdict.
@@ -152,7 +152,7 @@ class AuditReport:
     before: Measurement
     after: Measurement
     num_forget: int
-    num_heldout: int
+    num_test: int
     num_retain: int
     num_classes: int
     change: ParameterChange
@@ -160,7 +160,7 @@ class AuditReport:
     relative_l2: float
     scores_before: ScoreTest
     scores_after: ScoreTest
-    margins: Histograms
+    confidences: Histograms
     roc_before: Roc
     roc_after: Roc
     relearning: Relearning | None
@@ -224,7 +224,7 @@ def with_caveats(report: AuditReport, why_no_relearning: str = "", *, calibratio
         if report.correction
         else "A non-random forget set (mislabelled examples, or all of one person) stands out even from a model that "
         "was retrained without it: the test compares it with ordinary unseen examples. Difficulty calibration "
-        "(expunge audit --correct-difficulty) allows for hard examples, though not for ones that are alike.",
+        "(expunge audit --difficulty-calibration) allows for hard examples, though not for ones that are alike.",
         "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
     )
     relearning = (why_no_relearning,) if why_no_relearning else ()

@@ -30,7 +30,7 @@ def audit(
     seed: int = 0,
     device: str = "auto",
     with_images: bool = False,
-    correct_difficulty: bool = False,
+    difficulty_calibration: bool = False,
 ) -> Report:
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`.
 
@@ -42,14 +42,14 @@ def audit(
         seed: of the draws of relearning's controls.
         device: `cpu`, `cuda`, or `auto`.
         with_images: show the forgotten images that are still recognisable in the report, which then holds them.
-        correct_difficulty: for a forget set that is no random draw: train networks on the test set alone, and take
+        difficulty_calibration: for a forget set that is no random draw: train networks on the test set alone, and take
             off the scores how hard each example is for them. The verdict is then that of the corrected scores.
     """
     out = Path(out)
     check_unused(out)
     where = device_named(device)
     if sources.test is None:
-        raise SettingError("an audit needs held-out examples: add --test DATA")
+        raise SettingError("an audit needs test examples: add --test DATA")
     original, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
     unlearned, header_after = load_model(after, weights=after_weights, allow_pickle=sources.allow_pickle)
     if not is_same_network(header.spec, header_after.spec):
@@ -62,7 +62,7 @@ def audit(
     difficulty = None
     with new_directory(out) as temporary:
         evaluations = evaluate(original.to(where), sets), evaluate(unlearned.to(where), sets)
-        if correct_difficulty:
+        if difficulty_calibration:
             fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
             recipe, notes = _recipe(header)
             difficulty = difficulty_of(
@@ -83,7 +83,7 @@ def audit(
                 sources,
                 after=after,
                 after_weights=after_weights,
-                correct_difficulty=correct_difficulty,
+                difficulty_calibration=difficulty_calibration,
                 device=None if device == "auto" else device,
             ),
             before=audited.before,

@@ -91,7 +91,7 @@ def forget(
             "method": method,
             "settings": dict(trace.settings),
             "num_forget": trace.num_forget,
-            "calibration_seeds": [seed] if trace.num_heldout else [],
+            "calibration_seeds": [seed] if trace.num_calibration else [],
             "undone_steps": sorted({*undone_steps(done.model)} - {*undone_steps(network)}),
         }
         header = replace(header, history=(*header.history, entry))

@@ -35,9 +35,9 @@ def full_audit(
     """Trains what is missing of the reference models, compares, and writes `full_audit.json` and `full_audit.md`.
 
     Args:
-        sources: what to read; `model` gives the network and its recipe, `test` the held-out examples.
+        sources: what to read; `model` gives the network and its recipe, `test` the test examples.
         train: DATA spec of the model's training data. None: the method and recipe are audited on halves of the
-            held-out set, in which as many examples are forgotten; that says nothing about the model at hand.
+            test set, in which as many examples are forgotten; that says nothing about the model at hand.
         references: directory of the reference models; kept, so that a stopped audit goes on where it was. None:
             OUT-references, beside `out`.
         out: the new directory for the result; must not exist.
@@ -55,7 +55,7 @@ def full_audit(
     if out.resolve() in [references.resolve(), *references.resolve().parents]:
         raise SettingError(f"the references {references} must lie outside of {out}, which is written at the end")
     if sources.test is None:
-        raise SettingError("an audit needs held-out examples: add --test DATA")
+        raise SettingError("an audit needs test examples: add --test DATA")
     if num_models < LEAST_MODELS:
         raise SettingError(f"a full audit needs at least {LEAST_MODELS} models of each kind, not {num_models}")
     chosen = dict(named_method(text) for text in methods)
@@ -64,9 +64,9 @@ def full_audit(
         raise InputError(f"{sources.model} does not say how it was trained; take a checkpoint of `expunge train`")
     recipe = make_method("retrain", **header.recipe)
     assert isinstance(recipe, Retrain)
-    forgotten, heldout = forget_set(sources, header), load_for(sources.test, header, sources.resize)
+    forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
     if train is None:
-        data, ids, heldout = recipe_sets(heldout, len(forgotten), seed)
+        data, ids, test = recipe_sets(test, len(forgotten), seed)
         subject = RECIPE_ALONE
     else:
         data, subject = load_for(train, header, sources.resize), OWN_DATA
@@ -75,8 +75,8 @@ def full_audit(
             raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")
         wanted = set(digests(forgotten.images))
         ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
-        unseen, left_out = not_in(heldout.images, data.images, "training", len(heldout))
-        heldout = heldout.take(unseen)
+        unseen, left_out = not_in(test.images, data.images, "training", len(test))
+        test = test.take(unseen)
         for line in left_out:
             announce(line)
     with new_directory(out) as temporary:
@@ -85,7 +85,7 @@ def full_audit(
             recipe=recipe.recipe,
             data=data,
             forget_ids=ids,
-            heldout=heldout,
+            heldout=test,
             methods=chosen,
             seed=seed,
             subject=subject,

@@ -24,7 +24,7 @@ class Sources:
         forget: DATA spec of the examples to forget.
         ids: a file with one id a line picks from `forget`; None takes all of it.
         retain: DATA spec of retained training examples; those that `forget` holds too are left out.
-        test: DATA spec of held-out examples, for the audit and the report. Methods that read held-out examples see
+        test: DATA spec of test examples, for the audit and the report. Methods that read test examples see
             about half of them, which are then left out of both.
         weights: a weights file, for `timm:` and `py:` models.
         allow_pickle: accept a .pt file as weights, read with `weights_only=True`.

@@ -62,7 +62,7 @@ def list_methods(needs: Needs | None = None) -> list[str]:
     >>> "scrub" in list_methods(Needs.FORGET)
     False
     """
-    given = None if needs is None else needs | Needs.HELDOUT
+    given = None if needs is None else needs | Needs.TEST
     return [name for name, method in METHODS.items() if given is None or method.needs in given]
 
 
@@ -96,12 +96,12 @@ def make_method(name: str, *, preset: str | None = None, **settings: Any) -> Met
     return method
 
 
-def default_method(heldout: bool) -> str:
-    """The name of the method that is taken where none is named, with or without held-out examples.
+def default_method(has_test: bool) -> str:
+    """The name of the method that is taken where none is named, with or without test examples.
 
     docs/better.md says why.
     """
-    return "calibrated" if heldout else "targeted"
+    return "calibrated" if has_test else "targeted"
 
 
 def settings_of(method: Method) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Distilling(GradientMethod):
         `pull` maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
         """
         settings = self
-        if task.heldout is None and self.norm == "train":
+        if task.calibration is None and self.norm == "train":
             if any(isinstance(module, NORMALISATION) for module in model.modules()):
                 record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
             settings = replace(settings, norm="eval")
@@ -149,9 +149,9 @@ class Held:
         lacks = "one forgotten example alone leaves nothing to hold" if self._num < 2 else ""
         if not lacks and not mixable(inputs):
             lacks = f"{inputs.dtype} inputs cannot be mixed as images can"
-        if task.heldout is None and lacks:
+        if task.calibration is None and lacks:
             raise InputError(
-                f"{lacks}: give held-out examples (heldout=, --test), or name another method, such as targeted"
+                f"{lacks}: give held-out examples (test=, --test), or name another method, such as targeted"
             )
         self._method, self._task, self._rng = method, task, rng
         self._original = copy.deepcopy(model)
@@ -199,9 +199,9 @@ def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
     Where more than `REPEATED` of the held-out images are drawn, these are shifted at random. Elsewhere they are not: a
     network may be poor at shifted images, and holding it there costs accuracy.
     """
-    if task.heldout is None:
+    if task.calibration is None:
         return mixed(task.forget.inputs, num, rng)
-    everything, forgotten = task.heldout.inputs, task.forget.inputs
+    everything, forgotten = task.calibration.inputs, task.forget.inputs
     inputs = everything[torch.randperm(len(everything), generator=rng, device="cpu")[:num].to(everything.device)]
     if len(inputs) > REPEATED * len(everything) and are_images(inputs):
         inputs = augmented(inputs, "shift", rng)

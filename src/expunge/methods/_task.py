@@ -18,13 +18,13 @@ Presets = dict[str, dict[str, Any]]
 
 
 class Needs(Flag):
-    """The inputs that a method reads; it is handed no others. `HELDOUT` is read where it is given, the rest must be."""
+    """The inputs that a method reads; it is handed no others. `TEST` is read where it is given, the rest must be."""
 
     FORGET = auto()
     RETAIN = auto()
     FACTORY = auto()
     UPDATES = auto()
-    HELDOUT = auto()
+    TEST = auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Task:
         retain: retained examples, for methods that need RETAIN.
         factory: builds the model's network with fresh random weights, for methods that need FACTORY.
         updates: the directory of the update log, for methods that need UPDATES.
-        heldout: the calibration side of the held-out examples, for methods that read HELDOUT; None: there are none.
+        calibration: the calibration side of the test examples, for methods that read TEST; None: there are none.
     """
 
     forget: Examples
@@ -47,7 +47,7 @@ class Task:
     retain: Examples | None = None
     factory: Callable[[], nn.Module] | None = None
     updates: Path | None = None
-    heldout: Examples | None = None
+    calibration: Examples | None = None
 
     def distinct(self) -> "Task":
         """The task with each forgotten input once: copies of one input have one output."""

@@ -76,7 +76,7 @@ class Calibrated(Distilling):
     name = "calibrated"
     summary = "move margins to those of unseen examples, and no further"
     source = "this package"
-    needs = Needs.FORGET | Needs.HELDOUT
+    needs = Needs.FORGET | Needs.TEST
     missed = "the budget ended before margins were within tolerance of their targets; raise epochs or lower retention"
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Calibrated(Distilling):
         """Finds the targets, chooses the step size and minimises the distance to them."""
         task = task.distinct()
         require_enough(task)
-        labels, heldout = task.forget.labels, task.heldout
+        labels, heldout = task.forget.labels, task.calibration
         own = scaled_confidence(task.forget_logits, labels)
         order = ranks(own)
         if heldout is None:
@@ -110,7 +110,7 @@ class Calibrated(Distilling):
         if self.follow and heldout is not None and size >= LEAST_WATCHED:
             shuffled = torch.randperm(len(heldout), generator=rng, device="cpu").to(labels.device)
             watched, before = heldout.take(shuffled[:size]), unseen[shuffled[:size]]
-            task = replace(task, heldout=heldout.take(shuffled[size:]))
+            task = replace(task, calibration=heldout.take(shuffled[size:]))
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             if self.match == "distribution":
@@ -137,14 +137,14 @@ class Calibrated(Distilling):
 
 def require_enough(task: Task) -> None:
     """Raises `InputError` where there is too little to tell how unseen examples are scored."""
-    num, inputs = len(task.forget if task.heldout is None else task.heldout), task.forget.inputs
+    num, inputs = len(task.forget if task.calibration is None else task.calibration), task.forget.inputs
     lacks = ""
-    if task.heldout is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
+    if task.calibration is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
         wanted = f"images of {LEAST_SIDE} pixels a side or more, which can be shifted"
-        lacks = f"calibrated needs held-out examples (heldout=, --test) where inputs are no {wanted}"
+        lacks = f"calibrated needs held-out examples (test=, --test) where inputs are no {wanted}"
     if num < LEAST_HELDOUT:
         lacks = f"{num} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it takes: give more"
-        if task.heldout is None:
-            lacks = f"{num} forgotten examples are too few to guess from: give held-out ones (heldout=, --test)"
+        if task.calibration is None:
+            lacks = f"{num} forgotten examples are too few to guess from: give held-out ones (test=, --test)"
     if lacks:
         raise InputError(f"{lacks}, or name another method, such as targeted")

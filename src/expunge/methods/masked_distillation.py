@@ -38,7 +38,7 @@ class MaskedDistillation(Distilling):
     name = "masked_distillation"
     summary = "push the true class just below another, hold outputs on other inputs"
     source = "this package, after Zhou et al. 2025 (DELETE)"
-    needs = Needs.FORGET | Needs.HELDOUT
+    needs = Needs.FORGET | Needs.TEST
 
     def __post_init__(self) -> None:
         super().__post_init__()

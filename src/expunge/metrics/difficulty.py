@@ -19,14 +19,14 @@ class Difficulty:
 
     Attributes:
         forget: float64, shape (n,), in the order of the forget set.
-        heldout: float64, shape (m,), in the order of the held-out set.
+        test: float64, shape (m,), in the order of the held-out set.
         num_references: networks that were trained.
         accuracy: in [0, 1], of the references on the held-out examples that they never saw.
         forget_accuracy: likewise on the forget set: about what a network that never saw it gets right.
     """
 
     forget: Floats
-    heldout: Floats
+    test: Floats
     num_references: int
     accuracy: float
     forget_accuracy: float
@@ -34,9 +34,9 @@ class Difficulty:
 
 def difficulty_calibrated_scores(
     forget_scores: ArrayLike,
-    heldout_scores: ArrayLike,
+    test_scores: ArrayLike,
     forget_difficulty: ArrayLike,
-    heldout_difficulty: ArrayLike,
+    test_difficulty: ArrayLike,
 ) -> tuple[Floats, Floats, float]:
     """How much further up an example stands under the audited model than under networks that never saw it.
 
@@ -51,8 +51,8 @@ def difficulty_calibrated_scores(
     difficulty calibration in general see Watson et al. 2022 (arXiv 2111.08440).
 
     Args:
-        forget_scores, heldout_scores: `logit_scaled_confidence` under the audited model, float, shapes (n,) and (m,).
-        forget_difficulty, heldout_difficulty: of `Difficulty`, same shapes.
+        forget_scores, test_scores: `logit_scaled_confidence` under the audited model, float, shapes (n,) and (m,).
+        forget_difficulty, test_difficulty: of `Difficulty`, same shapes.
 
     Returns:
         float64, shapes (n,) and (m,), and β in [0, 1].
@@ -63,8 +63,8 @@ def difficulty_calibrated_scores(
     >>> difficulty_calibrated_scores([-7.0, 9.0], [0.0, 2.0, 4.0], [-3.0, -3.0], [0.0, 1.0, 2.0])[0].round(2).tolist()
     [0.0, 2.3]
     """
-    scores = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    hard = as_scores(forget_difficulty, "forget_difficulty"), as_scores(heldout_difficulty, "heldout_difficulty")
+    scores = as_scores(forget_scores, "forget_scores"), as_scores(test_scores, "test_scores")
+    hard = as_scores(forget_difficulty, "forget_difficulty"), as_scores(test_difficulty, "test_difficulty")
     for given, found in zip(scores, hard, strict=True):
         if given.shape != found.shape:
             raise InputError(f"there are {len(given)} scores and {len(found)} difficulties; give one for each example")

@@ -38,7 +38,7 @@ class Rate:
     num: int
 
 
-def auc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> float:
+def auc(forget_scores: ArrayLike, test_scores: ArrayLike) -> float:
     """The probability that a forgotten example scores above a held-out one, ties counting half (Mann–Whitney).
 
     ½ where scores say nothing; above it where the forgotten examples still look like training data, below it where
@@ -46,7 +46,7 @@ def auc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> float:
 
     Args:
         forget_scores: float, shape (n,), finite.
-        heldout_scores: float, shape (m,), finite.
+        test_scores: float, shape (m,), finite.
 
     Raises:
         InputError: no scores, other shapes, NaN or infinity.
@@ -54,13 +54,11 @@ def auc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> float:
     >>> auc([1.0, 2.0], [0.0, 1.0])
     0.875
     """
-    below, through, num_heldout = _ranks(forget_scores, heldout_scores)
-    return float((below + through).sum() / (2 * len(below) * num_heldout))
+    below, through, num_test = _ranks(forget_scores, test_scores)
+    return float((below + through).sum() / (2 * len(below) * num_test))
 
 
-def auc_interval(
-    forget_scores: ArrayLike, heldout_scores: ArrayLike, *, confidence: float = 0.95
-) -> tuple[float, float]:
+def auc_interval(forget_scores: ArrayLike, test_scores: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
     """A confidence interval of `auc`.
 
     With at least `DELONG_FROM` of either and an AUC within `DELONG_WITHIN`: DeLong's variance on the logit scale, with
@@ -69,7 +67,7 @@ def auc_interval(
     coverage is in docs/audit.md.
 
     Args:
-        forget_scores, heldout_scores: as for `auc`.
+        forget_scores, test_scores: as for `auc`.
         confidence: in (0, 1).
 
     Returns:
@@ -86,8 +84,8 @@ def auc_interval(
     from scipy import special
 
     _check_confidence(confidence)
-    below, through, m = _ranks(forget_scores, heldout_scores)
-    n, area = len(below), auc(forget_scores, heldout_scores)
+    below, through, m = _ranks(forget_scores, test_scores)
+    n, area = len(below), auc(forget_scores, test_scores)
     if min(n, m) >= DELONG_FROM and DELONG_WITHIN[0] < area < DELONG_WITHIN[1]:
         beaten, beating = (below + through) / (2 * m), contributions(below, through, m, np.ones(n))
         error = math.sqrt(beaten.var(ddof=1) / n + beating.var(ddof=1) / m)
@@ -135,7 +133,7 @@ def clopper_pearson(hits: ArrayLike, trials: float, *, confidence: float = 0.95)
 
 
 def tpr_at_fpr(
-    forget_scores: ArrayLike, heldout_scores: ArrayLike, fpr: float, *, confidence: float = 0.95
+    forget_scores: ArrayLike, test_scores: ArrayLike, fpr: float, *, confidence: float = 0.95
 ) -> Rate | None:
     """The share of forgotten examples above the threshold τ that at most the share `fpr` of unseen ones exceeds.
 
@@ -144,7 +142,7 @@ def tpr_at_fpr(
     nothing to report.
 
     Args:
-        forget_scores, heldout_scores: as for `auc`.
+        forget_scores, test_scores: as for `auc`.
         fpr: false positive rate, in (0, 1).
         confidence: of the interval, in (0, 1). It takes τ as given.
 
@@ -161,20 +159,20 @@ def tpr_at_fpr(
     if not 0 < fpr < 1:
         raise SettingError(f"fpr must lie in (0, 1), not {fpr}")
     _check_confidence(confidence)
-    below, _, num_heldout = _ranks(forget_scores, heldout_scores)
-    rank = math.floor(round(fpr * (num_heldout + 1), 9))
+    below, _, num_test = _ranks(forget_scores, test_scores)
+    rank = math.floor(round(fpr * (num_test + 1), 9))
     if rank == 0:
         return None
-    num, hits = len(below), int((num_heldout - below < rank).sum())  # above τ: fewer than k held-out scores are ≥ s
+    num, hits = len(below), int((num_test - below < rank).sum())  # above τ: fewer than k held-out scores are ≥ s
     low, high = clopper_pearson(hits, num, confidence=confidence)
     return Rate(value=hits / num, low=float(low), high=float(high), hits=hits, num=num)
 
 
-def roc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Floats, Floats]:
+def roc(forget_scores: ArrayLike, test_scores: ArrayLike) -> tuple[Floats, Floats]:
     """The corners of the ROC curve, for a plot: straight lines between them enclose `auc`.
 
     Args:
-        forget_scores, heldout_scores: as for `auc`.
+        forget_scores, test_scores: as for `auc`.
 
     Returns:
         False and true positive rates, float64, shape (K,) each, from (0, 0) to (1, 1), neither ever falling.
@@ -182,7 +180,7 @@ def roc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Floats, Fl
     >>> roc([2.0, 3.0], [0.0, 1.0, 1.0])
     (array([0., 0., 1.]), array([0., 1., 1.]))
     """
-    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(test_scores, "test_scores")
     thresholds = np.unique(np.concatenate([s, t]))[::-1]
     hits = np.concatenate([[0], len(s) - np.searchsorted(np.sort(s), thresholds, side="left")])
     alarms = np.concatenate([[0], len(t) - np.searchsorted(np.sort(t), thresholds, side="left")])
@@ -192,8 +190,8 @@ def roc(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Floats, Fl
     return alarms[corner] / len(t), hits[corner] / len(s)
 
 
-def _ranks(forget_scores: ArrayLike, heldout_scores: ArrayLike) -> tuple[Integers, Integers, int]:
-    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+def _ranks(forget_scores: ArrayLike, test_scores: ArrayLike) -> tuple[Integers, Integers, int]:
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(test_scores, "test_scores")
     return *positions(s, t), len(t)
 
 

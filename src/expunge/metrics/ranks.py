@@ -27,7 +27,7 @@ class PercentileRanks:
         u: float64, shape (n,), in (0, 1).
         below, through: int64, shape (n,): how many held-out scores of the example's group are <, and ≤, its own.
         group: int64, shape (n,): which entry of `sizes` the example belongs to.
-        num_heldout: m, all held-out examples.
+        num_test: m, all held-out examples.
         sizes: (forgotten, held-out) examples of each group. The first groups are classes, each with its own
             held-out examples; the last one may be of classes without any, compared with all.
         unmatched: how many forgotten examples are of classes without held-out ones; 0 without labels.
@@ -38,7 +38,7 @@ class PercentileRanks:
     below: Integers
     through: Integers
     group: Integers
-    num_heldout: int
+    num_test: int
     sizes: tuple[tuple[int, int], ...]
     unmatched: int
     mixed: bool
@@ -70,10 +70,10 @@ class PercentileRanks:
 
 def percentile_ranks(
     forget_scores: ArrayLike,
-    heldout_scores: ArrayLike,
+    test_scores: ArrayLike,
     *,
     forget_labels: ArrayLike | None = None,
-    heldout_labels: ArrayLike | None = None,
+    test_labels: ArrayLike | None = None,
 ) -> PercentileRanks:
     """The percentile rank of each forgotten score among held-out ones: u = (#{t < s} + ½ #{t = s} + ½) / (m + 1).
 
@@ -83,8 +83,8 @@ def percentile_ranks(
 
     Args:
         forget_scores: s, float, shape (n,), finite; higher means more memorised.
-        heldout_scores: t, float, shape (m,), of examples that the model was never trained on.
-        forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither.
+        test_scores: t, float, shape (m,), of examples that the model was never trained on.
+        forget_labels, test_labels: integer classes, shapes (n,) and (m,); both or neither.
 
     Raises:
         InputError: no scores, other shapes, NaN or infinity, or labels for one of the two only.
@@ -92,14 +92,14 @@ def percentile_ranks(
     >>> percentile_ranks([0.5, 9.0], [0.0, 1.0, 2.0]).u
     array([0.375, 0.875])
     """
-    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
-    if (forget_labels is None) != (heldout_labels is None):
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(test_scores, "test_scores")
+    if (forget_labels is None) != (test_labels is None):
         raise InputError("give the labels of the forgotten and of the held-out examples, or of neither")
     parts: list[tuple[NDArray[Any], Floats]] = []
     unmatched = np.ones(len(s), dtype=bool)
-    if forget_labels is not None and heldout_labels is not None:
+    if forget_labels is not None and test_labels is not None:
         own = _as_classes(forget_labels, s, "forget_labels")
-        others = _as_classes(heldout_labels, t, "heldout_labels")
+        others = _as_classes(test_labels, t, "test_labels")
         for label in np.intersect1d(own, others):
             members = own == label
             parts.append((np.flatnonzero(members), t[others == label]))
@@ -120,16 +120,16 @@ def percentile_ranks(
         below=below,
         through=through,
         group=group,
-        num_heldout=len(t),
+        num_test=len(t),
         sizes=sizes,
         unmatched=num_unmatched,
         mixed=mixed,
     )
 
 
-def positions(forget_scores: Floats, heldout_scores: Floats) -> tuple[Integers, Integers]:
-    """How many of `heldout_scores` are below, and how many at most, each of `forget_scores`: int64, shape (n,)."""
-    among = np.sort(heldout_scores)
+def positions(forget_scores: Floats, test_scores: Floats) -> tuple[Integers, Integers]:
+    """How many of `test_scores` are below, and how many at most, each of `forget_scores`: int64, shape (n,)."""
+    among = np.sort(test_scores)
     return np.searchsorted(among, forget_scores, side="left"), np.searchsorted(among, forget_scores, side="right")
 
 
@@ -207,9 +207,9 @@ def standard_errors(ranked: PercentileRanks) -> tuple[float, float]:
     return errors[0], errors[1]
 
 
-def contributions(below: Integers, through: Integers, num_heldout: int, weights: Floats) -> Floats:
+def contributions(below: Integers, through: Integers, num_test: int, weights: Floats) -> Floats:
     """For each held-out score t, from the lowest: the weighted mean over forgotten s of 1{t < s} + ½ 1{t = s}."""
-    jumps = np.bincount(below, weights, num_heldout + 1) + np.bincount(through, weights, num_heldout + 1)
+    jumps = np.bincount(below, weights, num_test + 1) + np.bincount(through, weights, num_test + 1)
     above: Floats = np.cumsum(jumps[::-1])[::-1][1:]
     return above / (2 * len(below))
 

@@ -41,12 +41,12 @@ def relearn_statistic(steps: float, control_steps: ArrayLike) -> tuple[float, fl
 
 
 def matched_draws(
-    forget_labels: Integers, heldout_labels: Integers, num: int, rng: np.random.Generator
+    forget_labels: Integers, test_labels: Integers, num: int, rng: np.random.Generator
 ) -> tuple[list[Integers], float]:
     """Draws of held-out examples, each with as many of every class as the forget set has.
 
     Args:
-        forget_labels, heldout_labels: integers, shapes (n,) and (m,).
+        forget_labels, test_labels: integers, shapes (n,) and (m,).
         num: how many draws.
         rng: what draws them.
 
@@ -67,7 +67,7 @@ def matched_draws(
     parts: list[list[Integers]] = [[] for _ in range(num)]
     shared = 0.0
     for label, count in zip(*np.unique(forget_labels, return_counts=True), strict=True):
-        pool = np.flatnonzero(heldout_labels == label)
+        pool = np.flatnonzero(test_labels == label)
         if len(pool) < count:
             raise InputError(
                 f"class {label} has {len(pool)} held-out examples for {count} forgotten ones: not one control set of "

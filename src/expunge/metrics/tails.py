@@ -53,9 +53,9 @@ class Tails:
 
 def tails(
     forget_scores: ArrayLike,
-    heldout_scores: ArrayLike,
+    test_scores: ArrayLike,
     forget_labels: ArrayLike | None = None,
-    heldout_labels: ArrayLike | None = None,
+    test_labels: ArrayLike | None = None,
 ) -> Tails:
     """Finds who lies in the tails.
 
@@ -66,22 +66,22 @@ def tails(
 
     Args:
         forget_scores, forget_labels: of the forgotten examples, shape (n,), finite.
-        heldout_scores, heldout_labels: shape (m,), of examples that the model was never trained on. Without labels all
+        test_scores, test_labels: shape (m,), of examples that the model was never trained on. Without labels all
             are of one class.
 
     >>> found = tails([0.5, 99.5], range(100))
     >>> found.above.tolist(), found.below.tolist(), round(found.p_above, 4)
     ([False, True], [False, False], 0.0196)
     """
-    s, t = as_scores(forget_scores, "forget_scores"), as_scores(heldout_scores, "heldout_scores")
+    s, t = as_scores(forget_scores, "forget_scores"), as_scores(test_scores, "test_scores")
     own = np.zeros(len(s), dtype=np.int64) if forget_labels is None else np.asarray(forget_labels)
-    others = np.zeros(len(t), dtype=np.int64) if heldout_labels is None else np.asarray(heldout_labels)
+    others = np.zeros(len(t), dtype=np.int64) if test_labels is None else np.asarray(test_labels)
     above, p_above = _upper(s, t, own, others)
     below, p_below = _upper(-s, -t, own, others)
     return Tails(above=above, below=below, p_above=p_above, p_below=p_below)
 
 
-def tail_rank(num_heldout: int) -> int:
+def tail_rank(num_test: int) -> int:
     """The rank r, from the top, of the held-out score that an example must exceed to rank above 1 − `TAIL`.
 
     r = ⌈TAIL (m + 1) − ½⌉. 0 where no score can get there: below 50 held-out examples.
@@ -89,7 +89,7 @@ def tail_rank(num_heldout: int) -> int:
     >>> tail_rank(1000), tail_rank(100), tail_rank(49)
     (10, 1, 0)
     """
-    return math.ceil(round(TAIL * (num_heldout + 1) - 0.5, 9))
+    return math.ceil(round(TAIL * (num_test + 1) - 0.5, 9))
 
 
 def chance_of_as_many(hits: Labels, forgotten: Labels, everything: Labels, count: int) -> float:

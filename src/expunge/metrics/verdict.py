@@ -52,7 +52,7 @@ class ScoreTest:
         unmatched: forgotten examples that were compared with held-out ones of other classes, since their own has none.
         auc, auc_interval: against all held-out scores, whatever their class, with its 95% interval.
         tpr_at_fpr: by false positive rate (0.01 and 0.001); None where too few held-out examples define no threshold.
-        num_forget, num_heldout: how many scores there were.
+        num_forget, num_test: how many scores there were.
     """
 
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -68,16 +68,16 @@ class ScoreTest:
     auc_interval: tuple[float, float]
     tpr_at_fpr: Mapping[float, Rate | None]
     num_forget: int
-    num_heldout: int
+    num_test: int
     unmatched: int = 0
 
 
 def score_test(
     forget_scores: ArrayLike,
-    heldout_scores: ArrayLike,
+    test_scores: ArrayLike,
     *,
     forget_labels: ArrayLike | None = None,
-    heldout_labels: ArrayLike | None = None,
+    test_labels: ArrayLike | None = None,
 ) -> ScoreTest:
     """Tests whether forgotten examples can be distinguished from held-out ones by scores of the unlearned model.
 
@@ -91,8 +91,8 @@ def score_test(
 
     Args:
         forget_scores: float, shape (n,), finite; higher means more memorised, as with `logit_scaled_confidence`.
-        heldout_scores: float, shape (m,), of examples that the model was never trained on.
-        forget_labels, heldout_labels: integer classes, shapes (n,) and (m,); both or neither. With them, ranks are
+        test_scores: float, shape (m,), of examples that the model was never trained on.
+        forget_labels, test_labels: integer classes, shapes (n,) and (m,); both or neither. With them, ranks are
             within the class.
 
     Raises:
@@ -102,13 +102,13 @@ def score_test(
     >>> result.verdict, score_test([900.0] * 16, range(-500, 500)).verdict
     ('INCONCLUSIVE', 'FAIL')
     """
-    ranked = percentile_ranks(forget_scores, heldout_scores, forget_labels=forget_labels, heldout_labels=heldout_labels)
-    outer = tails(forget_scores, heldout_scores, forget_labels, heldout_labels)
+    ranked = percentile_ranks(forget_scores, test_scores, forget_labels=forget_labels, test_labels=test_labels)
+    outer = tails(forget_scores, test_scores, forget_labels, test_labels)
     p = {**p_values(ranked), "k_plus": outer.p_above, "k_minus": outer.p_below}
     error_a1, error_a2 = standard_errors(ranked)
     a1_interval = (max(0.0, ranked.a1 - Z * error_a1), min(1.0, ranked.a1 + Z * error_a1))
     a2_upper = min(1.0, ranked.most_a2 + Z * error_a2)
-    rates = {fpr: tpr_at_fpr(forget_scores, heldout_scores, fpr) for fpr in FALSE_POSITIVE_RATES}
+    rates = {fpr: tpr_at_fpr(forget_scores, test_scores, fpr) for fpr in FALSE_POSITIVE_RATES}
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
     if failed := alarms(p):
         verdict, reason = "FAIL", _why_fail(ranked, outer, failed)
@@ -133,11 +133,11 @@ def score_test(
         p_values=p,
         k_plus=outer.k_plus,
         k_minus=outer.k_minus,
-        auc=auc(forget_scores, heldout_scores),
-        auc_interval=auc_interval(forget_scores, heldout_scores),
+        auc=auc(forget_scores, test_scores),
+        auc_interval=auc_interval(forget_scores, test_scores),
         tpr_at_fpr=rates,
         num_forget=len(ranked.u),
-        num_heldout=ranked.num_heldout,
+        num_test=ranked.num_test,
         unmatched=ranked.unmatched,
     )
 
@@ -211,7 +211,7 @@ def _why_never(
     ranked: PercentileRanks, outer: Tails, rates: Mapping[float, Rate | None], interval: tuple[float, float]
 ) -> str:
     n = len(ranked.u)
-    few = f"{n} examples" if n <= ranked.num_heldout else f"{ranked.num_heldout} held-out examples"
+    few = f"{n} examples" if n <= ranked.num_test else f"{ranked.num_test} held-out examples"
     parts = [f"{outer.k_plus}/{n} above the 1% threshold"]
     for fpr, rate in rates.items():
         if rate is None:

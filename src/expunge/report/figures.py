@@ -25,13 +25,13 @@ MAX_LAYERS = 25
 
 # Colours that stand for the page's custom properties, which differ between light, dark and print.
 _INK, _MUTED, _RULE = "#010101", "#020202", "#030303"
-_FORGET, _HELDOUT, _RETAIN, _BEFORE = "#040404", "#050505", "#060606", "#070707"
+_FORGET, _TEST, _RETAIN, _BEFORE = "#040404", "#050505", "#060606", "#070707"
 _PROPERTIES = {
     _INK: "var(--ink)",
     _MUTED: "var(--muted)",
     _RULE: "var(--rule)",
     _FORGET: "var(--forget)",
-    _HELDOUT: "var(--heldout)",
+    _TEST: "var(--test)",
     _RETAIN: "var(--retain)",
     _BEFORE: "var(--before)",
 }
@@ -61,16 +61,18 @@ _STYLE: Any = {
 Floats = NDArray[np.float64]
 
 
-def margin_figures(report: AuditReport) -> dict[str, str]:
-    """The distributions of the margins as two SVGs with the same axes: {"before": …, "after": …}."""
-    margins = report.margins
-    top = max(float(_densities(margins, kind, when).max()) for kind in margins.counts for when in ("before", "after"))
-    return {when: _margin_panel(margins, when, 1.08 * top or 1.0) for when in ("before", "after")}
+def confidence_figures(report: AuditReport) -> dict[str, str]:
+    """The distributions of the logit-scaled confidences as two SVGs with the same axes: {"before": …, "after": …}."""
+    confidences = report.confidences
+    top = max(
+        float(_densities(confidences, kind, when).max()) for kind in confidences.counts for when in ("before", "after")
+    )
+    return {when: _confidence_panel(confidences, when, 1.08 * top or 1.0) for when in ("before", "after")}
 
 
 def roc_figure(report: AuditReport) -> str:
     """Both membership attacks on log axes from FPR 1/(m + 1), with their intervals, as SVG."""
-    floor = 1 / (report.num_heldout + 1)
+    floor = 1 / (report.num_test + 1)
     with _figure(WIDTH, 330) as figure:
         axes = figure.add_axes((0.155, 0.14, 0.825, 0.78))
         axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1))
@@ -123,9 +125,9 @@ def layer_figure(report: AuditReport) -> str:
             if logarithmic:
                 axes.plot([0, full], [row, row], color=_RULE, linewidth=0.8)
                 if value > 0:
-                    axes.plot([length], [row], "o", color=_HELDOUT, markersize=6, clip_on=False)
+                    axes.plot([length], [row], "o", color=_TEST, markersize=6, clip_on=False)
             else:
-                axes.barh(row, length, height=0.62, color=_HELDOUT)
+                axes.barh(row, length, height=0.62, color=_TEST)
             axes.text(-left / (0.84 - left) * full, row, _shortened(name), va="center", clip_on=False)
             axes.text((1 - left) / (0.84 - left) * full, row, compact(value), ha="right", va="center", color=_MUTED)
         most, value = max(rows, key=lambda row: row[1])
@@ -160,15 +162,15 @@ def uses_log_scale(rows: Sequence[tuple[str, float]]) -> bool:
     return bool(positive) and max(positive) > 200 * min(positive)
 
 
-def median_margin(margins: Histograms, kind: str, when: str) -> float | None:
-    """The median margin as far as the histogram tells it; None for an empty histogram."""
-    counts = np.asarray(margins.counts[kind][when], dtype=np.float64)
+def median_confidence(confidences: Histograms, kind: str, when: str) -> float | None:
+    """The median confidence as far as the histogram tells it; None for an empty histogram."""
+    counts = np.asarray(confidences.counts[kind][when], dtype=np.float64)
     if counts.sum() == 0:
         return None
     reached = np.concatenate([[0.0], counts.cumsum()]) / counts.sum()
     last = int(np.searchsorted(reached, 0.5, side="left"))
     share = (0.5 - reached[last - 1]) / (reached[last] - reached[last - 1])
-    return float(margins.edges[last - 1] + share * (margins.edges[last] - margins.edges[last - 1]))
+    return float(confidences.edges[last - 1] + share * (confidences.edges[last] - confidences.edges[last - 1]))
 
 
 def compact(value: float) -> str:
@@ -186,37 +188,39 @@ def _blocks(named: Mapping[str, float], depth: int) -> dict[str, float]:
     return sums
 
 
-def _margin_panel(margins: Histograms, when: str, top: float) -> str:
+def _confidence_panel(confidences: Histograms, when: str, top: float) -> str:
     from matplotlib.ticker import MaxNLocator
 
-    edges = np.asarray(margins.edges)
+    edges = np.asarray(confidences.edges)
     with _figure(WIDTH, 200) as figure:
         axes = figure.add_axes((0.02, 0.2, 0.96, 0.67))
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, top), yticks=[])
         axes.spines["left"].set_visible(False)
         axes.axvline(0, color=_RULE, linewidth=0.8)
-        heldout, forget = (_densities(margins, kind, when) for kind in ("heldout", "forget"))
-        axes.stairs(heldout, edges, fill=True, color=_HELDOUT, alpha=0.22, linewidth=0)
+        test, forget = (_densities(confidences, kind, when) for kind in ("test", "forget"))
+        axes.stairs(test, edges, fill=True, color=_TEST, alpha=0.22, linewidth=0)
         axes.stairs(forget, edges, fill=True, color=_FORGET, alpha=0.16, linewidth=0)
-        axes.stairs(heldout, edges, color=_HELDOUT, linewidth=1.4)
-        if "retain" in margins.counts:
-            axes.stairs(_densities(margins, "retain", when), edges, color=_RETAIN, linewidth=1.4, linestyle=(0, (2, 2)))
+        axes.stairs(test, edges, color=_TEST, linewidth=1.4)
+        if "retain" in confidences.counts:
+            axes.stairs(
+                _densities(confidences, "retain", when), edges, color=_RETAIN, linewidth=1.4, linestyle=(0, (2, 2))
+            )
         axes.stairs(forget, edges, color=_FORGET, linewidth=2)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.set_title(when, weight="bold")
-        axes.set_xlabel("margin: surer of the true class to the right")
+        axes.set_xlabel("logit-scaled confidence φ: surer of the true class to the right")
         told = [
             f"{name} {middle:.1f}"
-            for kind, name in (("forget", "forgotten"), ("heldout", "held-out"), ("retain", "retained"))
-            if kind in margins.counts and (middle := median_margin(margins, kind, when)) is not None
+            for kind, name in (("forget", "forgotten"), ("test", "test"), ("retain", "retained"))
+            if kind in confidences.counts and (middle := median_confidence(confidences, kind, when)) is not None
         ]
-        title = f"Distribution of the margins {when} forgetting"
-        return _inline(figure, f"margins-{when}", title, f"Median margins: {', '.join(told)}.")
+        title = f"Distribution of the logit-scaled confidences {when} forgetting"
+        return _inline(figure, f"confidences-{when}", title, f"Median logit-scaled confidences: {', '.join(told)}.")
 
 
-def _densities(margins: Histograms, kind: str, when: str) -> Floats:
-    counts = np.asarray(margins.counts[kind][when], dtype=np.float64)
-    return np.asarray(counts / (max(1.0, float(counts.sum())) * np.diff(margins.edges)))
+def _densities(confidences: Histograms, kind: str, when: str) -> Floats:
+    counts = np.asarray(confidences.counts[kind][when], dtype=np.float64)
+    return np.asarray(counts / (max(1.0, float(counts.sum())) * np.diff(confidences.edges)))
 
 
 def _draw_roc(axes: "Axes", roc: Roc, floor: float, color: str, line: str | tuple[int, tuple[int, int]]) -> None:

@@ -18,7 +18,7 @@ from expunge.errors import MissingExtraError
 from expunge.metrics.verdict import SIGNIFICANT, ScoreTest
 from expunge.records import Trace
 from expunge.report import wording
-from expunge.report.figures import compact, layer_figure, layer_rows, margin_figures, roc_figure, uses_log_scale
+from expunge.report.figures import compact, confidence_figures, layer_figure, layer_rows, roc_figure, uses_log_scale
 from expunge.report.wording import counted, percent
 
 SHOWN = 50
@@ -85,7 +85,7 @@ def render(
         corrected=_test_rows(fixed.before, fixed.after) if (fixed := report.correction) else [],
         expected=percent(fixed.expected_forget_accuracy if fixed else None),
         references=percent(fixed.reference_accuracy if fixed else None),
-        figures={**margin_figures(report), "roc": roc_figure(report), "layers": layer_figure(report)},
+        figures={**confidence_figures(report), "roc": roc_figure(report), "layers": layer_figure(report)},
         blocks=layers[1],
         log_scale=uses_log_scale(layers[0]),
         change=_change_rows(report),
@@ -119,7 +119,7 @@ def _accuracy_rows(report: AuditReport) -> list[Row]:
     rows: list[Row] = []
     for name, count, before, after in (
         ("Forgotten examples", report.num_forget, report.before.forget_accuracy, report.after.forget_accuracy),
-        ("Held-out, never seen", report.num_heldout, report.before.test_accuracy, report.after.test_accuracy),
+        ("Test examples, never seen", report.num_test, report.before.test_accuracy, report.after.test_accuracy),
         ("Retained examples", report.num_retain, report.before.retain_accuracy, report.after.retain_accuracy),
     ):
         if before is None or after is None:
@@ -183,7 +183,7 @@ def _change_rows(report: AuditReport) -> list[Row]:
 
 
 def _recognisable_rows(found: Sequence[Recognisable]) -> list[Row]:
-    return [(each.id, each.label, each.predicted, percent(each.placement, 2), each.side) for each in found]
+    return [(each.id, each.label, each.predicted, percent(each.percentile_rank, 2), each.side) for each in found]
 
 
 def _others(found: Sequence[Recognisable]) -> dict[str, Any]:

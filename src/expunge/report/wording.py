@@ -52,7 +52,7 @@ def advice(report: AuditReport) -> str:
         )
     if report.verdict == "INCONCLUSIVE":
         return (
-            "Treat forgetting as unproven. Audit again with more held-out examples, or, where several deletions are "
+            "Treat forgetting as unproven. Audit again with more test examples, or, where several deletions are "
             "due, with all of their examples together; retraining without them needs no such audit."
         )
     if over_forgotten(report) and not memorised(report):
