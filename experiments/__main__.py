@@ -11,10 +11,10 @@ from experiments import background
 from experiments.plan import PLAN
 from experiments.terminal import print_comparison, print_grid
 from expunge import cli
-from expunge.cli import Device, Json, Resize, Seed
+from expunge.cli.options import Device, Json, Resize, Seed
+from expunge.cli.printing import print_table
 from expunge.errors import SettingError, printable
 from expunge.stopping import work
-from expunge.terminal import print_table
 
 app = typer.Typer(
     help="Measure the paper's experiments, the methods, the audit and the speed.",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from expunge.terminal import print_table
+from expunge.cli.printing import print_table
 
 if TYPE_CHECKING:
     from experiments.grid import BenchSummary

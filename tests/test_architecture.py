@@ -24,9 +24,8 @@ LAYERS = [
     {"unlearning"},
     {"auditing"},
     {"report"},
-    {"forgetting"},
-    {"commands"},
-    {"cli", "stopping", "terminal"},
+    {"forgetting", "trainer"},
+    {"cli", "stopping"},
 ]
 """Imports run from a later layer to an earlier one, or within one."""
 PURE = {"metrics", "theory"}
@@ -95,7 +94,8 @@ sys.modules.update(dict.fromkeys(blocked))  # None: an import of it fails
 import expunge
 out = pathlib.Path(tempfile.mkdtemp())
 expunge.train("sample", "small_resnet", out / "a", settings={"epochs": "1", "width": "4"})
-from expunge.commands import Sources, forget
+from expunge.cli.forget import run as forget
+from expunge.cli.sources import Sources
 (out / "ids").write_text("0\\n1\\n")
 sources = Sources(model=str(out / "a"), forget="sample", ids=out / "ids", test="sample:test")
 report = forget(sources, out / "b")

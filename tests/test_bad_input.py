@@ -551,7 +551,8 @@ def test_overlapping_and_unfit_retain_sets_are_refused() -> None:
 
 def test_the_examples_of_the_sample_fit_the_trained_model(trained: Path) -> None:
     """A command line from Python: errors carry the exit code that the command ends with."""
-    from expunge.commands import Sources, forget
+    from expunge.cli.forget import run as forget
+    from expunge.cli.sources import Sources
 
     assert len(load_data("sample")) == 2_000
     for settings, code in (({"lam": "0"}, 2), ({"lr": "1e30", "optimizer": "sgd"}, 1)):

@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from expunge import __version__, commands
+from expunge import __version__
+from expunge.cli import demo, forget
+from expunge.cli.printing import print_table
+from expunge.cli.sources import Sources
 from expunge.data import draw_ids, load_data
 from expunge.errors import MissingExtraError, SettingError, printable
 from expunge.methods import METHODS, GradientMethod
-from expunge.terminal import print_table
 from expunge.training import Recipe
 from tests.conftest import COMMAND, LAUNCHER, expunge, pixels, running, succeed, tree, write_folder
 from tests.forked import PATIENCE
@@ -288,11 +290,11 @@ def test_names_of_classes_are_printed_as_they_are(capsys: pytest.CaptureFixture[
 
 
 def test_what_the_demo_did_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules["expunge.commands.demo"].DEMO_SETTINGS, "epochs", 1)
-    report = commands.demo(tmp_path / "out", method="neg_grad")
+    monkeypatch.setitem(demo.DEMO_SETTINGS, "epochs", 1)
+    report = demo.run(tmp_path / "out", method="neg_grad")
     told = report.sources
-    sources = commands.Sources(model=told["model"], forget=told["forget"], ids=Path(told["ids"]), test=told["test"])
-    again = commands.forget(sources, tmp_path / "again", method="neg_grad")
+    sources = Sources(model=told["model"], forget=told["forget"], ids=Path(told["ids"]), test=told["test"])
+    again = forget.run(sources, tmp_path / "again", method="neg_grad")
     assert again.trace is not None
     assert report.trace is not None
     assert again.trace.change == report.trace.change
@@ -305,8 +307,8 @@ def test_a_note_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise MissingExtraError("it needs Jinja2")
 
     monkeypatch.setattr("expunge.report.page.render", missing)
-    monkeypatch.setitem(sys.modules["expunge.commands.demo"].DEMO_SETTINGS, "epochs", 1)
-    report = commands.demo(tmp_path / "out", method="neg_grad")
+    monkeypatch.setitem(demo.DEMO_SETTINGS, "epochs", 1)
+    report = demo.run(tmp_path / "out", method="neg_grad")
     assert sum("no report.html" in note for note in report.notes) == 1
     assert not (tmp_path / "out/forgot/report.html").exists()
 
@@ -399,7 +401,7 @@ def test_classes_without_images_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "said"), [("nosuch", "unknown method"), ("amnesiac_undo", "needs the update log")])
 def test_the_demo_refuses_a_method_before_it_trains(tmp_path: Path, method: str, said: str) -> None:
     with pytest.raises(SettingError, match=said):
-        commands.demo(str(tmp_path / "out"), method=method)
+        demo.run(tmp_path / "out", method=method)
     assert not list(tmp_path.iterdir())
 
 

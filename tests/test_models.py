@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from expunge.commands.sources import is_same_network, load_for
+from expunge.cli.sources import is_same_network, load_for
 from expunge.data import ImageSet
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
 from expunge.files import check_unused, new_directory, written_whole

@@ -54,10 +54,9 @@ def test_the_command_needs_no_posix(tmp_path: Path, trained: Path) -> None:
 
 def test_ctrl_c_is_one_line_without_timers_too() -> None:
     code = """
-import expunge.commands
-from expunge.cli import main
+from expunge.cli import demo, main
 
-expunge.commands.demo = lambda *_, **__: signal.raise_signal(signal.SIGINT)
+demo.run = lambda *_, **__: signal.raise_signal(signal.SIGINT)
 main()
 """
     done = run(code, "demo")

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from expunge import progress
-from expunge.commands import train as train_command
 from expunge.data import Examples, ImageSet, digests, draw_ids
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
 from expunge.models import ModelSpec, build, load_model
+from expunge.trainer import train as train_command
 from expunge.training import Recipe, TrainedEpoch, augmented, train
 from expunge.training_state import identity
 from expunge.unlearning import unlearn
@@ -119,7 +119,7 @@ def test_a_stop_after_the_last_epoch_loses_none(tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     given: dict[str, Any] = {"settings": {"epochs": 2, "width": 4}, "state": tmp_path / "state.pt"}
-    module = importlib.import_module("expunge.commands.train")
+    module = importlib.import_module("expunge.trainer")
     with monkeypatch.context() as patch:
         patch.setattr(module, "accuracy", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -191,7 +191,7 @@ def test_a_training_whose_network_makes_tensors_as_it_runs_says_that_it_cannot_b
 def test_a_training_says_where_its_precision_is_slow(
     quick: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("expunge.commands.train")
+    module = importlib.import_module("expunge.trainer")
     monkeypatch.setattr(module, "computes_in_bf16", lambda device: quick)
     said: list[str] = []
     settings = {"epochs": 1, "width": 2, "precision": precision}

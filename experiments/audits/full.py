@@ -12,7 +12,6 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -20,8 +19,10 @@ import torch
 from experiments import places
 from experiments.commit import commit
 from expunge.auditing.full_audit import FullAudit
-from expunge.commands import Sources, full_audit, train
+from expunge.cli import full_audit
+from expunge.cli.sources import Sources
 from expunge.data import draw_ids, load_data
+from expunge.trainer import train
 
 RESULTS = places.RESULTS / "audit"
 SETTINGS = {
@@ -72,7 +73,7 @@ def main() -> None:
         train("sample", "small_resnet", model, settings=SETTINGS, device=arguments.device)
     ids.write_text("".join(f"{i}\n" for i in draw_ids(load_data("sample"), NUM_FORGET, 0)))
     shutil.rmtree(out, ignore_errors=True)
-    found = full_audit(
+    found = full_audit.run(
         Sources(model=str(model), forget="sample", ids=ids, test="sample:test"),
         "sample",
         arguments.work / "references",
@@ -81,7 +82,6 @@ def main() -> None:
         num_models=arguments.num,
         workers=arguments.workers,
         device=arguments.device,
-        announce=lambda line: print(line, file=sys.stderr),
     )
     record = {
         "audit": json.loads(found.to_json()),

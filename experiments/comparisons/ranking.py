@@ -21,10 +21,10 @@ from experiments import places
 from experiments.audits.full import SETTINGS
 from experiments.commit import commit
 from experiments.markdown import markdown
-from expunge.commands.train import spec_for
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
 from expunge.methods._distilling import ranks, scaled_confidence, student_confidence
 from expunge.models import build, logits_of
+from expunge.trainer import spec_for
 from expunge.training import Recipe, augmented, recipe_for, train
 
 TARGET = places.RESULTS / "better" / "ranking.json"

@@ -18,7 +18,7 @@ from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
 
 Train = Callable[..., Any]
-"""`expunge.commands.train`, or another function with its arguments."""
+"""`expunge.trainer.train`, or another function with its arguments."""
 
 
 class Engine:

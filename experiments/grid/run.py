@@ -7,9 +7,8 @@ from pathlib import Path
 from experiments.grid import BenchSummary, load_grid, only
 from experiments.grid.engine import Engine
 from experiments.grid.runner import run_cells
-from expunge.commands.sources import device_named
-from expunge.commands.train import train
 from expunge.errors import SettingError
+from expunge.trainer import device_named, train
 
 
 def bench_run(

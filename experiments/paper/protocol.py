@@ -20,8 +20,8 @@ from experiments.grid.engine import Engine
 from experiments.grid.runner import run_cells
 from experiments.markdown import markdown
 from experiments.paper.printed import printed
-from expunge.commands import train
 from expunge.methods import make_method, settings_of
+from expunge.trainer import train
 from expunge.training import recipe_for
 
 RESULTS = places.RESULTS / "protocol"

@@ -13,11 +13,12 @@ from experiments.theory.concentration import Concentration, concentration
 from experiments.theory.report import SingleSteps, TheoryReport
 from experiments.theory.updates import measure_updates
 from expunge.auditing import accuracy
-from expunge.commands.sources import device_named, load_for
+from expunge.cli.sources import load_for
 from expunge.data import ImageSet, draw_ids, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.models import last_layer, load_model
+from expunge.trainer import device_named
 
 NUM_EXAMPLES = 512
 """How many examples are drawn where neither ids nor a number is given, and there are as many."""

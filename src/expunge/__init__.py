@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from expunge import metrics as metrics
     from expunge import theory as theory
     from expunge.auditing import AuditReport, accuracy, audit
-    from expunge.commands import demo, train
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
     from expunge.forgetting import Forgotten, forget
@@ -48,16 +47,16 @@ if TYPE_CHECKING:
     )
     from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
     from expunge.records import Measurement, Trace
+    from expunge.trainer import train
     from expunge.unlearning import Unlearned, unlearn
 
 _HOMES = {
     "AuditReport": "auditing",
     "accuracy": "auditing",
     "audit": "auditing",
-    "demo": "commands",
     "Forgotten": "forgetting",
     "forget": "forgetting",
-    "train": "commands",
+    "train": "trainer",
     "Examples": "data",
     "ImageSet": "data",
     "load_data": "data",
@@ -147,7 +146,6 @@ __all__ = [
     "accuracy",
     "audit",
     "build",
-    "demo",
     "forget",
     "list_methods",
     "load_data",

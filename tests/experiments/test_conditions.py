@@ -19,7 +19,7 @@ from tests.experiments.test_background import SMOKE
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    from expunge.commands import train
+    from expunge.trainer import train
 
     out = tmp_path_factory.mktemp("models") / "sample-small_resnet"
     settings: dict[str, Any] = {"epochs": 2, "width": 8, "batch_size": 64, "lr": 0.1}

@@ -30,11 +30,11 @@ from experiments.grid.runner import run_cells
 from experiments.grid.summary import BenchSummary
 from experiments.paper.printed import ROWS
 
-from expunge.commands import train
 from expunge.data import audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
 from expunge.methods import make_method, settings_of
 from expunge.models import load_model
+from expunge.trainer import train
 from expunge.unlearning import unlearn
 from expunge.update_log import matching_updates
 from tests.conftest import EXPERIMENTS, experiments, running, tree
@@ -230,7 +230,8 @@ def test_all_methods_share_the_forgotten_and_the_retained_examples(smoke: Path) 
 def test_a_cell_is_what_the_command_forget_does(smoke: Path, models: Path, tmp_path: Path) -> None:
     result = next(r for r in read_results(smoke) if (r.row, r.seed, r.forget_size) == ("targeted3", 1, 16))
     (tmp_path / "ids").write_text("\n".join(draw_ids(load_data("sample:train"), 16, 1)))
-    from expunge.commands import Sources, forget
+    from expunge.cli.forget import run as forget
+    from expunge.cli.sources import Sources
 
     sources = Sources(
         model=str(models / "sample-small_resnet"), forget="sample", ids=tmp_path / "ids", test="sample:test"

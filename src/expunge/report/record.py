@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from expunge.auditing.report import AuditReport
 from expunge.data import ImageSet
-from expunge.errors import MissingExtraError, SettingError
+from expunge.errors import SettingError
 from expunge.files import written_whole
 from expunge.records import Measurement, Trace
 
@@ -54,13 +54,14 @@ class Report:
         if path.suffix == ".json":
             text = self.to_json()
         elif path.suffix == ".html" and self.audit is not None:
-            text = self._page(images)
+            text = self.page(images)
         else:
             raise SettingError(f"a report is saved as .json, or with an audit as .html, not as {path.name!r}")
         with written_whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def _page(self, images: ImageSet | None) -> str:
+    def page(self, images: ImageSet | None = None) -> str:
+        """The page as HTML text. Raises `MissingExtraError` without the extra `report`."""
         from expunge.report.page import render
 
         assert self.audit is not None
@@ -76,30 +77,3 @@ class Report:
     def verdict(self) -> str | None:
         """Of the audit; None where there was none."""
         return self.audit.verdict if self.audit else None
-
-
-def told(sources: Any, **more: Any) -> dict[str, Any]:
-    """A record of specs and paths as JSON values."""
-    content = {**asdict(sources), **more}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in content.items()}
-
-
-def write_report(directory: Path, report: Report, images: ImageSet | None = None) -> Report:
-    """Writes `report.json` and, where there was an audit, `report.html`; gives back the report as written.
-
-    Without the extra `report` there is no page, and a note says how to get one.
-
-    Args:
-        directory: where to.
-        report: what to write.
-        images: the forgotten images, to show those that are still recognisable; None shows none.
-    """
-    if report.audit is not None:
-        try:
-            page = report._page(images)
-            (directory / "report.html").write_text(page, encoding="utf-8")
-        except MissingExtraError as error:
-            note = f"no report.html was written: {error}"
-            report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
-    (directory / "report.json").write_text(report.to_json(), encoding="utf-8")
-    return report

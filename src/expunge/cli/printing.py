@@ -1,6 +1,5 @@
 """What the commands print for people: tables and sentences."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,14 +10,15 @@ from expunge.errors import printable
 
 if TYPE_CHECKING:
     from expunge.auditing.full_audit import FullAudit
-    from expunge.commands import Report
+    from expunge.report.record import Report
 
 
-def print_report(report: "Report", as_json: bool) -> None:
-    """What `forget` or `audit` measured, or its JSON document."""
+def print_report(report: "Report", as_json: bool) -> int:
+    """What `forget` or `audit` measured, or its JSON document. The exit code: 3 where the audit failed, else 0."""
+    code = 3 if report.verdict == "FAIL" else 0
     if as_json:
         print(report.to_json())
-        return
+        return code
     before, after, trace, audit = report.before, report.after, report.trace, report.audit
     rows = [
         (name, percent(getattr(before, key)), percent(getattr(after, key)))
@@ -67,6 +67,7 @@ def print_report(report: "Report", as_json: bool) -> None:
             print(mark)
     written = "The model and the report are" if trace else "The report is"
     print(f"{written} in {report.directory}.")
+    return code
 
 
 def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
@@ -83,35 +84,6 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
     for line in found.caveats:
         print(line)
     print(f"full_audit.json and full_audit.md are in {out}.")
-
-
-def print_methods(as_json: bool) -> None:
-    """Every method with what it needs, its source and its settings, or that as JSON."""
-    from dataclasses import fields
-
-    from expunge.methods import METHODS
-
-    rows = []
-    for name, cls in METHODS.items():
-        needs = [need.name.lower() for need in cls.needs]
-        rows.append(
-            {
-                "method": name,
-                "needs": needs,
-                "what": cls.summary,
-                "source": cls.source,
-                "settings": {f.name: f.default for f in fields(cls)},
-                "presets": list(cls.presets),
-            }
-        )
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = [(r["method"], ", ".join(r["needs"]), f"{r['what']} ({r['source']})") for r in rows]
-    print_table("Methods", ["method", "needs", "what (source)"], table)
-    for row in rows:
-        shown = "  ".join(f"{key}={value}" for key, value in row["settings"].items()) or "no settings"
-        print(f"{row['method']}: {shown}\n    presets: {', '.join(row['presets'])}")
 
 
 def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
@@ -149,3 +121,8 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
 def percent(value: float | None) -> str:
     """A share in percent, or that it was not given."""
     return "not given" if value is None else f"{100 * value:.2f}%"
+
+
+def announce(line: str) -> None:
+    """Prints what is to be known before the work is done on standard error."""
+    print(printable(line), file=sys.stderr)

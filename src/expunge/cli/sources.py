@@ -1,36 +1,25 @@
 """From MODEL and DATA specs to what a command works on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-import torch
+import typer
 from torch import nn
 
 from expunge.data import ImageSet, load_data, read_ids
-from expunge.errors import InputError, SettingError
+from expunge.errors import InputError, MissingExtraError, SettingError
 from expunge.models import Header, ModelSpec
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
+from expunge.report.record import Report
 from expunge.update_log import UPDATES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What `forget` and `audit` read, as MODEL and DATA specs.
-
-    Attributes:
-        model: MODEL spec.
-        forget: DATA spec of the examples to forget.
-        ids: a file with one id a line picks from `forget`; None takes all of it.
-        retain: DATA spec of retained training examples; those that `forget` holds too are left out.
-        test: DATA spec of test examples, for the audit and the report. Methods that read test examples see
-            about half of them, which are then left out of both.
-        weights: a weights file, for `timm:` and `py:` models.
-        allow_pickle: accept a .pt file as weights, read with `weights_only=True`.
-        updates: an update log; None: the one beside the model.
-        resize: resize images of folders to the model's size.
-    """
+    """What `forget` and `audit` read, as MODEL and DATA specs and paths: their options of these names."""
 
     model: str
     forget: str
@@ -41,6 +30,11 @@ class Sources:
     allow_pickle: bool = False
     updates: Path | None = None
     resize: bool = False
+
+    @classmethod
+    def of(cls, context: typer.Context, **more: str) -> "Sources":
+        """Those among the options of a command, with `more` of other names."""
+        return cls(**{f.name: context.params[f.name] for f in fields(cls) if f.name in context.params}, **more)
 
 
 def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
@@ -103,15 +97,24 @@ def updates_of(sources: Sources) -> Path:
     return sources.updates or checkpoint_path(Path(sources.model)).parent / UPDATES
 
 
-def device_named(name: str) -> torch.device:
-    """`cpu`, `cuda`, or what `auto` finds; raises `SettingError` where it cannot be used here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in {"cpu", "cuda"}:
-            raise RuntimeError("it is cpu, cuda or auto")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
+def told(sources: Sources, **more: Any) -> dict[str, Any]:
+    """A record of specs and paths as JSON values."""
+    content = {**asdict(sources), **more}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in content.items()}
+
+
+def write_report(directory: Path, report: Report, images: ImageSet | None = None) -> Report:
+    """Writes `report.json` and, where there was an audit, `report.html`; gives back the report as written.
+
+    Without the extra `report` there is no page, and a note says how to get one. With `images`, the forgotten ones, it
+    shows those that are still recognisable.
+    """
+    if report.audit is not None:
+        try:
+            page = report.page(images)
+            (directory / "report.html").write_text(page, encoding="utf-8")
+        except MissingExtraError as error:
+            note = f"no report.html was written: {error}"
+            report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
+    (directory / "report.json").write_text(report.to_json(), encoding="utf-8")
+    return report

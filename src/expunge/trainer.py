@@ -1,4 +1,4 @@
-"""`expunge train`: from a dataset to a checkpoint that describes itself."""
+"""`train`: from a dataset to a checkpoint that describes itself."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from expunge.auditing import accuracy
-from expunge.commands.sources import device_named
 from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -214,3 +213,17 @@ def _number(text: str) -> int | float | str:
 def _test_split(data: str) -> ImageSet | None:
     kind, _, split = data.partition(":")
     return load_data(f"{kind}:test") if kind in NAMED and split in {"", "train"} else None
+
+
+def device_named(name: str) -> torch.device:
+    """`cpu`, `cuda`, or what `auto` finds; raises `SettingError` where it cannot be used here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in {"cpu", "cuda"}:
+            raise RuntimeError("it is cpu, cuda or auto")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,14 +1,14 @@
 """`expunge audit --full`: a method against many models that were retrained without the forget set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from expunge.auditing.full_audit import LEAST_MODELS, FullAudit
-from expunge.auditing.full_audit import full_audit as compare
+from expunge.auditing.full_audit import LEAST_MODELS, FullAudit, full_audit
 from expunge.auditing.preparation import not_in
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, ReferencePlan, recipe_sets, train_references
-from expunge.commands.sources import Sources, device_named, forget_set, load_for
+from expunge.cli.printing import announce
+from expunge.cli.sources import Sources, forget_set, load_for
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -16,9 +16,10 @@ from expunge.methods import Method, make_method
 from expunge.methods.retrain import Retrain
 from expunge.models import load_model
 from expunge.tasks import cluster
+from expunge.trainer import device_named
 
 
-def full_audit(
+def run(
     sources: Sources,
     train: str | None,
     references: Path | None,
@@ -30,32 +31,18 @@ def full_audit(
     ray: str | None = None,
     seed: int = 0,
     device: str = "auto",
-    announce: Callable[[str], None] = lambda line: None,
 ) -> FullAudit:
     """Trains what is missing of the reference models, compares, and writes `full_audit.json` and `full_audit.md`.
 
-    Args:
-        sources: what to read; `model` gives the network and its recipe, `test` the test examples.
-        train: DATA spec of the model's training data. None: the method and recipe are audited on halves of the
-            test set, in which as many examples are forgotten; that says nothing about the model at hand.
-        references: directory of the reference models; kept, so that a stopped audit goes on where it was. None:
-            OUT-references, beside `out`.
-        out: the new directory for the result; must not exist.
-        methods: each NAME, or NAME,SETTING=VALUE,… with `preset` among the settings.
-        num_models: N, of each kind.
-        workers: processes, of one thread each.
-        ray: the address of a Ray cluster that trains the models in place of this machine, or `local`.
-        seed: of everything random.
-        device: `cpu`, `cuda`, or `auto`.
-        announce: is told how much there is to do, and how long it will take.
+    Without the DATA spec `train`, method and recipe are audited on halves of the test set, in which as many examples
+    are forgotten; that says nothing about the model at hand. `references` (default: OUT-references) is kept.
     """
     out, where = Path(out), device_named(device)
     check_unused(out)
     references = references or out.with_name(f"{out.name}-references")
     if out.resolve() in [references.resolve(), *references.resolve().parents]:
         raise SettingError(f"the references {references} must lie outside of {out}, which is written at the end")
-    if sources.test is None:
-        raise SettingError("an audit needs test examples: add --test DATA")
+    assert sources.test is not None
     if num_models < LEAST_MODELS:
         raise SettingError(f"a full audit needs at least {LEAST_MODELS} models of each kind, not {num_models}")
     chosen = dict(named_method(text) for text in methods)
@@ -95,7 +82,7 @@ def full_audit(
             found = train_references(
                 references, plan, num_models=num_models, workers=workers, cluster=where_else, announce=announce
             )
-        result = compare(found, seed=seed)
+        result = full_audit(found, seed=seed)
         (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
         told = "\n".join(f"- {caveat}" for caveat in result.caveats)
         (temporary / "full_audit.md").write_text(f"{result.table()}\n\n{told}\n", encoding="utf-8")

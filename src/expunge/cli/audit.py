@@ -1,0 +1,183 @@
+"""`expunge audit`: how well a model forgot, whoever made it forget and however."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expunge.cli.options import AllowPickle, Device, Ids, Json, Resize, Retain, Seed, Weights, WithImages
+from expunge.cli.printing import print_full_audit, print_report
+from expunge.errors import InputError, SettingError
+from expunge.stopping import work
+
+if TYPE_CHECKING:
+    from expunge.cli.sources import Sources
+    from expunge.models import Header
+    from expunge.report.record import Report
+    from expunge.training import Recipe
+
+
+def audit(
+    context: typer.Context,
+    before: Annotated[str, typer.Option(metavar="MODEL", help="The original model.")],
+    forget: Annotated[str, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")],
+    test: Annotated[str, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")],
+    out: Annotated[Path, typer.Option(help="New directory for the report.")],
+    after: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that was made to forget.")] = None,
+    ids: Ids = None,
+    retain: Retain = None,
+    weights: Weights = None,
+    after_weights: Annotated[Path | None, typer.Option(help="Weights of --after, likewise.")] = None,
+    allow_pickle: AllowPickle = False,
+    resize: Resize = False,
+    with_images: WithImages = False,
+    difficulty_calibration: Annotated[
+        bool,
+        typer.Option(
+            "--difficulty-calibration",
+            help="For non-random forget sets: allow for how hard networks trained on --test find them.",
+        ),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
+    ] = False,
+    train: Annotated[str | None, typer.Option(metavar="DATA", help="--full: the model's training data.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,SETTING=VALUE…]", help="--full: what to compare; repeat for more."),
+    ] = None,
+    num: Annotated[int | None, typer.Option(min=1, help="--full: models of each kind; default: 64.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="--full: processes; default: 2.")] = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="--full: train on a Ray cluster instead.")] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
+    if not full and after is None:
+        raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
+    of_full: dict[str, object] = {"--train": train, "--method": method, "--references": references}
+    of_full |= {"--num": num, "--workers": workers, "--ray": ray}
+    of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
+    of_default |= {"--with-images": with_images, "--difficulty-calibration": difficulty_calibration}
+    for option, given in (of_default if full else of_full).items():
+        if given:
+            raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
+    kept = str(references or f"{out}-references") if full else None
+    with work(kept):
+        from expunge.cli import full_audit
+        from expunge.cli.sources import Sources
+
+        sources = Sources.of(context, model=before)
+        if after is None:
+            found = full_audit.run(
+                sources,
+                train,
+                references,
+                out,
+                methods=method or ["targeted"],
+                num_models=num or 64,
+                workers=workers or 2,
+                ray=ray,
+                seed=seed,
+                device=device,
+            )
+        else:
+            report = run(
+                sources,
+                after,
+                out,
+                after_weights=after_weights,
+                seed=seed,
+                device=device,
+                with_images=with_images,
+                difficulty_calibration=difficulty_calibration,
+            )
+    if full:
+        print_full_audit(found, out, as_json)
+        return
+    raise typer.Exit(print_report(report, as_json))
+
+
+def run(
+    sources: "Sources",
+    after: str,
+    out: Path,
+    *,
+    after_weights: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    with_images: bool = False,
+    difficulty_calibration: bool = False,
+) -> "Report":
+    """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
+    from expunge.auditing import difficulty_of
+    from expunge.auditing.default_audit import evaluate, report_of
+    from expunge.auditing.preparation import prepare
+    from expunge.cli.sources import factory_of, forget_set, given_set, is_same_network, told, write_report
+    from expunge.files import check_unused, new_directory
+    from expunge.models import build, load_model
+    from expunge.report.record import Report
+    from expunge.trainer import device_named
+
+    check_unused(out)
+    where = device_named(device)
+    original, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
+    unlearned, header_after = load_model(after, weights=after_weights, allow_pickle=sources.allow_pickle)
+    if not is_same_network(header.spec, header_after.spec):
+        raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
+    forgotten = forget_set(sources, header)
+    test, retain = (given_set(spec, sources, header) for spec in (sources.test, sources.retain))
+    sets = prepare(forgotten, test, retain).uncalibrated(unlearned)
+    notes: tuple[str, ...] = ()
+    difficulty = None
+    with new_directory(out) as temporary:
+        evaluations = evaluate(original.to(where), sets), evaluate(unlearned.to(where), sets)
+        if difficulty_calibration:
+            assert sets.test is not None
+            fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
+            recipe, notes = _recipe(header)
+            difficulty = difficulty_of(
+                sets.forget, sets.test, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
+            )
+        audited = report_of(
+            original,
+            unlearned,
+            sets,
+            evaluations,
+            class_names=header.class_names or forgotten.class_names,
+            difficulty=difficulty,
+            seed=seed,
+        )
+        report = Report(
+            directory=str(out),
+            sources=told(
+                sources,
+                after=after,
+                after_weights=after_weights,
+                difficulty_calibration=difficulty_calibration,
+                device=None if device == "auto" else device,
+            ),
+            before=audited.before,
+            after=audited.after,
+            audit=audited,
+            notes=notes,
+        )
+        return write_report(temporary, report, forgotten if with_images else None)
+
+
+def _recipe(header: "Header") -> tuple["Recipe", tuple[str, ...]]:
+    """How the audited model was trained, and what to say where it does not tell."""
+    from expunge.methods import make_method
+    from expunge.training import Recipe
+
+    if header.recipe:
+        recipe = make_method("retrain", **header.recipe)
+        assert isinstance(recipe, Recipe)
+        return recipe.recipe, ()
+    return Recipe(), (
+        "the model does not say how it was trained: the networks that difficulty comes from had the default recipe",
+    )

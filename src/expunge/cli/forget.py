@@ -1,0 +1,143 @@
+"""`expunge forget`: the main job, from specs to an unlearned model and a report on disk."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from expunge.cli.options import (
+    AllowPickle,
+    Device,
+    Ids,
+    Json,
+    Resize,
+    Retain,
+    Seed,
+    ToSet,
+    Weights,
+    WithImages,
+    settings_of,
+)
+from expunge.cli.printing import print_report
+from expunge.errors import SettingError
+from expunge.stopping import work
+
+if TYPE_CHECKING:
+    from expunge.cli.sources import Sources
+    from expunge.methods import Method
+    from expunge.report.record import Report
+
+
+def forget(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="MODEL: a directory of `expunge train`, hf:DIR, timm:NAME, py:MOD:FN.")],
+    forget: Annotated[str, typer.Option(metavar="DATA", help="The examples to forget, such as folder:DIR.")],
+    out: Annotated[Path, typer.Option(help="New directory for the model and the report.")],
+    ids: Ids = None,
+    retain: Retain = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Unseen examples: half for the method, half for the audit.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, targeted without.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
+    settings: ToSet = [],  # noqa: B006
+    weights: Weights = None,
+    allow_pickle: AllowPickle = False,
+    updates: Annotated[Path | None, typer.Option(help="Update log; default: the one beside the model.")] = None,
+    resize: Resize = False,
+    with_images: WithImages = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make a model forget examples, measure it before and after, and audit it where there is a test set."""
+    with work():
+        from expunge.cli.sources import Sources
+
+        report = run(
+            Sources.of(context),
+            out,
+            method=method,
+            preset=preset,
+            settings=settings_of(settings),
+            seed=seed,
+            device=device,
+            with_images=with_images,
+        )
+    raise typer.Exit(print_report(report, as_json))
+
+
+def run(
+    sources: "Sources",
+    out: Path,
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    with_images: bool = False,
+) -> "Report":
+    """Writes `model.safetensors`, `report.json` and, with an audit, `report.html` to the new directory `out`.
+
+    `retrain` takes the original's recipe where the checkpoint tells it.
+    """
+    from expunge import forgetting
+    from expunge.cli.sources import factory_of, forget_set, given_set, told, updates_of, write_report
+    from expunge.files import check_unused, new_directory
+    from expunge.methods import Needs, default_method, make_method
+    from expunge.models import load_model, save_checkpoint, undone_steps
+    from expunge.models.checkpoint import FILE_NAME
+    from expunge.report.record import Report
+    from expunge.trainer import device_named
+
+    check_unused(out)
+    where = device_named(device)
+    if method is None:
+        if preset is not None:
+            raise SettingError(f"--preset {preset} is of a method: name it too, such as --method targeted")
+        method = default_method(sources.test is not None)
+    chosen: Method = make_method(method, preset=preset, **(settings or {}))  # wrong settings, before anything is read
+    if Needs.RETAIN in chosen.needs and sources.retain is None:
+        raise SettingError(f"{method} needs retained training examples: add --retain DATA")
+    network, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
+    notes = []
+    if method == "retrain":
+        chosen = make_method(method, preset=preset, **{**header.recipe, **(settings or {})})
+        if not header.recipe:
+            notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
+    forgotten = forget_set(sources, header)
+    retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
+    more: dict[str, Any] = {"factory": factory_of(network, sources.model)} if Needs.FACTORY in chosen.needs else {}
+    more |= {"updates": updates_of(sources)} if Needs.UPDATES in chosen.needs else {}
+    with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
+        network.to(where)
+        names = header.class_names or forgotten.class_names
+        done = forgetting.forget(
+            network, forgotten, test=test, retain=retain, method=chosen, class_names=names, seed=seed, **more
+        )
+        trace = done.trace
+        report = Report(
+            directory=str(out),
+            sources=told(sources, device=None if device == "auto" else device),
+            before=done.before,
+            after=done.after,
+            trace=trace,
+            audit=done.report.audit if done.report else None,
+            notes=tuple(notes) if done.report else (*notes, *done.left_out),
+        )
+        entry = {
+            "did": "forget",
+            "method": method,
+            "settings": dict(trace.settings),
+            "num_forget": trace.num_forget,
+            "calibration_seeds": [seed] if trace.num_calibration else [],
+            "undone_steps": sorted({*undone_steps(done.model)} - {*undone_steps(network)}),
+        }
+        header = replace(header, history=(*header.history, entry))
+        save_checkpoint(temporary / FILE_NAME, done.model.cpu(), header)
+        return write_report(temporary, report, forgotten if with_images else None)
