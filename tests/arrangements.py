@@ -117,7 +117,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def read_by(method: Method, **given: Any) -> dict[str, Any]:
     """Those of `unlearn`'s inputs that the method reads."""
-    needs = {"retain": Needs.RETAIN, "test": Needs.TEST, "factory": Needs.FACTORY, "updates": Needs.UPDATES}
+    needs = {"retain": Needs.RETAIN, "test": Needs.TEST, "factory": Needs.FACTORY}
     return {name: value for name, value in given.items() if needs[name] in method.needs}
 
 
@@ -136,8 +136,9 @@ class Arrangement:
 
     def run(self, seed: int = 0, **settings: Any) -> Unlearned:
         """Runs `unlearn` with the inputs that the method reads."""
-        method = make_method(self.name, **{**SHORT[self.name], **self.settings, **settings})
-        given = read_by(method, retain=self.retain, test=self.heldout, factory=self.factory, updates=self.updates)
+        where = {"updates": self.updates} if Needs.UPDATES in METHODS[self.name].needs else {}
+        method = make_method(self.name, **{**SHORT[self.name], **self.settings, **where, **settings})
+        given = read_by(method, retain=self.retain, test=self.heldout, factory=self.factory)
         return unlearn(self.model, self.forget, method=method, seed=seed, **given)
 
 

@@ -1,5 +1,8 @@
 """`expunge.forget`, and that what is handed in is used or refused."""
 
+import inspect
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import expunge
-from expunge import Needs
+from expunge import ExpungeWarning, Needs
 from expunge.auditing import audit
 from expunge.data import Examples, audit_side, calibration_side
 from expunge.errors import InputError, SettingError
@@ -139,3 +142,57 @@ def test_random_transforms_are_refused(name: str) -> None:
     if name != "retain":
         with pytest.raises(InputError, match="random transforms"):
             audit(network(), network(), forget, test)
+
+
+@pytest.mark.parametrize("function", [expunge.forget, expunge.unlearn, expunge.audit], ids=lambda f: f.__name__)
+def test_a_call_takes_few_arguments(function: Any) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    assert len(parameters) <= 8
+    assert not [p for p in parameters if p.kind in {p.VAR_KEYWORD, p.VAR_POSITIONAL}]
+
+
+def test_what_a_user_must_know_is_warned_of_once() -> None:
+    """Each warning of the trace, each caveat of one audit alone, and what `forget` leaves out."""
+    given, model = sets(), network()
+    with pytest.warns(ExpungeWarning) as seen:
+        done = expunge.unlearn(model, given["examples"], method=expunge.Targeted(max_steps=0))
+    assert [str(each.message) for each in seen] == list(done.trace.warnings)
+    assert any("nothing was forgotten" in line for line in done.trace.warnings)
+    twice = given["examples"].inputs.repeat(2, 1, 1, 1), given["examples"].labels.repeat(2)
+    with pytest.warns(ExpungeWarning) as seen:
+        report = audit(model, done.model, TensorDataset(*twice), given["test"])
+    told = [str(each.message) for each in seen]
+    assert told == list(report.cautions) == [line for line in report.caveats if line in report.cautions]
+    assert any("12 of 24" in line for line in told)
+    assert len(report.caveats) == len(told) + 2  # which hold for every audit
+    for test in (None, given["test"]):
+        with pytest.warns(ExpungeWarning) as seen:
+            both = expunge.forget(model, TensorDataset(*twice), test=test, method=expunge.Targeted(max_steps=0))
+        told = [str(each.message) for each in seen]
+        assert any("12 of 24" in line for line in told)
+        assert sum("parameters did not change" in line for line in told) == 1
+        assert {*both.trace.warnings, *both.left_out} <= set(told)
+        assert len(told) == len(set(told))
+
+
+def test_phases_and_epochs_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("expunge")
+    assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)
+    assert logger.level == logging.NOTSET
+    given, method = sets(), expunge.NegGrad(epochs=3, lr=1e-4)
+    with caplog.at_level(logging.INFO, "expunge"), warnings.catch_warnings():
+        expunge.forget(network(), given["examples"], test=given["test"], method=method)
+    phases = [record.getMessage() for record in caplog.records]
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    for begins, ends in (
+        ("neg_grad begins: 12", "neg_grad ends: 3 steps"),
+        ("test set begins: 120", "test set ends: 120"),
+    ):
+        at = [next(n for n, line in enumerate(phases) if part in line) for part in (begins, ends)]
+        assert at == sorted(at)
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, "expunge"):
+        done = expunge.unlearn(network(), given["examples"], method=method)
+    epochs = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    assert len(epochs) == 3
+    assert all(str(epoch.loss) in line for epoch, line in zip(done.trace.epochs, epochs, strict=True))

@@ -326,7 +326,7 @@ def test_undo_subtracts_exactly_the_updates_of_sensitive_batches(tmp_path: Path)
     ]
     files = sorted(tmp_path.glob("*.safetensors"))
     assert [int(path.stem) for path in files] == sensitive
-    undone = unlearn(model, data(X[:2], Y[:2]), method="amnesiac_undo", updates=tmp_path)
+    undone = unlearn(model, data(X[:2], Y[:2]), method=make_method("amnesiac_undo", updates=tmp_path))
     expected = trained - sum(load_file(path)["weight"] for path in files)
     np.testing.assert_allclose(arrays(undone.model)[0], expected, rtol=0, atol=1e-12)
     assert undone.trace.steps == len(sensitive)

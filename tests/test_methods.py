@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import METHODS, GradientMethod, Needs, make_method, settings_of
+from expunge.methods import METHODS, AmnesiacUndo, GradientMethod, Needs, make_method, settings_of
 from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
@@ -475,7 +475,7 @@ def test_undo_gives_back_the_model_of_training_without_those_steps(tmp_path: Pat
         torch.cat([arrangement.forget.inputs, arrangement.retain.inputs]),  # type: ignore[attr-defined]
         torch.cat([arrangement.forget.labels, arrangement.retain.labels]),  # type: ignore[attr-defined]
     )
-    model = unlearn(arrangement.model, everything, method="amnesiac_undo", updates=arrangement.updates).model
+    model = unlearn(arrangement.model, everything, method=AmnesiacUndo(updates=arrangement.updates)).model
     for (name, parameter), original in zip(model.named_parameters(), initial.parameters(), strict=True):
         torch.testing.assert_close(parameter, original, msg=f"{name} differs", atol=1e-6, rtol=0)
 
@@ -484,7 +484,7 @@ def test_updates_are_taken_back_once(tmp_path: Path) -> None:
     arrangement = arrange("amnesiac_undo", "layer_norm", tmp_path)
     first = arrangement.run()
     assert first.trace.warnings == ()
-    again = unlearn(first.model, arrangement.forget, method="amnesiac_undo", updates=arrangement.updates)
+    again = unlearn(first.model, arrangement.forget, method=AmnesiacUndo(updates=arrangement.updates))
     assert (again.trace.steps, again.trace.change.l1) == (0, 0)
     steps = first.trace.steps
     assert f"{steps} of {steps} updates were taken back before, and not again" in again.trace.warnings

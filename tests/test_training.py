@@ -21,6 +21,7 @@ from torch.utils.data import TensorDataset
 from expunge import progress
 from expunge.data import Examples, ImageSet, digests, draw_ids
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
+from expunge.methods import AmnesiacUndo
 from expunge.models import ModelSpec, build, load_model
 from expunge.trainer import train as train_command
 from expunge.training import Recipe, TrainedEpoch, augmented, train
@@ -332,7 +333,7 @@ def test_a_log_of_a_training_that_did_not_end_is_refused(tmp_path: Path) -> None
         train(model, data, recipe, rng=torch.Generator(), updates=UpdateRecorder(tmp_path))
     forget = TensorDataset(data.inputs[:2], data.labels[:2])
     with pytest.raises(InputError, match="did not end; train anew"):
-        unlearn(NETWORKS["layer_norm"](), forget, method="amnesiac_undo", updates=tmp_path)
+        unlearn(NETWORKS["layer_norm"](), forget, method=AmnesiacUndo(updates=tmp_path))
 
 
 def test_a_watched_example_that_no_step_used_has_nothing_to_undo(tmp_path: Path) -> None:

@@ -201,7 +201,8 @@ class Stage:
         if cell.method == BEFORE:
             return {**shared, **self._as_it_is(forget, positions, audited, conditions.precision)}
         precision = "bf16" if conditions.precision == "bf16" else self.precision
-        method = make_method(cell.method, **cell.settings)
+        where = {"updates": self.updates} if cell.reads_updates else {}
+        method = make_method(cell.method, **cell.settings, **where)
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
         reads_test = Needs.TEST in method.needs
         batch = cell.settings.get("batch_size") or math.inf
@@ -213,7 +214,6 @@ class Stage:
                 method=method,
                 retain=retain,
                 test=self.test.without(forget) if cell.heldout and not cell.withheld and reads_test else None,
-                updates=self.updates if cell.reads_updates else None,
                 seed=cell.seed,
             )
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 The public names load on first use, so that `expunge --help` answers without importing torch.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from expunge import theory as theory
     from expunge.auditing import AuditReport, accuracy, audit
     from expunge.data import Examples, ImageSet, load_data
-    from expunge.errors import ExpungeError, InputError, MissingExtraError, NonFiniteError, SettingError
+    from expunge.errors import (
+        ExpungeError,
+        ExpungeWarning,
+        InputError,
+        MissingExtraError,
+        NonFiniteError,
+        SettingError,
+    )
     from expunge.forgetting import Forgotten, forget
     from expunge.methods import (
         METHODS,
@@ -61,6 +69,7 @@ _HOMES = {
     "ImageSet": "data",
     "load_data": "data",
     "ExpungeError": "errors",
+    "ExpungeWarning": "errors",
     "InputError": "errors",
     "MissingExtraError": "errors",
     "NonFiniteError": "errors",
@@ -115,6 +124,7 @@ __all__ = [
     "Delete",
     "Examples",
     "ExpungeError",
+    "ExpungeWarning",
     "FineTune",
     "Forgotten",
     "GradientMethod",
@@ -156,6 +166,8 @@ __all__ = [
     "unlearn",
 ]
 
+
+logging.getLogger("expunge").addHandler(logging.NullHandler())
 
 _PARTS = {"auditing", "metrics", "theory"}
 """Packages whose functions are called by their full name, such as `expunge.metrics.score_test`."""

@@ -1,9 +1,11 @@
-"""The errors that expunge raises on purpose.
+"""The errors that expunge raises on purpose, and its warnings.
 
 Each message is one line that says what is wrong and what to do. The command line prints it and exits with
 `exit_code`; nothing has been written by then.
 """
 
+import warnings
+from collections.abc import Iterable
 from unicodedata import category
 
 
@@ -33,6 +35,16 @@ class NotEnoughMemoryError(ExpungeError, MemoryError):
 
 class MissingExtraError(ExpungeError, ImportError):
     """A feature needs a package that is not installed."""
+
+
+class ExpungeWarning(UserWarning):
+    """What a user must know of a result. It is in the trace or the report too."""
+
+
+def caution(sentences: Iterable[str]) -> None:
+    """Sends each sentence once as an `ExpungeWarning` that points at the caller's caller."""
+    for sentence in dict.fromkeys(sentences):
+        warnings.warn(sentence, ExpungeWarning, stacklevel=3)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """`forget`: the main job. It splits the unseen examples, unlearns, audits and reports."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ from torch.utils.data import Dataset, Subset
 
 from expunge.auditing.default_audit import evaluate, report_of
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
+from expunge.errors import caution
 from expunge.methods import Method, Needs
-from expunge.records import Measurement, Trace
+from expunge.records import Epoch, Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
 
@@ -46,23 +47,27 @@ def forget(
     test: Dataset[Any] | None = None,
     retain: Dataset[Any] | None = None,
     method: Method | str | None = None,
-    class_names: Sequence[str] = (),
+    factory: Callable[[], nn.Module] | None = None,
+    callback: Callable[[Epoch], object] | None = None,
     seed: int = 0,
-    **more: Any,
 ) -> Forgotten:
     """Makes a copy of `model` forget `examples`, and with `test` audits whether it did. `model` itself is untouched.
 
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C).
-        examples: training examples to forget, a dataset of (input, integer label).
+        examples: training examples to forget, a dataset of (input, integer label). Its attribute `class_names`, or
+            torchvision's `classes`, names the classes in the report.
         test: examples that the model was never trained on. A method that calibrates sees about half of them, by a split
             of their content with `seed`, and the audit uses the rest. The trace records the split.
         retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten
             ones among them are left out.
         method: a method, or its name; None: `calibrated` with `test`, else `targeted`.
-        class_names: of the classes, for the report; default: the dataset's `class_names`, or torchvision's `classes`.
+        factory: builds the model's network with fresh random weights, for methods that need it.
+        callback: called after each epoch of a gradient method; the run ends where it returns True.
         seed: of everything random.
-        more: `factory`, `updates` and `callback`, as `expunge.unlearn` takes them.
+
+    Warns:
+        ExpungeWarning: each warning of the trace, each caveat of this audit alone, and what is in `left_out`.
 
     Raises:
         ExpungeError: as `expunge.unlearn` and `expunge.audit`.
@@ -77,19 +82,20 @@ def forget(
     """
     chosen = resolve(method, test is not None)
     sets = prepare(examples, test, retain)
-    given = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
+    given: dict[str, Any] = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
     given |= {"test": test} if Needs.TEST in chosen.needs else {}
-    for name, dataset in given.items():
-        if dataset is not None:
-            more[name] = _counted(dataset, sets, name)
-    result = unlearn(model, examples, method=chosen, seed=seed, **more)
+    given = {name: _counted(dataset, sets, name) for name, dataset in given.items() if dataset is not None}
+    result = unlearn(model, examples, method=chosen, factory=factory, callback=callback, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
     evaluations = evaluate(model, sets), evaluate(result.model, sets)
-    names = class_names or sequence_of(getattr(examples, "class_names", None))
+    names = sequence_of(getattr(examples, "class_names", None))
     names = names if len(names) else sequence_of(getattr(examples, "classes", None))
     audited = None
     if test is not None:
         audited = report_of(model, result.model, sets, evaluations, class_names=names, seed=seed)
+    known = {line.casefold() for line in result.trace.warnings}  # which `unlearn` has sent
+    cautions = sets.left_out if audited is None else audited.cautions
+    caution(line for line in cautions if line.rstrip(".").casefold() not in known)
     before, after = (found.measurement for found in evaluations)
     return Forgotten(
         model=result.model,

@@ -1,15 +1,20 @@
-"""Progress bars for anything that takes longer than two seconds, without passing a bar through every call.
+"""Progress bars and log lines for anything that takes longer than two seconds.
 
 Library code wraps its loops in `track`. Nothing is shown until a caller opens `show()`, which the command line
-does when standard error is a terminal.
+does when standard error is a terminal, or listens to the logger "expunge": phases are logged at INFO, epochs at DEBUG.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+
+log = logging.getLogger("expunge")
+_begun: set[str] = set()
+"""Labels of phases that were logged as begun."""
 
 _current: ContextVar[Callable[[str, int, int, str], None] | None] = ContextVar("expunge_progress", default=None)
 
@@ -24,6 +29,12 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 
 def advance(label: str, done: int, total: int, note: str = "") -> None:
     """Says that `done` of `total` units of `label` are done. `note` is shown at the end of the bar."""
+    if done == 0 or label not in _begun:
+        _begun.add(label)
+        log.info("%s begins: %d", label, total)
+    if done >= total:
+        _begun.discard(label)
+        log.info("%s ends: %d of %d", label, done, total)
     report = _current.get()
     if report is not None:
         report(label, done, total, note)

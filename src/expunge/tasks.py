@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from expunge.errors import ExpungeError, MissingExtraError
+from expunge.errors import ExpungeError, ExpungeWarning, MissingExtraError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,6 +61,7 @@ class _Call:
             _end_with(self.parent)
         if self.mark is not None:
             self.mark.touch()
+        warnings.simplefilter("ignore", ExpungeWarning)  # what a run warns of is in the trace that it returns
         torch.set_num_threads(self.threads)
         try:
             return True, self.function(self.task)

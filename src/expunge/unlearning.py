@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
 from expunge.data.examples import check_labels, check_logits, check_steady, size_of
-from expunge.errors import InputError, NonFiniteError, SettingError, one_line
+from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.metrics import parameter_change
 from expunge.models import (
@@ -36,6 +36,7 @@ from expunge.models import (
     own_factory,
     refusing,
 )
+from expunge.progress import log
 from expunge.randomness import as_seed, seeded, stream
 from expunge.records import Epoch, Trace
 
@@ -59,7 +60,6 @@ def unlearn(
     retain: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
-    updates: str | Path | None = None,
     callback: Callable[[Epoch], object] | None = None,
     seed: int = 0,
 ) -> Unlearned:
@@ -78,10 +78,12 @@ def unlearn(
             split by `seed` (`expunge.data.calibration_side`). The trace records it, and the audit leaves them out.
         factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
             expunge built need none.
-        updates: the directory of the update log, for `amnesiac_undo`.
         callback: called after each epoch of a gradient method; the run ends where it returns True.
         seed: of everything random. The same seed gives the same bits on the same machine and thread count. The
             global random states of Python, NumPy and torch are put back afterwards.
+
+    Warns:
+        ExpungeWarning: each warning of the trace.
 
     Raises:
         SettingError: unknown method, an input that the method needs is missing, or one is given that it does not read.
@@ -99,12 +101,13 @@ def unlearn(
     """
     seed = as_seed(seed)
     chosen = resolve(method, test is not None)
+    updates = getattr(chosen, "updates", None)
     missing = [
         name
         for need, name, given in (
             (Needs.RETAIN, "retained examples (retain=, --retain)", retain),
             (Needs.FACTORY, "a way to build a fresh network (factory=)", factory or own_factory(model)),
-            (Needs.UPDATES, "an update log (updates=, --updates)", updates),
+            (Needs.UPDATES, f"an update log ({chosen.name}'s updates=, --updates)", updates),
         )
         if need in chosen.needs and given is None
     ]
@@ -116,7 +119,6 @@ def unlearn(
             (Needs.RETAIN, "retain", retain),
             (Needs.TEST, "test", test),
             (Needs.FACTORY, "factory", factory),
-            (Needs.UPDATES, "updates", updates),
         )
         if need not in chosen.needs and given is not None
     ]
@@ -127,7 +129,11 @@ def unlearn(
     device, _ = device_and_dtype(model)
     _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
-    record = Recorder(callback=callback)
+    def on_epoch(epoch: Epoch) -> object:
+        log.debug("%s: epoch %d, %s", chosen.name, len(record.epochs), epoch)
+        return callback(epoch) if callback is not None else None
+
+    record = Recorder(callback=on_epoch)
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
     with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
@@ -136,6 +142,7 @@ def unlearn(
         check_steady(forget, examples, "forget")
         identity = tuple(digests(examples.inputs))
         own = _own_copy(model)
+        log.info("%s begins: %d examples to forget", chosen.name, len(examples))
         examples = examples.to(*device_and_dtype(own))
         with enough_memory("take a machine with more"):
             logits = _original_logits(own, examples)
@@ -201,6 +208,8 @@ def unlearn(
         },
         device=device_name(device),
     )
+    log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
+    caution(trace.warnings)
     return Unlearned(result, trace)
 
 

@@ -302,7 +302,7 @@ def test_a_row_of_undone_updates_has_its_original_trained_with_a_log(models: Pat
     steps = set()
     for seed, result in found.items():
         forget = images.select(draw_ids(images, 4, seed))
-        undone = unlearn(load_model(str(own / name))[0], forget, method="amnesiac_undo", updates=log)
+        undone = unlearn(load_model(str(own / name))[0], forget, method=make_method("amnesiac_undo", updates=log))
         assert result.failed is None
         assert (result.steps, result.delta_l1) == (undone.trace.steps, undone.trace.change.l1)
         steps |= {step for step, _ in matching_updates(log, digests(forget.images))}

@@ -26,7 +26,7 @@ from expunge.auditing.report import (
     with_caveats,
 )
 from expunge.data.examples import check_logits
-from expunge.errors import InputError
+from expunge.errors import InputError, caution
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
 from expunge.metrics.distances import ParameterChange, parameter_change
 from expunge.metrics.leakage import update_leakage
@@ -82,7 +82,6 @@ def audit(
     test: Given,
     *,
     retain: Given | None = None,
-    ids: Sequence[str] | None = None,
     difficulty: Difficulty | None = None,
     trace: Trace | None = None,
     seed: int = 0,
@@ -98,15 +97,17 @@ def audit(
         before: the original model; maps a batch to logits (B, C).
         after: the unlearned model, with the same parameters by name and shape.
         forget: the forgotten examples, of (input, label). Its attribute `class_names`, or torchvision's `classes`,
-            names the classes in the report.
+            names the classes in the report, and its `ids` the examples (default: positions).
         test: unseen examples, which neither model was trained on.
         retain: retained training examples, for accuracy and histograms alone.
-        ids: one a forgotten example, for the list of recognisable ones; default: the dataset's, else positions.
         difficulty: of the same examples, from `auditing.difficulty_of`: for a non-random forget set, such as
             mislabelled or unusually hard examples. The verdict is then that of the calibrated scores.
         trace: what `unlearn` said it did, for a model that lost it, as in a bare state dict: it tells which test
             examples the method was calibrated on.
         seed: of the draws of relearning's controls.
+
+    Warns:
+        ExpungeWarning: each caveat of this audit alone, such as which examples it left out.
 
     Raises:
         InputError: empty or mislabelled sets, more than a few examples in two sets, inputs that a model cannot take,
@@ -121,9 +122,9 @@ def audit(
     (5, 0.0)
     """
     seed = as_seed(seed)
-    sets = prepare(forget, test, retain, ids=ids).uncalibrated(after, trace)
+    sets = prepare(forget, test, retain).uncalibrated(after, trace)
     names = [sequence_of(getattr(forget, name, None)) for name in ("class_names", "classes")]
-    return report_of(
+    report = report_of(
         before,
         after,
         sets,
@@ -132,6 +133,8 @@ def audit(
         difficulty=difficulty,
         seed=seed,
     )
+    caution(report.cautions)
+    return report
 
 
 def evaluate(model: nn.Module, sets: AuditSets) -> Evaluation:

@@ -205,6 +205,11 @@ class AuditReport:
             )
         return tuple(found)
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """The caveats of this audit alone: the first two hold for every one."""
+        return self.caveats[2:]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the verdict and its reason come first."""
         return {"verdict": self.verdict, "reason": self.reason, **asdict(self)}

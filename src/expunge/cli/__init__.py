@@ -3,13 +3,14 @@
 import io
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from expunge import __version__
 from expunge.cli import audit, data, demo, forget, methods, train
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, ExpungeWarning
 from expunge.stopping import Stopped, fail, stop_on_signals, stopped_outside
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -41,6 +42,7 @@ def main() -> None:
 def run(app: typer.Typer) -> None:
     """Runs a command line: what goes wrong is one line on standard error, and an exit code."""
     stop_on_signals()
+    warnings.simplefilter("ignore", ExpungeWarning)  # commands print what they say
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text that the terminal can show
             stream.reconfigure(errors="backslashreplace")

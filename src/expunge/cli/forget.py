@@ -112,13 +112,14 @@ def run(
             notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     forgotten = forget_set(sources, header)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
-    more: dict[str, Any] = {"factory": factory_of(network, sources.model)} if Needs.FACTORY in chosen.needs else {}
-    more |= {"updates": updates_of(sources)} if Needs.UPDATES in chosen.needs else {}
+    if Needs.UPDATES in chosen.needs and (sources.updates or "updates" not in (settings or {})):
+        chosen = replace(chosen, updates=updates_of(sources))  # type: ignore[type-var]
+    factory = factory_of(network, sources.model) if Needs.FACTORY in chosen.needs else None
+    forgotten = replace(forgotten, class_names=header.class_names or forgotten.class_names)
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)
-        names = header.class_names or forgotten.class_names
         done = forgetting.forget(
-            network, forgotten, test=test, retain=retain, method=chosen, class_names=names, seed=seed, **more
+            network, forgotten, test=test, retain=retain, method=chosen, factory=factory, seed=seed
         )
         trace = done.trace
         report = Report(

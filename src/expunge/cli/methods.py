@@ -18,7 +18,7 @@ def methods(as_json: Json = False) -> None:
             "needs": [need.name.lower() for need in cls.needs],
             "what": cls.summary,
             "source": cls.source,
-            "settings": {f.name: f.default for f in fields(cls)},
+            "settings": {f.name: f.default for f in fields(cls) if f.metadata.get("setting", True)},
             "presets": list(cls.presets),
         }
         for name, cls in METHODS.items()

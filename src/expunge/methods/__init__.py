@@ -1,7 +1,7 @@
 """The methods, one file each, and the registry that names them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -105,8 +105,11 @@ def default_method(has_test: bool) -> str:
 
 
 def settings_of(method: Method) -> dict[str, Any]:
-    """A method's fields as JSON values; `make_method(method.name, **settings_of(method))` gives it back."""
-    return asdict(method)  # type: ignore[call-overload,no-any-return]
+    """A method's fields as JSON values; `make_method(method.name, **settings_of(method))` gives it back.
+
+    Fields that say where something lies, with `metadata={"setting": False}`, are left out.
+    """
+    return {f.name: getattr(method, f.name) for f in fields(method) if f.metadata.get("setting", True)}  # type: ignore[arg-type]
 
 
 def _hint(word: str, known: Mapping[str, Any] | list[str]) -> str:

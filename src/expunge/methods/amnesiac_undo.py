@@ -1,6 +1,7 @@
 """Taking back the recorded updates of the batches that held forgotten examples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ class AmnesiacUndo(Method):
     Graves et al. 2021, "Amnesiac Machine Learning", section 3: θ' = θ − Σ Δθ_b over the sensitive batches b. Needs
     the update log that `expunge train --record-updates` writes. Updates that an earlier request took back are left
     out: the model and its checkpoint say which. Running statistics of normalisation layers are not reverted, as in
-    the authors' code. It has no hyperparameters.
+    the authors' code. It has no hyperparameters; `updates` is the directory of the log.
 
     A log is refused unless its training ended with the model's parameters; once updates were taken back, nothing can
     tell. The authors follow it with training on retained data where many batches are undone; here that is a second run
@@ -31,6 +32,8 @@ class AmnesiacUndo(Method):
     source = "Graves et al. 2021, section 3"
     needs = Needs.FORGET | Needs.UPDATES
     presets: ClassVar[Presets] = {"paper": {}}
+
+    updates: str | Path | None = field(default=None, metadata={"setting": False})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Reads one update after another and subtracts it."""
