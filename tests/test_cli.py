@@ -115,7 +115,7 @@ def test_train_prints_a_table_for_people(tmp_path: Path) -> None:
     text = succeed("train", "--data", f"folder:{folder}", "--model", "small_resnet", "--out", out, *settings)
     assert "train accuracy" in text
     assert "not given" in text
-    assert f"The model is in {out}." in text
+    assert str(out) in text
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +125,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, ids: Path) -> Path:
     settings = ("--set", "epochs=1", "--set", "width=4", "--record-updates", ids)
     done = expunge("train", "--data", "sample", "--model", "small_resnet", "--out", out, *settings)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("the update log will take about")
+    assert " GB " in done.stderr
     return out
 
 
@@ -176,9 +176,8 @@ def test_forget_with_a_model_and_a_folder_alone(tmp_path: Path, trained: Path) -
     names = [images.class_names[label].replace("/", "_") for label in images.labels.tolist()]
     folder = write_folder(tmp_path / "images", images.images, names)
     text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out")
-    assert "targeted: 4 examples to forget" in text
-    assert "not given" in text
-    assert f"The model and the report are in {tmp_path / 'out'}." in text
+    for told in ("targeted", "4 examples", "not given", str(tmp_path / "out")):
+        assert told in text
     assert (tmp_path / "out/model.safetensors").is_file()
 
 
@@ -226,11 +225,12 @@ def test_data_show_of_nothing(tmp_path: Path) -> None:
 
 def test_data_show(tmp_path: Path) -> None:
     text = succeed("data", "show", "sample:test")
-    assert "sample:test: 1,000 images, 1 × 28 × 28; ids 0 … 999" in text
-    assert "Ankle boot" in text
+    for told in ("sample:test", "1,000 images", "1 × 28 × 28", "0 … 999", "Ankle boot"):
+        assert told in text
     folder = write_folder(tmp_path, pixels(3, channels=3, side=9), ["cat", "dog", "dog"])
     text = succeed("data", "show", f"folder:{folder}")
-    assert "3 images, 3 × 9 × 9; ids cat/0000.png … dog/0002.png" in text
+    for told in ("3 images", "3 × 9 × 9", "cat/0000.png … dog/0002.png"):
+        assert told in text
 
 
 def test_data_ids_are_those_of_the_api() -> None:
@@ -274,12 +274,14 @@ def test_a_path_that_is_not_utf_8_is_refused_and_can_be_printed(tmp_path: Path, 
     odd = tmp_path / os.fsdecode(b"caf\xe9")
     done = expunge("train", "--data", "sample", "--model", "small_resnet", "--out", odd)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "caf\\udce9 is not UTF-8; choose another --out" in done.stderr
+    for told in ("caf\\udce9", "UTF-8", "--out"):
+        assert told in done.stderr
     assert not list(tmp_path.iterdir())
     odd.symlink_to(trained)
     done = expunge("forget", "--model", odd, "--forget", "sample", "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "is not UTF-8, which safetensors needs; rename it" in done.stderr
+    for told in ("caf\\udce9", "UTF-8", "safetensors"):
+        assert told in done.stderr
 
 
 def test_names_of_classes_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +325,9 @@ def test_a_stopped_training_says_where_it_is_kept(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, state.exists()) == (1, True)
-    assert errors == f"expunge: error: stopped; what was finished is kept in {state}, run it again to go on\n"
+    assert errors.startswith("expunge: error: stopped")
+    assert str(state) in errors
+    assert errors.count("\n") == 1
 
 
 def test_retraining_takes_the_originals_recipe_with_a_protocol_too(trained: Path, ids: Path, tmp_path: Path) -> None:
@@ -386,7 +390,7 @@ def test_training_goes_on_where_the_test_split_cannot_be_read(tmp_path: Path) ->
     data = ("--data", "cifar10", "--out", tmp_path / "out")
     done = expunge("train", *data, *options, env={"EXPUNGE_DATA": str(tmp_path)})
     assert done.returncode == 0, done.stderr
-    assert "no test accuracy: " in done.stderr
+    assert "test accuracy" in done.stderr
     assert json.loads((tmp_path / "out/training.json").read_text())["test_accuracy"] is None
 
 
@@ -395,10 +399,12 @@ def test_classes_without_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "data/lost+found").mkdir()
     options = ("--model", "small_resnet", "--set", "epochs=1", "--set", "width=4", "--out", tmp_path / "out")
     done = expunge("train", "--data", f"folder:{tmp_path}/data", *options)
-    assert (done.returncode, done.stderr) == (0, "1 of 3 classes have no images: lost+found\n")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "1 of 3" in done.stderr
+    assert "lost+found" in done.stderr
 
 
-@pytest.mark.parametrize(("method", "said"), [("nosuch", "unknown method"), ("amnesiac_undo", "needs the update log")])
+@pytest.mark.parametrize(("method", "said"), [("nosuch", "nosuch"), ("amnesiac_undo", "update log")])
 def test_the_demo_refuses_a_method_before_it_trains(tmp_path: Path, method: str, said: str) -> None:
     with pytest.raises(SettingError, match=said):
         demo.run(tmp_path / "out", method=method)
@@ -428,4 +434,6 @@ def test_a_stop_after_the_work_says_that_it_was_done(trained: Path, ids: Path, t
     for end in (reading, writing):
         os.close(end)
     assert (out / "model.safetensors").exists()
-    assert (process.returncode, errors) == (1, "expunge: error: stopped; the work was done before\n")
+    assert (process.returncode, errors.count("\n")) == (1, 1)
+    assert errors.startswith("expunge: error: stopped")
+    assert "done" in errors

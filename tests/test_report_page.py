@@ -131,29 +131,34 @@ def test_a_correction_decides_and_says_what_to_expect() -> None:
     assert report.correction is not None
     assert (report.scores_after.verdict, report.verdict) == ("FAIL", report.correction.after.verdict)
     assert report.verdict != "FAIL"
-    for told in ("The same, calibrated for difficulty", "12.5%", "79.8%"):
+    for told in ("calibrated for difficulty", "12.5%", "79.8%"):
         assert told in " ".join(text.split())
         assert told not in " ".join(page_of("fail").split())
-    assert f"Allowing for how hard the examples are: {report.correction.after.reason}" in unescape(text)
+    assert report.correction.after.reason in unescape(text)
     # Hard examples are no mark: a model that never saw them gets them wrong as well.
-    assert "itself a mark" in page_of("fail")
-    assert "itself a mark" not in text
+    mark = wording.mark_of_accuracy(report_of("fail"))
+    assert mark is not None
+    assert mark in unescape(page_of("fail"))
+    assert wording.mark_of_accuracy(report) is None
 
 
 def test_the_sections_come_in_the_order_of_a_reader() -> None:
-    assert [text for _, text in Outline(page_of("fail")).headings] == [
-        "Audit of forgetting",
-        f"FAIL {wording.HEADLINES['FAIL']}",
-        "Before and after",
-        "How sure the model is",
-        "Picking out the forgotten examples",
-        "What changed in the network",
-        "Still recognisable",
-        "Other signs",
-        "What these figures cannot tell",
-        "How to repeat",
-        "Notes of this run",
-    ]
+    headings = [text for _, text in Outline(page_of("fail")).headings]
+    words = (
+        "Audit",
+        "FAIL",
+        "Before",
+        "sure",
+        "Picking",
+        "network",
+        "recognisable",
+        "signs",
+        "cannot",
+        "repeat",
+        "Notes",
+    )
+    assert len(headings) == len(words)
+    assert all(word in heading for word, heading in zip(words, headings, strict=True)), headings
 
 
 def test_names_that_users_give_stay_text() -> None:
@@ -181,19 +186,23 @@ def test_the_verdict_is_in_plain_words() -> None:
         assert report.verdict == word
         assert wording.HEADLINES[word] in text
         assert report.scores_after.reason in unescape(text)
-    assert "less sure" in wording.meaning(report_of("fail"))
-    assert "surer" in wording.meaning(sample(3.0))
-    assert "retraining leaves none" in wording.advice(report_of("fail"))
-    assert "stronger setting" in wording.advice(sample(3.0))
+    low, high = report_of("fail"), sample(3.0)
+    assert "less sure" in wording.meaning(low)
+    assert "surer" in wording.meaning(high)
+    assert "calibrated" in wording.advice(low)
+    assert "stronger" in wording.advice(high)
 
 
 def test_an_accuracy_far_below_that_of_unseen_examples_is_called_a_mark() -> None:
     report = report_of("fail")
     wrong = Measurement(forget_accuracy=0.0, test_accuracy=0.95)
     told = replace(report, after=wrong, unseen=Unseen(accuracy=0.9, p_value=1e-9))  # of their classes, not of all
-    assert "0.0% of the forgotten examples and on 90.0%" in str(wording.mark_of_accuracy(told))
-    assert "A mark of its own" in render(told)
-    assert "A mark of its own" not in page_of("pass")
+    mark = wording.mark_of_accuracy(told)
+    assert mark is not None
+    assert "0.0%" in mark
+    assert "90.0%" in mark
+    assert mark in unescape(render(told))
+    assert wording.mark_of_accuracy(report_of("pass")) is None
     for unseen in (None, Unseen(accuracy=0.9, p_value=0.02), Unseen(accuracy=0.05, p_value=1e-9)):
         assert wording.mark_of_accuracy(replace(report, after=wrong, unseen=unseen)) is None
 
@@ -201,10 +210,12 @@ def test_an_accuracy_far_below_that_of_unseen_examples_is_called_a_mark() -> Non
 def test_what_was_not_measured_is_said() -> None:
     text = page_of("bare")
     assert text.count("<td>n/a</td>") == 2  # 0.1% false positives, before and after
-    assert "nothing can be said about 0.1% false positives" in text
-    assert "Relearning was not measured" in text
+    assert "0.1% false positives" in text
+    assert "999" in text
+    assert "not measured" in text
+    assert "not measured" not in page_of("fail")
     assert "<td>not given</td>" in text
-    assert "None of the 16 forgotten examples" in text
+    assert "None of the 16" in text
     assert "digest" not in text.partition("<footer>")[0]
 
 
@@ -214,8 +225,8 @@ def test_images_are_there_only_when_asked_for() -> None:
     images = Outline(text).all("img")
     assert len(images) == len(report.recognisable)
     assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] for image in images)
-    assert "This page holds images of what was deleted" in text
-    assert "This page holds no image" in page_of("fail")
+    assert "holds images" in text
+    assert "holds no image" in page_of("fail")
     large = thumbnails_of(report, channels=3, side=300)
     assert len(render(report, images=large)) < 1_000_000
     assert len(render(sample(num_forget=200, listed=60), images=large)) < 1_000_000
@@ -223,13 +234,13 @@ def test_images_are_there_only_when_asked_for() -> None:
 
 def test_many_examples_and_layers_become_lists_and_blocks() -> None:
     report, text = report_of("many"), page_of("many")
-    assert "1,850 more" in text
+    assert "1,850" in text
     assert report.recognisable[-1].id in text
     assert "by block" in text
-    assert "The first 500 of 700" in text
+    assert "500 of 700" in text
     long = tuple(replace(each, id=f"{'x' * 200}{n}") for n, each in enumerate(report.recognisable * 5))
     text = render(replace(report, recognisable=long))
-    assert re.search(r"And [\d,]+ that report.json holds", text)
+    assert re.search(r"[\d,]+ that report.json", text)
     assert len(text.encode()) < 1_000_000
 
 
@@ -252,7 +263,8 @@ def test_odd_figures_are_drawn_without_a_word() -> None:
     one = Histograms(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "test")})
     assert "<svg" in render(replace(report, change=still, roc_before=flat, roc_after=flat, confidences=one))
     wide = replace(report.change, by_layer={"a": (1e-3, 1.0), "b": (0.0, 0.0), "c": (1e4, 1.0)})
-    assert "The scale is logarithmic" in render(replace(report, change=wide))
+    assert "scale is logarithmic" in render(replace(report, change=wide))
+    assert "scale is logarithmic" not in render(replace(report, change=still))
     assert figures.median_confidence(one, "forget", "before") == 2.5
     assert [figures.compact(value) for value in (0.0, 0.012345, 18_350.4, 3e-9)] == [
         "0",
