@@ -156,8 +156,8 @@ def test_what_cannot_be_built_says_why(described: ModelSpec, said: str) -> None:
 
 def test_a_spec_goes_to_json_and_back() -> None:
     for described in (spec(), spec("vit", channels=3, depth=2, mlp_ratio=1.5), spec("resnet18", stem="small")):
-        text = json.dumps(described.to_json())
-        assert ModelSpec.from_json(json.loads(text)) == described
+        text = json.dumps(described.to_dict())
+        assert ModelSpec.from_dict(json.loads(text)) == described
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_a_spec_goes_to_json_and_back() -> None:
 )
 def test_a_foreign_spec_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="incomplete or foreign"):
-        ModelSpec.from_json({**spec().to_json(), **change})
+        ModelSpec.from_dict({**spec().to_dict(), **change})
     with pytest.raises(SettingError, match="incomplete or foreign"):
-        ModelSpec.from_json({"architecture": "vit"})
+        ModelSpec.from_dict({"architecture": "vit"})
 
 
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
@@ -614,7 +614,7 @@ def test_hugging_face_models(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(logits_of(model, images), expected)
     assert told.class_names == NAMES
     assert (told.spec.num_classes, told.spec.in_channels, told.spec.image_size) == (5, 1, 28)
-    json.dumps(told.to_json())
+    json.dumps(told.to_dict())
     save_checkpoint(tmp_path / "model.safetensors", model, told)
     again, _ = load_model(str(tmp_path / "model.safetensors"))
     assert state_bits(again) == state_bits(model)

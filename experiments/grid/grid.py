@@ -257,7 +257,7 @@ def _original(dataset: str, architecture: str, entry: Any, seed: int) -> Origina
         if not isinstance(value, bool | int | float | str):
             raise InputError(f"{where}.options: {name} is text, a number, true or false, not {value!r}")
     _check_keys(over, set(Recipe.__dataclass_fields__), set(), f"{where}.recipe")
-    chosen = make_method("retrain", **{**recipe.to_json(), **over})  # it has the recipe's fields, and checks them
+    chosen = make_method("retrain", **{**recipe.to_dict(), **over})  # it has the recipe's fields, and checks them
     assert isinstance(chosen, Recipe)
     target = _table(entry.get("target", {}), "target")
     _check_keys(target, _TARGETS, set(), f"{where}.target")
@@ -266,7 +266,7 @@ def _original(dataset: str, architecture: str, entry: Any, seed: int) -> Origina
     return Original(
         dataset=dataset,
         architecture=architecture,
-        recipe=chosen.recipe.to_json(),
+        recipe=chosen.recipe.to_dict(),
         options={**options, **more},
         seed=seed,
         settings={**over, **more},

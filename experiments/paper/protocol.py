@@ -52,7 +52,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 def cells(name: str) -> Iterator[Cell]:
     """All runs from one original."""
     recipe, options = recipe_for("fashion-mnist", "resnet18")
-    changed = make_method("retrain", **{**recipe.to_json(), **ORIGINALS[name]})  # it has the recipe's fields
+    changed = make_method("retrain", **{**recipe.to_dict(), **ORIGINALS[name]})  # it has the recipe's fields
     original = Original(
         dataset="fashion-mnist",
         architecture="resnet18",

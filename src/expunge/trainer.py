@@ -131,7 +131,7 @@ def train(
             data=data,
             num_examples=len(images),
             architecture=model,
-            recipe=recipe.to_json(),
+            recipe=recipe.to_dict(),
             options=options,
             seed=seed,
             train_accuracy=accuracy(network, images.examples),
@@ -142,7 +142,7 @@ def train(
             device=f"{where}, {torch.get_num_threads()} threads",
         )
         entry = {"did": "train", "data": data, "seed": seed, "test_accuracy": done.test_accuracy}
-        header = Header(spec=spec, class_names=images.class_names, data=data, recipe=recipe.to_json(), history=(entry,))
+        header = Header(spec=spec, class_names=images.class_names, data=data, recipe=recipe.to_dict(), history=(entry,))
         save_checkpoint(temporary / FILE_NAME, network, header)
         (temporary / "training.json").write_text(done.to_json(), encoding="utf-8")
     if state is not None:
@@ -182,7 +182,7 @@ def _recipe(dataset: str, architecture: str, settings: Mapping[str, Any]) -> tup
     known = set(Recipe.__dataclass_fields__)
     # Retrain has the recipe's fields and converts text to their types.
     over = {key: value for key, value in settings.items() if key in known}
-    changed = make_method("retrain", **{**recipe.to_json(), **over})
+    changed = make_method("retrain", **{**recipe.to_dict(), **over})
     assert isinstance(changed, Recipe)
     for key, value in settings.items():
         if key not in known:

@@ -12,7 +12,7 @@ from expunge.data import Examples, digests
 from expunge.data.examples import check_logits
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.models import as_float, device_and_dtype, mask_names, not_finite, refusing
-from expunge.progress import advance
+from expunge.progress import advance, log
 from expunge.settings import require, require_types
 from expunge.training_state import identity, keep, restore
 from expunge.update_log import UpdateRecorder
@@ -61,7 +61,7 @@ class Recipe:
         """The recipe alone, without what a subclass adds."""
         return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""
         return asdict(self)
 
@@ -127,7 +127,7 @@ def train(
     if len(examples) == 0:
         raise InputError("the training set is empty")
     names = digests(examples.inputs) if updates is not None else []  # of the inputs as given
-    of = identity(model, examples, recipe.recipe.to_json(), rng.initial_seed()) if state is not None else ""
+    of = identity(model, examples, recipe.recipe.to_dict(), rng.initial_seed()) if state is not None else ""
     if recipe.augment != "none" and not are_images(examples.inputs):
         raise SettingError(f"augment={recipe.augment!r} is for images; take augment='none'")
     device, dtype = device_and_dtype(model)
@@ -197,6 +197,7 @@ def train(
         if not torch.isfinite(loss_sum):
             raise NonFiniteError(f"the training loss became NaN or infinite by step {step}; lower lr")
         history.append(epoch)
+        log.debug("%s: epoch %d of %d, %s", label, len(history), recipe.epochs, epoch)
         if len(history) < recipe.epochs:
             keep_all()
     bad = not_finite([(name, tensor) for name, tensor in _tensors(model) if name in finite], masks)

@@ -164,8 +164,8 @@ def train_references(
     retained = rest.take(sorted(order[: plan.num_retained].tolist()))
     sets = dict(zip(SETS, (forget, plan.heldout, retained), strict=True))
     settings = {
-        "spec": plan.spec.to_json(),
-        "recipe": plan.recipe.recipe.to_json(),
+        "spec": plan.spec.to_dict(),
+        "recipe": plan.recipe.recipe.to_dict(),
         "data": digest_of(plan.data),
         **{name: digest_of(images) for name, images in sets.items()},
         "seed": plan.seed,

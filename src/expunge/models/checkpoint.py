@@ -41,10 +41,10 @@ class Header:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""
         return {
-            "spec": self.spec.to_json(),
+            "spec": self.spec.to_dict(),
             "class_names": list(self.class_names),
             "data": self.data,
             "recipe": dict(self.recipe),
@@ -52,8 +52,8 @@ class Header:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Header":
-        """The inverse of `to_json`."""
+    def from_dict(cls, content: Mapping[str, Any]) -> "Header":
+        """The inverse of `to_dict`."""
         if not isinstance(content["recipe"], dict) or not all(isinstance(entry, dict) for entry in content["history"]):
             raise TypeError("recipe and history hold objects")
         for entry in content["history"]:
@@ -61,7 +61,7 @@ class Header:
                 if not isinstance(entry.get(key, []), list) or not all(type(n) is int for n in entry.get(key, [])):
                     raise TypeError(f"{key} of the history is a list of integers")
         return cls(
-            spec=ModelSpec.from_json(content["spec"]),
+            spec=ModelSpec.from_dict(content["spec"]),
             class_names=tuple(content["class_names"]),
             data=content["data"],
             recipe=content["recipe"],
@@ -76,7 +76,7 @@ def checkpoint_path(path: Path) -> Path:
 
 def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
     """Writes weights and header to `path` whole or not at all. Tied weights are stored once."""
-    metadata = {"format": FORMAT, "expunge": json.dumps(header.to_json())}
+    metadata = {"format": FORMAT, "expunge": json.dumps(header.to_dict())}
     named = model.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}
     # All but tied weights apart: views of one tensor are tensors of their own in a file.
@@ -104,7 +104,7 @@ def read_header(path: Path) -> Header:
             "--model timm:NAME or py:package.module:factory, and give this file as --weights"
         )
     try:
-        return Header.from_json(json.loads(metadata["expunge"]))
+        return Header.from_dict(json.loads(metadata["expunge"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the header is damaged ({error}); take another copy") from error
 

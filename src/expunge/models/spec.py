@@ -30,13 +30,13 @@ class ModelSpec:
     std: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "options": dict(self.options)}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "ModelSpec":
-        """The inverse of `to_json`. Raises `SettingError` on missing or unknown keys."""
+    def from_dict(cls, content: Mapping[str, Any]) -> "ModelSpec":
+        """The inverse of `to_dict`. Raises `SettingError` on missing or unknown keys."""
         try:
             spec = cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
         except (TypeError, KeyError) as error:
