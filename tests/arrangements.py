@@ -29,6 +29,7 @@ SHORT: dict[str, dict[str, Any]] = {
 SHORT["instance_wise"] |= {"adversarial": 2, "attack_steps": 3}
 SHORT["calibrated"] |= {"pace": None}
 SHORT["masked_distillation"] |= {"pace": None}
+SHORT["held_boundary"] |= {"pace": None, "retention_size": 2}
 """Settings that make each method quick and its effect large enough to see."""
 
 

@@ -167,7 +167,7 @@ def scrub() -> tuple[Array, Array]:
     return w, b
 
 
-def masked_distillation() -> tuple[Array, Array]:
+def hinge() -> tuple[Array, Array]:
     """The true logit against the highest other one, where the hinge is above zero; what is held has not moved yet."""
     z = X @ W.T + B
     best = np.argmax(z - 1e9 * one_hot(Y), axis=1)
@@ -222,7 +222,8 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "bad_teacher": ({"temperature": 2.0}, bad_teacher),
     "boundary_shrink": ({"bound": 0.1}, boundary_shrink),
     "delete": ({}, delete),
-    "masked_distillation": ({"pace": None, "gap": 2.5, "stop": "budget"}, masked_distillation),
+    "masked_distillation": ({"pace": None, "gap": 2.5, "stop": "budget"}, hinge),
+    "held_boundary": ({"pace": None, "gap": 2.5, "stop": "budget"}, hinge),
     "salun": ({}, salun),
     "scrub": ({"epochs": 2, "msteps": 2, "temperature": 2.0, "alpha": 0.3, "gamma": 0.8}, scrub),
     "finetune": ({}, finetune),

@@ -165,8 +165,8 @@ def test_every_example_is_used_once_a_pass(method: str, tmp_path: Path) -> None:
     if method in GRADIENT and method != "scrub":  # whose epochs are of one pass or two
         needs: Needs = METHODS[method].needs
         retained = 12 if Needs.RETAIN in needs else 0
-        # Adversarial examples; mixtures of held-out and forgotten ones, as many as are held out.
-        made = {"instance_wise": 12}.get(method, trace.num_calibration)
+        # Adversarial or pasted examples; mixtures of held-out and forgotten ones, as many as are held out.
+        made = {"instance_wise": 12, "held_boundary": 12}.get(method, trace.num_calibration)
         each = retained + trace.num_calibration + made + (6 if Needs.FORGET in needs else 0)
         assert trace.examples_seen == 3 * each
         assert trace.steps == 3 * -(-each // (trace.settings["batch_size"] or each))
@@ -224,7 +224,7 @@ def test_forgotten_examples_that_were_never_used_are_told(tmp_path: Path) -> Non
 def test_one_example_can_be_forgotten(method: str, network: str, tmp_path: Path) -> None:
     trace = arrange(method, network, tmp_path, num_forget=1).run().trace
     assert trace.num_forget == 1
-    alone = trace.num_retain + trace.num_calibration == 0 and method != "instance_wise"
+    alone = trace.num_retain + trace.num_calibration == 0 and method not in {"instance_wise", "held_boundary"}
     if method in ON_FORGET and alone and network == "batch_norm":
         assert any("one example" in warning for warning in trace.warnings)
 
@@ -404,7 +404,7 @@ def test_dropout_is_active_but_where_outputs_are_moved_to_given_values(name: str
     )
     arrangement.run()
     assert active
-    assert any(active) == (name not in {"calibrated", "masked_distillation"})
+    assert any(active) == (name not in {"calibrated", "held_boundary", "masked_distillation"})
 
 
 def test_outputs_that_are_probabilities_are_told() -> None:

@@ -61,7 +61,7 @@ def forget(
             of their content with `seed`, and the audit uses the rest. The trace records the split.
         retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten
             ones among them are left out.
-        method: a method, or its name; None: `calibrated` with `test`, else `targeted`.
+        method: a method, or its name; None: `calibrated` with `test`, else `held_boundary`.
         factory: builds the model's network with fresh random weights, for methods that need it.
         callback: called after each epoch of a gradient method; the run ends where it returns True.
         seed: of everything random.

@@ -71,7 +71,7 @@ def unlearn(
         model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
             one example each; they are read once and held in memory.
-        method: a method, or its registry name; None: `calibrated` where there are `test` examples, else `targeted`.
+        method: a method, or its registry name; None: `calibrated` where there are `test` examples, or `held_boundary`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
             the default, and `masked_distillation`. About half of them are used, those on the calibration side of a

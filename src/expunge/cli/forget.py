@@ -41,7 +41,7 @@ def forget(
         str | None, typer.Option(metavar="DATA", help="Unseen examples: half for the method, half for the audit.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, targeted without.")
+        str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, held_boundary without.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
     settings: ToSet = [],  # noqa: B006

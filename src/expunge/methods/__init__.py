@@ -15,6 +15,7 @@ from expunge.methods.boundary_shrink import BoundaryShrink
 from expunge.methods.calibrated import Calibrated
 from expunge.methods.delete import Delete
 from expunge.methods.finetune import FineTune
+from expunge.methods.held_boundary import HeldBoundary
 from expunge.methods.instance_wise import InstanceWise
 from expunge.methods.jit import JiT
 from expunge.methods.masked_distillation import MaskedDistillation
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Any]] = {
     "targeted": Targeted,
     "calibrated": Calibrated,
     "masked_distillation": MaskedDistillation,
+    "held_boundary": HeldBoundary,
     "neg_grad": NegGrad,
     "random_label": RandomLabel,
     "boundary_shrink": BoundaryShrink,
@@ -101,7 +103,7 @@ def default_method(has_test: bool) -> str:
 
     docs/better.md says why.
     """
-    return "calibrated" if has_test else "targeted"
+    return "calibrated" if has_test else "held_boundary"
 
 
 def settings_of(method: Method) -> dict[str, Any]:
@@ -128,6 +130,7 @@ __all__ = [
     "Delete",
     "FineTune",
     "GradientMethod",
+    "HeldBoundary",
     "InstanceWise",
     "JiT",
     "MUMis",

@@ -102,9 +102,13 @@ class Distilling(GradientMethod):
             if any(isinstance(module, NORMALISATION) for module in model.modules()):
                 record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
             settings = replace(settings, norm="eval")
-        if self.pace is not None:
-            settings = replace(settings, lr=self._step_size(model, task.forget.inputs, pull, self.pace))
-        return settings
+        return settings.paced(model, task, pull)
+
+    def paced(self, model: nn.Module, task: Task, pull: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        """These settings with the step size that `pace` gives, where it is set."""
+        if self.pace is None:
+            return self
+        return replace(self, lr=self._step_size(model, task.forget.inputs, pull, self.pace))
 
     def _step_size(
         self, model: nn.Module, inputs: Tensor, pull: Callable[[Tensor, Tensor], Tensor], pace: float

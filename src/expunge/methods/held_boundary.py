@@ -1,0 +1,101 @@
+"""Every forgotten example predicted wrong, from the model and these examples alone, at little cost to the rest."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from expunge.methods._distilling import Distilling, divergence
+from expunge.methods._inputs import pasted
+from expunge.methods._task import Needs, Recorder, Task
+from expunge.models import last_layer, logits_of
+from expunge.settings import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldBoundary(Distilling):
+    """Moves each forgotten example just over a decision boundary, and holds the model everywhere around it.
+
+    The pull of an example is the hinge max(0, z_y − max_{j≠y} z_j + gap): it ends as soon as the example is wrong by
+    `gap`. Held are the original's outputs, and what enters its last layer, on inputs that are pasted together from two
+    forgotten ones, drawn anew each epoch. The weight of that is high at first and falls with each update: what
+    can be forgotten at no cost is, and then the rest.
+
+    Attributes:
+        gap: by which the true class's logit is to fall below another's, ≥ 0.
+        features: weight of the squared change of what enters the last layer, as a share of its variance, beside the
+            divergence of the outputs, ≥ 0.
+        retention_size: pasted inputs an epoch, ≥ 1; at least twice as many as are forgotten.
+        relax: what the weight is multiplied by after each update, in (0, 1].
+        pace, retention, norm: as in `Distilling`.
+
+    What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
+    them is itself a mark that they were forgotten.
+    """
+
+    epochs: int = 2000
+    batch_size: int | None = 384
+    max_steps: int | None = 2000
+    pace: float | None = 0.25
+    relax: float = 0.995
+    gap: float = 0.5
+    features: float = 1.0
+
+    name = "held_boundary"
+    summary = "push just over the boundary, hold outputs on inputs pasted from the forget set"
+    source = "this package; pasted inputs after Yun et al. 2019 (CutMix)"
+    needs = Needs.FORGET
+    missed: ClassVar[str] = "the budget ended before every example was forgotten; lower relax"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, {"gap": self.gap >= 0, "features": self.features >= 0})
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        """Pulls until all are predicted wrong."""
+        forget, num, original = task.forget, len(task.forget), copy.deepcopy(model)
+        made = max(self.retention_size, 2 * num)
+
+        def pull(logits: Tensor, index: Tensor) -> Tensor:
+            own = forget.labels[index][:, None]
+            best = logits.scatter(1, own, -torch.inf).amax(1)
+            return (logits.gather(1, own)[:, 0] - best + self.gap).clamp(min=0)
+
+        inputs = torch.cat([forget.inputs, forget.inputs[torch.zeros(made, dtype=torch.int64)]])
+        settled = self.paced(model, task, pull)
+        descent = settled.descent(model, task, inputs=inputs, rng=rng, record=record)
+        with entering_last_layer(model) as entering, entering_last_layer(original) as taught_entering:
+            for _ in descent.epochs():
+                held = pasted(forget.inputs, forget.labels, made, rng)
+                taught_entering.clear()
+                inputs[num:], taught = held, logits_of(original, held).log_softmax(1)
+                taught_features = torch.cat(taught_entering)
+                spread = taught_features.var(0).sum().clamp(min=1e-12)
+                entering.clear()
+                for index, logits in descent.batches():
+                    forgotten, other = index < num, (index - num).clamp(min=0)
+                    moved = (entering.pop() - taught_features[other]).square().sum(1) / spread
+                    apart = divergence(taught[other], logits) + self.features * moved
+                    weight = self.retention * self.relax**record.steps
+                    share = len(inputs) / num, len(inputs) / made
+                    losses = torch.where(
+                        forgotten, share[0] * pull(logits, index.clamp(max=num - 1)), share[1] * weight * apart
+                    )
+                    descent.step(losses)
+        return model
+
+
+@contextmanager
+def entering_last_layer(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what enters the last layer inside the block, shape (B, D) for each forward pass."""
+    caught: list[Tensor] = []
+    layer = model.get_submodule(last_layer(model))
+    hook = layer.register_forward_pre_hook(lambda _, entering: caught.append(entering[0].flatten(1)))
+    try:
+        yield caught
+    finally:
+        hook.remove()
