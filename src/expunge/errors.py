@@ -1,14 +1,15 @@
-"""The errors that expunge raises on purpose.
+"""The errors that expunge raises on purpose: each message is one line that says what is wrong and what to do."""
 
-Each message is one line that says what is wrong and what to do. The command line prints it and exits with
-`exit_code`; nothing has been written by then.
-"""
-
+from importlib import import_module
+from typing import Any
 from unicodedata import category
 
 
 class ExpungeError(Exception):
-    """Something could not be done. Base of every error that expunge raises on purpose."""
+    """Something could not be done. Base of every error that expunge raises on purpose.
+
+    The command line prints it and exits with `exit_code`; nothing has been written by then.
+    """
 
     exit_code = 1
 
@@ -33,6 +34,14 @@ class NotEnoughMemoryError(ExpungeError, MemoryError):
 
 class MissingExtraError(ExpungeError, ImportError):
     """A feature needs a package that is not installed."""
+
+
+def optional(module: str, need: str, extra: str) -> Any:
+    """The module of an optional package. Raises `MissingExtraError`, which says what needs the package, without it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"{need}: pip install '.[{extra}]' in expunge's sources") from error
 
 
 def one_line(error: BaseException) -> str:
