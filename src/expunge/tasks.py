@@ -13,14 +13,13 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import current_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 
-from expunge.errors import ExpungeError, MissingExtraError
+from expunge.errors import ExpungeError, optional
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,18 +50,11 @@ def in_processes(
     cluster: "Cluster | None" = None,
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[T, R | Died]]:
-    """Yields (task, result) as tasks get done, each in a process that goes on to others.
+    """Yields (task, result) as tasks get done, each in a process of `threads` that goes on to others.
 
-    A process that dies costs the task that it had: that one is `Died`, and the others of that moment are run again.
-    What `idle` or `function` raises, or leaving the iterator early, ends all processes; they end with this one too.
-
-    Args:
-        function: is run with one task; pickled.
-        tasks: pickled one by one.
-        workers: ≥ 1 processes.
-        threads: of torch, in each process.
-        cluster: where they run instead of this machine. There a death costs nothing but time: tasks are run again.
-        idle: called every `PATIENCE` seconds.
+    A process that dies costs the task that it had: that one is `Died`, and the others of that moment are run again. On
+    a cluster a death costs nothing but time: tasks are run again. What `idle`, which is called every `PATIENCE`
+    seconds, or `function` raises, or leaving the iterator early, ends all processes; they end with this one too.
 
     Raises:
         ExpungeError: what `function` raised; its message, where it was of another type. Or no process can be had.
@@ -115,10 +107,7 @@ def cluster(address: str) -> Iterator[Cluster]:
     _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("--ray needs Ray: pip install '.[ray]' in expunge's sources") from error
+    ray = optional("ray", "--ray needs Ray", "ray")
     with redirect_stdout(sys.stderr):  # Ray prints of dead workers, at any time
         try:
             ray.init(
@@ -146,13 +135,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
     except (OSError, OverflowError) as error:
         raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error
-
-
-def of_worker(device: str) -> str:
-    """The GPU of this process where there are several and `device` names none: workers are spread over them."""
-    count = torch.cuda.device_count() if device == "cuda" else 0
-    number = current_process().name.rpartition("-")[2]
-    return f"cuda:{int(number) % count}" if count > 1 and number.isdigit() else device
 
 
 def _round(
