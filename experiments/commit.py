@@ -1,7 +1,10 @@
 """Which state of the sources a figure is of."""
 
 import os
+import platform
 import subprocess
+
+import torch
 
 from experiments.places import ROOT
 
@@ -22,3 +25,12 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         pass
     return os.environ.get("EXPUNGE_COMMIT", "unknown")
+
+
+def origin(threads: str = "") -> dict[str, str]:
+    """What a record says of where it comes from: `commit`, `torch` and `device`. Call it before anything is measured.
+
+    `threads` says how many there are, where not torch does.
+    """
+    device = f"{platform.machine()}, {threads or f'{torch.get_num_threads()} threads'}"
+    return {"commit": commit(), "torch": torch.__version__, "device": device}

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from expunge.data.idx import load_fashion_mnist
+from expunge.data.named import load_fashion_mnist
 
 SIZES = {"train": 2_000, "test": 1_000}
 

@@ -26,10 +26,9 @@ from expunge.auditing.relearning import network_steps
 from expunge.data import ImageSet, audit_side, load_data
 from expunge.errors import ExpungeError, InputError, SettingError
 from expunge.methods import Calibrated, NegGrad, Targeted, make_method
-from expunge.metrics.distances import activation_distance
+from expunge.metrics.distances import activation_distance, update_leakage
 from expunge.metrics.epsilon import epsilon_bound, epsilon_ceiling, epsilon_lower_bound
 from expunge.metrics.klom import klom
-from expunge.metrics.leakage import update_leakage
 from expunge.metrics.lira import SIGMA_FLOOR, example_aucs, likelihood_ratios, lira
 from expunge.metrics.membership import auc_interval, clopper_pearson, tpr_at_fpr
 from expunge.metrics.scores import logit_scaled_confidence

@@ -17,7 +17,7 @@ from expunge.auditing.report import Relearning
 from expunge.data import Examples
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.metrics.relearning import RIDGE, head_steps, matched_draws, relearn_statistic, step_matrix
-from expunge.models.small_resnet import small_resnet
+from expunge.models.building import small_resnet
 
 Floats = NDArray[np.float64]
 NUM_CLASSES, NUM_FEATURES = 3, 12

@@ -28,9 +28,7 @@ from tests.arrangements import NETWORKS, pairs, state_bits
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder, write_image
 from tests.forked import PATIENCE
 
-FACTORY = (
-    "def model():\n    from expunge.models.small_resnet import small_resnet\n    return small_resnet(10, width=4)\n"
-)
+FACTORY = "def model():\n    from expunge.models.building import small_resnet\n    return small_resnet(10, width=4)\n"
 
 
 @dataclass(frozen=True)

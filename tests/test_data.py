@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-import expunge.data.sample
+import expunge.data
 from expunge.data import ImageSet, check_disjoint, digests, download, draw_ids, load_data, materialise, read_ids
-from expunge.data.idx import FASHION_MNIST_CLASSES
-from expunge.data.locations import cache_dir
+from expunge.data.named import FASHION_MNIST_CLASSES, cache_dir
 from expunge.errors import ExpungeError, InputError, SettingError
 from tests.conftest import pixels, write_folder, write_image
 
@@ -792,7 +791,7 @@ def test_the_sample_is_the_first_real_images() -> None:
 
 
 def test_the_sample_is_small_and_no_pickle() -> None:
-    path = Path(expunge.data.sample.__file__).with_name("sample.safetensors")
+    path = Path(expunge.data.__file__).with_name("sample.safetensors")
     assert path.stat().st_size <= 4_000_000
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
     assert path.read_bytes()[8 : 8 + length].strip().startswith(b"{")

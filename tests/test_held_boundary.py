@@ -1,5 +1,7 @@
 """What is pasted together from forgotten examples, and what holding it is worth."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,7 +134,7 @@ def test_everything_is_forgotten_for_less_than_the_papers_method_costs() -> None
         adam.step()
     forget = TensorDataset(x[:30], y[:30])
 
-    def kept(method: str, **settings: float) -> float:
+    def kept(method: str, **settings: Any) -> float:
         done = unlearn(model, forget, method=make_method(method, **settings))
         assert done.trace.forget_accuracy_after == 0
         return float((done.model(x[400:]).argmax(1) == y[400:]).double().mean())

@@ -675,7 +675,6 @@ def test_adams_first_step_is_even_only_where_gradients_are_above_its_epsilon(res
 def test_the_examples_in_the_docs_and_docstrings_run() -> None:
     page = Path(__file__).parents[1] / "docs" / "theory.md"
     assert doctest.testfile(str(page), module_relative=False).failed == 0
-    for name in ("theory.shares", "theory.measures"):
-        results = doctest.testmod(sys.modules[f"expunge.{name}"])
-        assert results.failed == 0
-        assert results.attempted > 0
+    results = doctest.testmod(theory)
+    assert results.failed == 0
+    assert results.attempted > 0

@@ -7,14 +7,11 @@ Writes results/audit/cost.json. The model is audited against itself: the cost do
 
 import argparse
 import json
-import platform
 import time
 
-import torch
-
 from experiments import places
-from experiments.commit import commit
-from experiments.markdown import markdown
+from experiments.commit import origin
+from experiments.markdown import markdown, sourced
 from expunge.auditing import audit
 from expunge.data import draw_ids, load_data
 from expunge.models import load_model
@@ -32,7 +29,7 @@ def main() -> None:
     """Times one audit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a directory of `expunge train --data fashion-mnist`")
-    label = commit()
+    made = origin()
     model, header = load_model(parser.parse_args().model)
     train, test = load_data("fashion-mnist:train"), load_data("fashion-mnist:test")
     forget = train.select(draw_ids(train, NUM_FORGET, 0))
@@ -45,11 +42,8 @@ def main() -> None:
         "num_test": report.num_test,
         "seconds": dict(report.seconds),
         "total": total,
-        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "commit": label,
+        **made,
     }
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(json.dumps(record, indent=2) + "\n")
     print(cost_table())
 
@@ -62,9 +56,6 @@ def cost_table() -> str:
     rest = total - sum(seconds.values())
     rows += [("reading and hashing the images", f"{rest:.1f}", f"{100 * rest / total:.0f}%")]
     rows += [("the audit (aim: under 300)", f"{total:.1f}", "100%")]
-    told = (
-        f"{record['architecture']}, {record['num_forget']} forgotten, {record['num_test']:,} held out · "
-        f"`python -m experiments audit-cost --model runs/fm-r18` · {record['device']} · "
-        f"torch {record['torch']} · commit {record['commit']}"
-    )
-    return markdown(["part", "seconds", "share"], rows) + "\n\n" + told
+    of = f"{record['architecture']}, {record['num_forget']} forgotten, {record['num_test']:,} held out"
+    command = "`python -m experiments audit-cost --model runs/fm-r18`"
+    return sourced(markdown(["part", "seconds", "share"], rows), record, of, command)

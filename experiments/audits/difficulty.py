@@ -11,7 +11,6 @@ results/audit/difficulty.json.
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from experiments import places
-from experiments.commit import commit
-from experiments.markdown import markdown
-from expunge.arrays import Floats
+from experiments.commit import origin
+from experiments.markdown import markdown, sourced
 from expunge.auditing import difficulty_of
 from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, load_data
 from expunge.files import written_whole
-from expunge.metrics import difficulty_calibrated_scores, logit_scaled_confidence, score_test
+from expunge.metrics import difficulty_calibrated_scores, score_test
 from expunge.models import ModelSpec, build
 from expunge.randomness import stream
 from expunge.training import Recipe, train
@@ -52,7 +50,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where the margins are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    label = commit()
+    made = origin("1 thread")
     arguments.work.mkdir(parents=True, exist_ok=True)
     found = []
     for repetition in range(arguments.num):
@@ -63,9 +61,7 @@ def main() -> None:
             print(f"{repetition + 1} of {arguments.num}", flush=True)
         with np.load(path) as kept:
             found.append(audited(dict(kept)))
-    told = {"commit": label, "torch": torch.__version__, "device": f"{platform.machine()}, 1 thread"}
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(json.dumps({"found": found, **told}, indent=1, sort_keys=True) + "\n")
+    TARGET.write_text(json.dumps({"found": found, **made}, indent=1, sort_keys=True) + "\n")
     print(difficulty_table())
 
 
@@ -87,8 +83,8 @@ def measured(repetition: int) -> dict[str, Any]:
         "heldout_labels": heldout.labels.numpy(),
         "forget_difficulty": hard.forget,
         "heldout_difficulty": hard.test,
-        **{f"{name}_forget": scores_of(model, forget) for name, model in models.items()},
-        **{f"{name}_heldout": scores_of(model, heldout) for name, model in models.items()},
+        **{f"{name}_forget": outputs_of(model, forget).scores for name, model in models.items()},
+        **{f"{name}_heldout": outputs_of(model, heldout).scores for name, model in models.items()},
     }
 
 
@@ -120,7 +116,7 @@ def sets(seed: int) -> tuple[Examples, dict[str, Tensor]]:
     labels[wrong] = (labels[wrong] + 1 + torch.randint(0, 9, (NUM,), generator=rng)) % 10
     data = Examples(images.images, labels)
     judged, taught = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    hardness = torch.from_numpy(scores_of(trained(data.take(taught), 2000 + seed), data.take(judged)))
+    hardness = torch.from_numpy(outputs_of(trained(data.take(taught), 2000 + seed), data.take(judged)).scores)
     hard, others = lowest(judged, lambda _: hardness)
 
     def distance(index: Tensor) -> Tensor:
@@ -146,12 +142,6 @@ def trained(data: Examples, seed: int) -> nn.Module:
     return network
 
 
-def scores_of(model: nn.Module, examples: Examples) -> Floats:
-    """Logit margins under `model`."""
-    outputs = outputs_of(model, examples)
-    return logit_scaled_confidence(outputs.logits, outputs.labels)
-
-
 def difficulty_table() -> str:
     """A row a kind of forget set: mean A1 and how many audits failed, for both models, without and with correction."""
     record = json.loads(TARGET.read_text())
@@ -169,9 +159,6 @@ def difficulty_table() -> str:
         "forgotten",
         *(f"{model}, {how}" for model in ("retrained", "original") for how in ("as it is", "corrected")),
     ]
-    told = (
-        f"mean A1, audits that FAIL; {NUM} forgotten, 1,000 held out · `python -m experiments audit-difficulty --num "
-        f"{len(found)} --work runs/difficulty` · {record['device']} · torch {record['torch']} · "
-        f"commit {record['commit']}"
-    )
-    return markdown(head, rows) + "\n\n" + told
+    of = f"mean A1, audits that FAIL; {NUM} forgotten, 1,000 held out"
+    command = f"`python -m experiments audit-difficulty --num {len(found)} --work runs/difficulty`"
+    return sourced(markdown(head, rows), record, of, command)

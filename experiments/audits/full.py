@@ -10,14 +10,14 @@ its rivals (docs/better.md) are in full_audit_better.json.
 
 import argparse
 import json
-import platform
 import shutil
 from pathlib import Path
 
 import torch
 
 from experiments import places
-from experiments.commit import commit
+from experiments.commit import origin
+from experiments.markdown import sourced
 from expunge.auditing.full_audit import FullAudit
 from expunge.cli import full_audit
 from expunge.cli.sources import Sources
@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("--which", choices=["paper", "better"], default="paper", help="methods")
     parser.add_argument("--work", type=Path, required=True, help="where the models and what they say are kept")
     arguments = parser.parse_args()
-    label = commit()
+    made = origin(PROCESSOR)
+    if arguments.device == "cuda":
+        made["device"] = torch.cuda.get_device_name()
     model, ids, out = (arguments.work / name for name in ("model", "ids.txt", "out"))
     arguments.work.mkdir(parents=True, exist_ok=True)
     if not model.exists():
@@ -83,12 +85,7 @@ def main() -> None:
         workers=arguments.workers,
         device=arguments.device,
     )
-    record = {
-        "audit": json.loads(found.to_json()),
-        "commit": label,
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()}, {PROCESSOR}",
-        "torch": torch.__version__,
-    }
+    record = {"audit": json.loads(found.to_json()), **made}
     target_of(arguments.which).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     print(full_audit_table(arguments.which))
 
@@ -104,9 +101,6 @@ def full_audit_table(which: str = "paper") -> str:
     found = FullAudit.from_json(json.dumps(record["audit"]))
     more = "" if which == "paper" else f" --which {which}"
     more += "" if record["device"].endswith(PROCESSOR) else " --device cuda"
-    told = (
-        f"{found.num_models} models of each kind, {found.num_forget} forgotten, {found.num_test:,} held out · "
-        f"`python -m experiments full-audit --num {found.num_models} --work runs/full-audit{more}` · "
-        f"{record['device']} · torch {record['torch']} · commit {record['commit']}"
-    )
-    return found.table() + "\n\n" + told
+    of = f"{found.num_models} models of each kind, {found.num_forget} forgotten, {found.num_test:,} held out"
+    command = f"`python -m experiments full-audit --num {found.num_models} --work runs/full-audit{more}`"
+    return sourced(found.table(), record, of, command)

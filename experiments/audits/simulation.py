@@ -231,5 +231,4 @@ def main() -> None:
     parts = (("false_alarms", false_alarms), ("verdicts", verdicts), ("coverage", coverage))
     for (name, simulate), rng in zip(parts, np.random.default_rng(SEED).spawn(len(parts)), strict=True):
         report[name] = simulate(rng)
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,6 @@ is there already is not done again.
 
 import argparse
 import json
-import platform
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from experiments import places
-from experiments.commit import commit
+from experiments.commit import origin
 from experiments.grid.measuring import model_digest
 from experiments.markdown import markdown
 from expunge.auditing import audit
@@ -60,7 +59,6 @@ def main() -> None:
                 wanted["model_digest"] = digest
                 if not any(wanted.items() <= row.items() for row in rows):
                     rows.append({**run(network, train, test, method, how, seed), "model_digest": digest})
-                    TARGET.parent.mkdir(exist_ok=True)
                     TARGET.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
                     print(rows[-1])
 
@@ -77,7 +75,7 @@ def run(
 
     Every request has the chain's seed, so that methods that read held-out examples use one half of the test set.
     """
-    label = commit()
+    started = origin()
     gone = train.select(draw_ids(train, REQUESTS * SIZE, seed))
     parts = [gone] if how == "at once" else [gone.take(range(n, n + SIZE)) for n in range(0, len(gone), SIZE)]
     rest = train.without(gone)
@@ -103,10 +101,8 @@ def run(
         "verdict": found.verdict,
         "a1": found.scores_after.a1,
         "seconds": seconds,
-        "commit": label,
         "settings": settings_of(method),
-        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        **started,
     }
 
 

@@ -8,7 +8,6 @@ experiments.audits.full are. Writes results/better/ranking.json.
 """
 
 import json
-import platform
 from dataclasses import replace
 from itertools import combinations
 from statistics import mean
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from experiments import places
 from experiments.audits.full import SETTINGS
-from experiments.commit import commit
-from experiments.markdown import markdown
+from experiments.commit import origin
+from experiments.markdown import markdown, sourced
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
 from expunge.methods._distilling import ranks, scaled_confidence, student_confidence
 from expunge.models import build, logits_of
@@ -41,7 +40,7 @@ REFERENCE = Recipe(epochs=20, batch_size=64, lr=1e-3, optimizer="adam", momentum
 
 def main() -> None:
     """Measures it."""
-    label = commit()
+    made = origin()
     data, test = load_data("sample"), load_data("sample:test")
     gone = data.select(draw_ids(data, NUM_FORGET, 0))
     forget, rest = gone.examples, data.without(gone)
@@ -76,9 +75,7 @@ def main() -> None:
         "orders": found,
         "one_retrained": mean(left),
         "num_forget": len(gone),
-        "commit": label,
-        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        **made,
     }
     TARGET.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     print(ranking_table())
@@ -123,14 +120,10 @@ def ranking_table() -> str:
         for name, values in record["orders"].items()
     ]
     rows.append(["margin under one retrained network", f"{record['one_retrained']:.2f}", ""])
-    told = (
-        f"{record['num_forget']} forgotten, {len(record['orders']['own'])} originals · "
-        "`python -m experiments ranking` · "
-        f"{record['device']} · torch {record['torch']} · commit {record['commit']}"
-    )
+    of = f"{record['num_forget']} forgotten, {len(record['orders']['own'])} originals"
     head = [
         "ranked by (sums of ranks)",
         f"Spearman with {RETRAINED} retrained networks' mean margins",
         "lowest to highest",
     ]
-    return markdown(head, rows) + "\n\n" + told
+    return sourced(markdown(head, rows), record, of, "`python -m experiments ranking`")

@@ -60,11 +60,10 @@ class Original:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run to make and measure.
+class Run:
+    """What a `Cell` and its `Result` both say of one run.
 
     Attributes:
-        original: the model that it starts from.
         row: the row's name in the grid; no part of the key.
         method: a key of `METHODS`, or `before`.
         settings: all fields of the method; empty for `before`.
@@ -78,7 +77,6 @@ class Cell:
         conditions: what else the method runs under, by keys of `CONDITIONS`; empty: nothing else.
     """
 
-    original: Original
     row: str
     method: str
     settings: Mapping[str, Any]
@@ -89,6 +87,13 @@ class Cell:
     withheld: bool = False
     test_subset: int | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Run):
+    """One run to make and measure: it starts from the model `original`."""
+
+    original: Original
 
     @property
     def reads_updates(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,10 @@ def _models(todo: Sequence[Task]) -> dict[str, Task]:
 
 
 def _measure_here(task: Task) -> Outcome:
-    return measure(replace(task, device=tasks.of_worker(task.device)))
+    """`measure`, on the GPU of this process where there are several and the task names none: workers are spread."""
+    count = torch.cuda.device_count() if task.device == "cuda" else 0
+    number = current_process().name.rpartition("-")[2]
+    return measure(replace(task, device=f"cuda:{int(number) % count}") if count > 1 and number.isdigit() else task)
 
 
 def _measure_there(task: Task, weights: dict[str, Any]) -> Outcome:

@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.grid.cells import Cell
+from experiments.grid.cells import Cell, Run
 from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
 
@@ -18,17 +18,15 @@ SUFFIX = ".jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """One line of `DATASET-ARCHITECTURE.jsonl`: what a cell was, and what came of it.
+class Result(Run):
+    """One line of `DATASET-ARCHITECTURE.jsonl`: what a cell was, and what came of it. Old lines lack the newest fields.
 
     Attributes:
         cell: the `id` of the cell: it stands for all that determines the result, the original's weights apart.
-        dataset, architecture, row, method, settings, forget_size, seed: the cell's.
-        original: recipe, options and seed of the original's training.
+        dataset, architecture, original: the original's, with recipe, options and seed of its training.
         model_digest: SHA-256 of the original's weights and description.
         failed: why there is no result, None where there is one; measurements are None where it failed.
         forget_accuracy, retain_accuracy, test_accuracy: of the unlearned model, in [0, 1], in eval mode.
-        retain_subset: what was asked for: None is all of D_r.
         retain_measured: examples that retain accuracy was measured on. None of them shares its pixels with a
             forgotten one.
         delta_l1, delta_l2: norms of the change of all parameters; delta_l1_last_layer, delta_l2_last_layer: of the
@@ -45,20 +43,12 @@ class Result:
         warnings: the trace's.
         forget_digest, retain_digest: SHA-256 of the ids drawn, in order; retain_digest is None where none was used.
         data_digest: SHA-256 of the training and test images and labels.
-        heldout, withheld, test_subset, conditions: as of the `Cell`; in lines from before they were written, the
-            defaults.
         device, versions, commit: where and with what it was measured.
     """
 
     cell: str
     dataset: str
     architecture: str
-    row: str
-    method: str
-    settings: Mapping[str, Any]
-    forget_size: int
-    seed: int
-    retain_subset: int | None
     original: Mapping[str, Any]
     model_digest: str
     failed: str | None = None
@@ -87,10 +77,6 @@ class Result:
     forget_digest: str | None = None
     retain_digest: str | None = None
     data_digest: str | None = None
-    heldout: bool = False
-    withheld: bool = False
-    test_subset: int | None = None
-    conditions: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
     versions: Mapping[str, str]
     commit: str
@@ -114,16 +100,7 @@ def result_of(cell: Cell, *, model_digest: str, versions: Mapping[str, str], com
         cell=cell.id,
         dataset=cell.original.dataset,
         architecture=cell.original.architecture,
-        row=cell.row,
-        method=cell.method,
-        settings=dict(cell.settings),
-        forget_size=cell.forget_size,
-        seed=cell.seed,
-        retain_subset=cell.retain_subset,
-        heldout=cell.heldout,
-        withheld=cell.withheld,
-        test_subset=cell.test_subset,
-        conditions=dict(cell.conditions),
+        **{field.name: getattr(cell, field.name) for field in fields(Run)},
         original=cell.original.training(),
         model_digest=model_digest,
         versions=dict(versions),

@@ -197,18 +197,8 @@ def near_zero(measured: Measured, name: str, who: str, rows: Sequence[str]) -> C
                     continue
                 low, high = share_interval(values, size)
                 outcome: Outcome = "holds" if high <= NEAR_ZERO else "contradicted" if low > NEAR_ZERO else "open"
-                network = _place(dataset, architecture)
-                settings.append(
-                    Judged(
-                        network=network,
-                        setting=f"{network}, {ROWS[row]}, {size}",
-                        outcome=outcome,
-                        estimate=fmean(values),
-                        low=low,
-                        high=high,
-                        n=len(values),
-                    )
-                )
+                found = fmean(values), low, high, len(values)
+                settings.append(_judged(dataset, architecture, f", {ROWS[row]}, {size}", outcome, *found))
     numbers = [
         value
         for (table, split, row, _), cell in printed().items()
@@ -227,31 +217,39 @@ def near_zero(measured: Measured, name: str, who: str, rows: Sequence[str]) -> C
 
 def best_accuracy(measured: Measured, row: str, measure: str) -> Claim:
     """Retained or test accuracy of a row is above that of every baseline."""
-    settings = _against(measured, row, BASELINES, measure, SIZES, dict)
-    won, number = paper_wins(row, BASELINES, measure, SIZES)
-    return _claim(
+    return _more_accurate(
         f"best_{measure}_{row}",
         f"{ROWS[row]} keeps more accuracy on {SIGN[measure]} than every other method",
-        f"Tables 5 to 16: above all others in {won} of {number} cells",
-        "accuracy less that of the best other method",
-        settings,
-        lambda: f"median lead over the best other {100 * median(s.estimate for s in settings):+.1f} points",
+        ("above all others", "of the best other method", " over the best other"),
+        _against(measured, row, BASELINES, measure, SIZES, dict),
+        paper_wins(row, BASELINES, measure, SIZES),
     )
 
 
 def ahead_of_the_other(measured: Measured, row: str, measure: str, sizes: tuple[int, ...]) -> Claim:
     """One λ is ahead of the other at some sizes."""
     (other,) = (name for name in OURS if name != row)
-    settings = _against(measured, row, (other,), measure, sizes, dict)
-    won, number = paper_wins(row, (other,), measure, sizes)
     kind = "large" if sizes == LARGE else "small"
-    return _claim(
+    return _more_accurate(
         f"{kind}_{measure}_{row}",
         f"λ = {row[-1]} keeps more accuracy on {SIGN[measure]} at {kind} sizes ({' and '.join(map(str, sizes))})",
-        f"Tables 5 to 16: ahead in {won} of {number} cells",
-        "accuracy less that with the other λ",
+        ("ahead", "with the other λ", ""),
+        _against(measured, row, (other,), measure, sizes, dict),
+        paper_wins(row, (other,), measure, sizes),
+    )
+
+
+def _more_accurate(
+    name: str, claim: str, words: tuple[str, str, str], settings: Sequence[Judged], paper: tuple[int, int]
+) -> Claim:
+    ahead_in, other, lead = words
+    return _claim(
+        name,
+        claim,
+        f"Tables 5 to 16: {ahead_in} in {paper[0]} of {paper[1]} cells",
+        f"accuracy less that {other}",
         settings,
-        lambda: f"median lead {100 * median(s.estimate for s in settings):+.1f} points",
+        lambda: f"median lead{lead} {100 * median(s.estimate for s in settings):+.1f} points",
     )
 
 
@@ -301,18 +299,7 @@ def correlated(measured: Measured, x: str, y: str, sign: int, *, within: bool) -
             continue
         low, high = sorted((sign * found.low, sign * found.high))
         outcome: Outcome = "holds" if low > 0 else "contradicted" if high < 0 else "open"
-        where = _place(dataset, architecture)
-        settings.append(
-            Judged(
-                network=where,
-                setting=where,
-                outcome=outcome,
-                estimate=found.r,
-                low=found.low,
-                high=found.high,
-                n=found.n,
-            )
-        )
+        settings.append(_judged(dataset, architecture, "", outcome, found.r, found.low, found.high, found.n))
     kind = "Positive" if sign > 0 else "Negative"
     seen = f"{_FIGURES[x, y]}: no coefficient"
     return _claim(
@@ -365,18 +352,8 @@ def _against(
             outcome: Outcome = "open" if found is None else "holds" if found else "contradicted"
             gaps = [summarize(differences(ours, other)) for other in theirs]
             best = min(gaps, key=lambda gap: gap.mean)
-            network = _place(dataset, architecture)
-            settings.append(
-                Judged(
-                    network=network,
-                    setting=f"{network}, {size}",
-                    outcome=outcome,
-                    estimate=best.mean,
-                    low=best.low,
-                    high=best.high,
-                    n=best.n,
-                )
-            )
+            shown = best.mean, best.low, best.high, best.n
+            settings.append(_judged(dataset, architecture, f", {size}", outcome, *shown))
     return settings
 
 
@@ -384,8 +361,18 @@ def _negative(values: BySeed) -> dict[int, float]:
     return {seed: -value for seed, value in values.items()}
 
 
-def _place(dataset: str, architecture: str) -> str:
-    return f"{DATASETS[dataset]}, {ARCHITECTURES[architecture]}"
+def _judged(
+    dataset: str,
+    architecture: str,
+    more: str,
+    outcome: Outcome,
+    estimate: float,
+    low: float | None,
+    high: float | None,
+    n: int,
+) -> Judged:
+    network = f"{DATASETS[dataset]}, {ARCHITECTURES[architecture]}"
+    return Judged(network=network, setting=network + more, outcome=outcome, estimate=estimate, low=low, high=high, n=n)
 
 
 def _claim(

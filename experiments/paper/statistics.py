@@ -8,6 +8,7 @@ paired t-tests: with five seeds, an exact sign test cannot go below p = 2/2⁵ =
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import atanh, inf, isfinite, sqrt, tanh
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -162,25 +163,24 @@ def pearson_within(x: Sequence[float], y: Sequence[float], groups: Sequence[obje
     group costs a mean.
     """
     parts = _parts(x, y, groups)
-    if not parts:
-        return None
-    a = np.concatenate([one - one.mean() for one, _ in parts])
-    b = np.concatenate([other - other.mean() for _, other in parts])
-    scales = [max(float(np.abs(part[n]).max()) for part in parts) for n in (0, 1)]
-    return _correlation(a, b, len(a) - len(parts) + 1, scales=(scales[0], scales[1]))
+    scales = [max((float(np.abs(part[n]).max()) for part in parts), default=0.0) for n in (0, 1)]
+    return _within(parts, scales=(scales[0], scales[1]))
 
 
 def spearman_within(x: Sequence[float], y: Sequence[float], groups: Sequence[object]) -> Correlation | None:
     """Like `pearson_within`, of the ranks within each group."""
-    parts = [(_ranks(one), _ranks(other)) for one, other in _parts(x, y, groups)]
+    return _within([(_ranks(one), _ranks(other)) for one, other in _parts(x, y, groups)], ranks=True)
+
+
+Floats = np.typing.NDArray[np.float64]
+
+
+def _within(parts: Sequence[tuple[Floats, Floats]], **how: Any) -> Correlation | None:
     if not parts:
         return None
     a = np.concatenate([one - one.mean() for one, _ in parts])
     b = np.concatenate([other - other.mean() for _, other in parts])
-    return _correlation(a, b, len(a) - len(parts) + 1, ranks=True)
-
-
-Floats = np.typing.NDArray[np.float64]
+    return _correlation(a, b, len(a) - len(parts) + 1, **how)
 
 
 def _parts(x: Sequence[float], y: Sequence[float], groups: Sequence[object]) -> list[tuple[Floats, Floats]]:

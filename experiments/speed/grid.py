@@ -12,7 +12,6 @@ forgotten in 20 steps, then accuracy on 10,000 retained and 10,000 test images.
 import argparse
 import copy
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import places
-from experiments.commit import commit
+from experiments.commit import origin
 from experiments.grid import load_grid
 from experiments.grid.measuring import Stage
-from experiments.markdown import markdown
+from experiments.markdown import markdown, sourced
 from experiments.speed.library import bare_loop
 from expunge.data import ImageSet, draw_ids
 from expunge.methods import make_method, settings_of
@@ -151,7 +150,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, type=Path, help="a directory of an original of the benchmark")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
-    label = commit()
+    made = origin()
+    if arguments.device == "cuda":
+        made["device"] = torch.cuda.get_device_name()
     stage = Stage("fashion-mnist", arguments.model / "model.safetensors", arguments.device)
     cells = load_grid(places.ROOT / "grids" / "paper.toml").cells("cpu")  # the same cell on either device
     cell = next(
@@ -177,11 +178,7 @@ def main() -> None:
             "evaluated_in": ours["evaluated_in"],
         },
         "evaluation": evaluation(stage),
-        "device": torch.cuda.get_device_name()
-        if arguments.device == "cuda"
-        else f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "commit": label,
+        **made,
     }
     TARGET.write_text(json.dumps(record, indent=2) + "\n")
     print(bench_speed_table())
@@ -205,8 +202,5 @@ def bench_speed_table() -> str:
         ["share of the convolutions' rate that evaluation reaches", f"{100 * found['share']:.0f}%", "≥ 60%"],
         ["one large convolution (64 channels, 56 × 56), likewise", f"{rates['large']:.0f}", ""],
     ]
-    told = (
-        f"`python -m experiments grid-speed --model runs/fm-r18` · {record['device']} · "
-        f"torch {record['torch']} · commit {record['commit']}"
-    )
-    return markdown(["what", "measured", "aim"], rows) + "\n\n" + told
+    command = "`python -m experiments grid-speed --model runs/fm-r18`"
+    return sourced(markdown(["what", "measured", "aim"], rows), record, command)

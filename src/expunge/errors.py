@@ -1,16 +1,17 @@
-"""The errors that expunge raises on purpose, and its warnings.
-
-Each message is one line that says what is wrong and what to do. The command line prints it and exits with
-`exit_code`; nothing has been written by then.
-"""
+"""The errors that expunge raises on purpose, each one line that says what is wrong and what to do, and its warnings."""
 
 import warnings
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 from unicodedata import category
 
 
 class ExpungeError(Exception):
-    """Something could not be done. Base of every error that expunge raises on purpose."""
+    """Something could not be done. Base of every error that expunge raises on purpose.
+
+    The command line prints it and exits with `exit_code`; nothing has been written by then.
+    """
 
     exit_code = 1
 
@@ -45,6 +46,14 @@ def caution(sentences: Iterable[str]) -> None:
     """Sends each sentence once as an `ExpungeWarning` that points at the caller's caller."""
     for sentence in dict.fromkeys(sentences):
         warnings.warn(sentence, ExpungeWarning, stacklevel=3)
+
+
+def optional(module: str, need: str, extra: str) -> Any:
+    """The module of an optional package. Raises `MissingExtraError`, which says what needs the package, without it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"{need}: pip install '.[{extra}]' in expunge's sources") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -39,12 +39,7 @@ def stream(purpose: str, seed: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds Python, NumPy and torch inside the block; puts their states back after it.
-
-    Args:
-        seed: as `as_seed` gives it.
-        device: that of the model. For one on the CPU the generators of GPUs are left alone.
-    """
+    """Seeds Python, NumPy and torch inside the block, GPUs only for one as `device`; puts the states back after it."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     try:

@@ -1,8 +1,7 @@
-"""Many tasks in processes, by joblib: loky's on this machine, or Ray's on a cluster."""
+"""Many tasks in processes: joblib's loky on this machine, or Ray on a cluster."""
 
 import logging
 import os
-import queue
 import re
 import signal
 import socket
@@ -11,17 +10,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import current_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 
-from expunge.errors import ExpungeError, ExpungeWarning, MissingExtraError
+from expunge.errors import ExpungeError, ExpungeWarning, optional
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,34 +42,6 @@ class Died:
     why: str
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One task with what its process has to know."""
-
-    function: Callable[[Any], Any]
-    task: Any
-    threads: int
-    parent: int | None
-    """Process id that the worker ends with; None on a cluster, where Ray sees to that."""
-    mark: Path | None
-    """An empty file that says that the task was begun."""
-
-    def __call__(self) -> tuple[bool, Any]:
-        """Whether the function returned, and what it returned or raised."""
-        if self.parent is not None:
-            _end_with(self.parent)
-        if self.mark is not None:
-            self.mark.touch()
-        warnings.simplefilter("ignore", ExpungeWarning)  # what a run warns of is in the trace that it returns
-        torch.set_num_threads(self.threads)
-        try:
-            return True, self.function(self.task)
-        except ExpungeError as error:
-            return False, error
-        except Exception as error:  # whatever it is, the caller is to hear of it, and it may not be picklable
-            return False, ExpungeError(f"a worker failed: {error!r}")
-
-
 def in_processes(
     function: Callable[[T], R],
     tasks: Sequence[T],
@@ -80,44 +51,31 @@ def in_processes(
     cluster: "Cluster | None" = None,
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[T, R | Died]]:
-    """Yields (task, result) as tasks get done, each in a process that goes on to others.
+    """Yields (task, result) as tasks get done, each in a process of `threads` that goes on to others.
 
-    A process that dies costs the task that it had: that one is `Died`, and the others of that moment are run again.
-    What `idle` or `function` raises, or leaving the iterator early, ends all processes; they end with this one too.
-
-    Args:
-        function: is run with one task; pickled.
-        tasks: pickled one by one.
-        workers: ≥ 1 processes.
-        threads: of torch, in each process.
-        cluster: where they run instead of this machine. There a death costs nothing but time: tasks are run again.
-        idle: called every `PATIENCE` seconds.
+    A process that dies costs the task that it had: that one is `Died`, and the others of that moment are run again. On
+    a cluster a death costs nothing but time: tasks are run again. What `idle`, which is called every `PATIENCE`
+    seconds, or `function` raises, or leaving the iterator early, ends all processes; they end with this one too.
 
     Raises:
         ExpungeError: what `function` raised; its message, where it was of another type. Or no process can be had.
     """
     left = dict(enumerate(tasks))
     failures = 0
-    with TemporaryDirectory(prefix="expunge-tasks-") as marks:
+    with TemporaryDirectory(prefix="expunge-tasks-") as directory:
+        marks = [None if cluster is not None else Path(directory, str(n)) for n in left]
         while left:
-            parent = os.getpid() if cluster is None else None
-            calls = {
-                n: _Call(function, task, threads, parent, Path(marks, str(n)) if cluster is None else None)
-                for n, task in left.items()
-            }
+            calls = {n: (function, task, threads, marks[n]) for n, task in left.items()}
             broken = None
             for n, done in _round(calls, workers, cluster, idle):
                 if n is None:
                     broken = str(done)
                     break
-                returned, result = done
-                if not returned:
-                    raise result
+                yield left.pop(n), _result(done)
                 failures = 0
-                yield left.pop(n), result
             if broken is None:
                 return
-            begun = [n for n in left if Path(marks, str(n)).exists()]
+            begun = [n for n in left if (mark := marks[n]) is not None and mark.exists()]
             failures += not begun
             if failures == ROUNDS:
                 raise ExpungeError(f"processes ended {ROUNDS} times before they did anything: {broken}")
@@ -125,14 +83,8 @@ def in_processes(
                 yield left.pop(begun[0]), Died(broken)
                 continue
             for n in begun:  # one of them ended the process of all: by itself each shows whether it was it
-                Path(marks, str(n)).unlink()
-                for _, done in _round({n: calls[n]}, 1, cluster, idle):
-                    if isinstance(done, str):
-                        yield left.pop(n), Died(done)
-                    elif done[0]:
-                        yield left.pop(n), done[1]
-                    else:
-                        raise done[1]
+                for number, done in _round({n: calls[n]}, 1, cluster, idle):
+                    yield left.pop(n), Died(done) if number is None else _result(done)
 
 
 @dataclass(frozen=True)
@@ -156,10 +108,7 @@ def cluster(address: str) -> Iterator[Cluster]:
     _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("--ray needs Ray: pip install '.[ray]' in expunge's sources") from error
+    ray = optional("ray", "--ray needs Ray", "ray")
     with redirect_stdout(sys.stderr):  # Ray prints of dead workers, at any time
         try:
             ray.init(
@@ -189,93 +138,92 @@ def _check_reachable(address: str) -> None:
         raise ExpungeError(f"nothing answers at {address} ({error}); `ray start --head` prints the address") from error
 
 
-def of_worker(device: str) -> str:
-    """The GPU of this process where there are several and `device` names none: workers are spread over them."""
-    count = torch.cuda.device_count() if device == "cuda" else 0
-    number = current_process().name.rpartition("-")[2]
-    return f"cuda:{int(number) % count}" if count > 1 and number.isdigit() else device
-
-
 def _round(
-    calls: dict[int, _Call], workers: int, cluster: Cluster | None, idle: Callable[[], None]
+    calls: dict[int, tuple[Any, ...]], workers: int, cluster: Cluster | None, idle: Callable[[], None]
 ) -> Iterator[tuple[int | None, Any]]:
-    """Yields (number, (returned, result)) of calls as they get done, and last (None, why) if a process died."""
-    found: Any = queue.SimpleQueue()
-    done: Any = found
-    if cluster is not None:
-        from ray.util.queue import Queue
-
-        done = Queue(actor_options={"num_cpus": 0})  # Ray's backend hands results over all at once, this one by one
-    thread = threading.Thread(target=_fill, args=(found, done, calls, workers, cluster), daemon=True)
-    thread.start()
-    left = set(calls)
+    """Yields (number, what `_run` returned) of calls as they get done, and last (None, why) if a process died."""
+    submit, ready, result, stop = _here(workers) if cluster is None else _there(cluster)
+    waiting = list(calls)
+    running: dict[Any, int] = {}
     try:
-        while left:
-            number, outcome = _next(found, done)
-            if number in left:
-                left.remove(number)
-                yield number, outcome
-            elif outcome is not None:
-                yield None, outcome
+        while waiting or running:
+            outcomes, why = [], ""
+            try:
+                while waiting and len(running) < workers:
+                    number = waiting.pop(0)
+                    running[submit(_run, *calls[number])] = number
+                for future in ready(list(running)):
+                    outcomes.append((running.pop(future), result(future)))
+            except Exception as error:  # of processes that ended; what a task raises is an outcome
+                why = _why(error)
+            yield from outcomes
+            if why:
+                yield None, why
                 return
             idle()
     finally:
-        if cluster is not None:
-            done.shutdown(force=True)
-        else:
-            if left:
-                end()
-            thread.join()
+        if running:
+            stop(list(running))
 
 
-def _next(found: Any, done: Any) -> tuple[int | None, Any]:
-    """What came of a call, else why the processes ended, else (None, None) after `PATIENCE`."""
+def _here(workers: int) -> tuple[Callable[..., Any], ...]:
+    """How loky's processes are given a call, which of some calls are done, what came of one, and what ends them."""
+    from joblib import cpu_count
+    from joblib.externals.loky import get_reusable_executor
+
+    threads = str(max(1, cpu_count() // max(2, workers)))
+    executor = get_reusable_executor(
+        max_workers=workers,
+        timeout=300,
+        initializer=_end_with,  # also one that is given no task is to end with this process
+        initargs=(os.getpid(),),
+        env={
+            f"{name}_NUM_THREADS": os.environ.get(f"{name}_NUM_THREADS", threads) for name in ("OMP", "OPENBLAS", "MKL")
+        },
+    )
+
+    def ready(running: list[Any]) -> list[Any]:
+        done = futures.wait(running, PATIENCE, futures.FIRST_COMPLETED).done
+        return sorted(done, key=lambda future: future.exception() is not None)
+
+    return executor.submit, ready, lambda future: future.result(), lambda _: end()
+
+
+def _there(cluster: Cluster) -> tuple[Callable[..., Any], ...]:
+    """The same of a Ray cluster."""
+    import ray
+
+    def ready(running: list[Any]) -> list[Any]:
+        return ray.wait(running, timeout=PATIENCE)[0]
+
+    def stop(running: list[Any]) -> None:
+        for call in running:
+            ray.cancel(call, force=True)
+
+    remote = ray.remote(num_cpus=1, num_gpus=int(cluster.device == "cuda"))(_run)
+    return lambda _, *given: remote.remote(*given), ready, ray.get, stop
+
+
+def _run(function: Callable[[Any], Any], task: Any, threads: int, mark: Path | None) -> tuple[bool, Any]:
+    """Whether the function returned, and what it returned or raised. `mark` is a file that says that it was begun."""
+    if mark is not None:
+        mark.touch()
+    warnings.simplefilter("ignore", ExpungeWarning)  # what a run warns of is in the trace that it returns
+    torch.set_num_threads(threads)
     try:
-        number, outcome = done.get(timeout=PATIENCE)
-        return number, outcome
-    except queue.Empty:
-        pass
-    try:
-        return (None, None) if found is done else found.get_nowait()
-    except queue.Empty:
-        return None, None
+        return True, function(task)
+    except ExpungeError as error:
+        return False, error
+    except Exception as error:  # whatever it is, the caller is to hear of it, and it may not be picklable
+        return False, ExpungeError(f"a worker failed: {error!r}")
 
 
-def _fill(found: Any, done: Any, calls: dict[int, _Call], workers: int, cluster: Cluster | None) -> None:
-    """Runs the calls in joblib's processes. What comes of them goes into `done`, why that ended into `found`."""
-    from joblib import Parallel, delayed, parallel_config
-
-    # One process alone joblib would do without: it is never given more than `workers` tasks at once.
-    how: dict[str, Any] = {"n_jobs": max(2, workers), "pre_dispatch": workers, "batch_size": 1}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of processes that end early, which is what we ask of them
-            if cluster is not None:
-                from ray.util.joblib import register_ray
-
-                register_ray()
-                with parallel_config(
-                    backend="ray", ray_remote_args={"num_gpus": int(cluster.device == "cuda"), "num_cpus": 1}
-                ):
-                    Parallel(**{**how, "n_jobs": workers})(
-                        delayed(_put)(done, number, call) for number, call in calls.items()
-                    )
-            else:
-                # Also one that is given no task is to end with this process.
-                parent = {"initializer": _end_with, "initargs": (os.getpid(),)}
-                outcomes = Parallel(**how, **parent, backend="loky", return_as="generator_unordered")
-                for outcome in outcomes(delayed(_numbered)(number, call) for number, call in calls.items()):
-                    done.put(outcome)
-    except BaseException as error:
-        found.put((None, _why(error)))
-
-
-def _numbered(number: int, call: _Call) -> tuple[int, tuple[bool, Any]]:
-    return number, call()
-
-
-def _put(done: Any, number: int, call: _Call) -> None:
-    done.put((number, call()))
+def _result(outcome: tuple[bool, Any]) -> Any:
+    """What the function returned. Raises what it raised."""
+    returned, result = outcome
+    if not returned:
+        raise result
+    return result
 
 
 def _why(error: BaseException) -> str:
@@ -287,24 +235,13 @@ def _why(error: BaseException) -> str:
 
 def end() -> None:
     """Ends the processes that wait for more tasks, and those at work."""
-    from joblib.executor import MemmappingExecutor
     from joblib.externals.loky import get_reusable_executor
 
-    executor = get_reusable_executor(reuse=True)
-    if isinstance(executor, MemmappingExecutor):  # joblib's, which has folders of its own to remove
-        executor.terminate(kill_workers=True)
-    else:
-        executor.shutdown(wait=True, kill_workers=True)
-
-
-_watched: set[int] = set()
+    get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 def _end_with(parent: int) -> None:
     """Lets this process end as soon as `parent` has, and leave signals that reach both to it."""
-    if parent in _watched:
-        return
-    _watched.add(parent)
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,5 +1,6 @@
 """Training a classifier from scratch: what `expunge train` runs, and what a retrained reference is made with."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,10 +75,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def recipe_for(dataset: str, architecture: str) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe for a dataset (`fashion-mnist`) and an architecture, and the model's options.
-
-    Where none was measured: the defaults of `Recipe` and no options.
-    """
+    """The recipe for a dataset and an architecture, and the model's options; the defaults where none was measured."""
     settings = dict(RECIPES.get((dataset, architecture), {}))
     options = settings.pop("options", {})
     return replace(Recipe(), **settings), options
@@ -104,17 +102,10 @@ def train(
     """Trains `model` in place, on the device that it is on.
 
     Args:
-        model: maps a batch of inputs to logits (B, C).
-        examples: the training set, in memory.
-        recipe: the settings.
         rng: a CPU generator; it draws the order of the examples and the augmentation.
         updates: records what each step added, for `amnesiac_undo`.
         state: a file that is written after each epoch but the last, and gone on from where it is there: the result is
             that of a training without interruption. It has to be removed once the model is saved.
-        label: what the progress bar says.
-
-    Returns:
-        One entry an epoch.
 
     Raises:
         NonFiniteError: the loss or a weight became NaN or infinite; says at which step.
@@ -168,26 +159,24 @@ def train(
         loss_sum = torch.zeros((), device=device)
         num_correct = torch.zeros((), device=device, dtype=torch.int64)
         for batch in order[: num_batches * batch_size].split(batch_size):
-            held = [names[i] for i in batch.tolist()] if updates is not None else []
-            recorded = updates is not None and updates.wants(held)
-            if updates is not None and recorded:
-                updates.before(model)
             index = batch.to(device)
-            inputs = augmented(examples.inputs[index], recipe.augment, rng)
-            if inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=layout)
-            autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-            with refusing(inputs, label), autocast:
-                logits = as_float(model(inputs))
-            if step == 0:
-                check_logits(logits.shape, examples.labels, "training set")
-            loss = F.cross_entropy(logits, examples.labels[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            recording: AbstractContextManager[None] = nullcontext()
+            if updates is not None:
+                recording = updates.recording(model, step, [names[i] for i in batch.tolist()])
+            with recording:
+                inputs = augmented(examples.inputs[index], recipe.augment, rng)
+                if inputs.ndim == 4:
+                    inputs = inputs.contiguous(memory_format=layout)
+                autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+                with refusing(inputs, label), autocast:
+                    logits = as_float(model(inputs))
+                if step == 0:
+                    check_logits(logits.shape, examples.labels, "training set")
+                loss = F.cross_entropy(logits, examples.labels[index])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
             schedule.step()
-            if updates is not None and recorded:
-                updates.after(model, step, held)
             loss_sum += loss.detach()
             num_correct += (logits.detach().argmax(1) == examples.labels[index]).sum()
             step += 1
@@ -251,12 +240,9 @@ def are_images(inputs: Tensor) -> bool:
 
 
 def augmented(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
-    """Shifts each image by up to 1/8 of its height and width, zero-padded, and mirrors it with probability ½, as named.
+    """Shifts each image by up to 1/8 of its height and width, zero-padded, and mirrors it with probability ½.
 
-    Args:
-        images: (B, channels, H, W), any dtype.
-        augment: `none`, `shift` or `flip_shift`.
-        rng: a CPU generator.
+    Images are (B, channels, H, W), of any dtype; `augment` is `none`, `shift` or `flip_shift`.
     """
     if augment == "none":
         return images

@@ -21,10 +21,7 @@ from expunge.models import ModelSpec
 
 
 def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
-    """A digest of what a training starts from: settings, seed, network and its tensors, examples in order, version.
-
-    With the version of expunge, so that no state is read by another release than the one that wrote it.
-    """
+    """A digest of what a training starts from: settings, seed, network and its tensors, examples in order, version."""
     spec = getattr(model, "spec", None)
     # Options need not show in tensors. Names of functions come with addresses, which change from run to run.
     network = repr(spec) if isinstance(spec, ModelSpec) else re.sub(r" at 0x[0-9a-f]+", "", repr(model))
@@ -39,15 +36,9 @@ def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], 
 
 
 def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, told: Mapping[str, Any]) -> None:
-    """Writes the state whole.
+    """Writes the state of a training whole: of `parts` that have a `state_dict`, and JSON values that are `told`.
 
-    Args:
-        path: the file; its directory is made where it is missing.
-        of: the training's `identity`.
-        parts: what has a `state_dict`: the model, the optimizer and the schedule.
-        rng: the training's generator; the global ones of PyTorch, Python and NumPy are kept too, since dropout and a
-            network's own code draw from them.
-        told: JSON values that go along.
+    The global generators are kept too, since dropout and a network's own code draw from them.
     """
     content = {
         "of": of,
@@ -68,10 +59,9 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
 
 
 def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator) -> dict[str, Any] | None:
-    """Puts everything back as `keep` found it, and returns what it was told; None where there is no file.
+    """Restores what `keep` wrote, and returns what it was told; None where there is no file.
 
-    Raises:
-        InputError: the file is damaged, or is of another training.
+    Raises `InputError` where it is damaged, or of another training.
     """
     if not path.exists():
         return None

@@ -1,19 +1,10 @@
-"""The update log: what each training step added to the parameters, and which examples its batch held.
-
-A directory with one safetensors file for every recorded step, written as training goes, so that memory never holds
-more than one update. Each file's header names the step and the digests of the examples in its batch; `watched.json`
-lists the digests of the examples whose every step is there, and which alone can be forgotten, and says with what
-parameters the training ended, so that the log of another one is told. Written by
-`train(..., updates=UpdateRecorder(...))`; read by the method `amnesiac_undo` (Graves et al. 2021, Amnesiac Machine
-Learning, section 3).
-
-The digests tell anyone who holds an image whether it was in the training set: keep the log as private as the data.
-"""
+"""The update log: what each training step added to the parameters, and which examples its batch held."""
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
@@ -34,7 +25,11 @@ UPDATES = "updates"
 
 @dataclass
 class UpdateRecorder:
-    """Writes the update of each training step whose batch holds an example of `watched`.
+    """Writes the update of each training step whose batch holds an example of `watched`, for `amnesiac_undo`.
+
+    One safetensors file a step, whose header names the step and the digests of the examples in its batch. The digests
+    tell anyone who holds an image whether it was in the training set: keep the log as private as the data.
+    `watched.json` lists the examples whose every step is there, and a digest of the parameters at the end.
 
     Attributes:
         directory: where the log goes; made when training begins.
@@ -43,7 +38,6 @@ class UpdateRecorder:
 
     directory: Path
     watched: frozenset[bytes] | None = None
-    _before: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def begin(self, examples: Sequence[bytes]) -> None:
         """Writes which of the examples that are trained on are watched, before the first step."""
@@ -65,14 +59,15 @@ class UpdateRecorder:
         """Whether a batch with these examples is recorded."""
         return self.watched is None or not self.watched.isdisjoint(batch)
 
-    def before(self, model: nn.Module) -> None:
-        """Remembers the parameters as they are before the step."""
-        self._before = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    def after(self, model: nn.Module, step: int, batch: Sequence[bytes]) -> None:
-        """Writes what the step added to each parameter."""
-        updates = {name: (p.detach() - self._before[name]).cpu().contiguous() for name, p in model.named_parameters()}
-        self._before = {}
+    @contextmanager
+    def recording(self, model: nn.Module, step: int, batch: Sequence[bytes]) -> Iterator[None]:
+        """Writes what the step inside the block added to each parameter, where its batch is recorded."""
+        if not self.wants(batch):
+            yield
+            return
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        yield
+        updates = {name: (p.detach() - before[name]).cpu().contiguous() for name, p in model.named_parameters()}
         metadata = {"format": FORMAT, "step": str(step), "examples": json.dumps([d.hex() for d in batch])}
         with written_whole(self.directory / f"{step:08d}.safetensors") as temporary:
             save_file(updates, temporary, metadata=metadata)
@@ -100,11 +95,7 @@ class UpdateRecorder:
 
 
 def watched_by(directory: Path) -> frozenset[bytes]:
-    """The digests of the examples that an update log can undo.
-
-    Raises:
-        InputError: no log there, or a damaged file.
-    """
+    """The digests of the examples that an update log can undo. Raises `InputError` for none, or a damaged one."""
     return frozenset(bytes.fromhex(digest) for digest in _read(directory)["watched"])
 
 
@@ -148,15 +139,9 @@ def _digest(model: nn.Module) -> str:
 
 
 def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int, Path]]:
-    """The (step, file) of each recorded batch that held one of the examples, in order.
+    """The (step, file) of each recorded batch that held one of the examples with the digests `forget`, in order.
 
-    Args:
-        directory: an update log.
-        forget: digests of the examples to forget.
-
-    Raises:
-        InputError: no log there, a damaged file, or an example that was not watched: others may have recorded some of
-            its batches, and not all.
+    Raises `InputError` for no log, a damaged one, or an example that was not watched: some batches may be missing.
     """
     wanted = set(forget)
     if missing := wanted - watched_by(directory):

@@ -864,7 +864,7 @@ def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path)
         with running(*command, "--ray", address, command=EXPERIMENTS) as process:
             wait_for(lambda: len(lines_of(out / FILE)) >= 6, process)
             busy = wait_for(
-                lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::PoolActor.run")],
+                lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::_run")],
                 process,
             )
             os.kill(busy[0], signal.SIGKILL)

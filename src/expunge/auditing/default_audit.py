@@ -28,11 +28,10 @@ from expunge.auditing.report import (
 from expunge.data.examples import check_logits
 from expunge.errors import InputError, caution
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
-from expunge.metrics.distances import ParameterChange, parameter_change
-from expunge.metrics.leakage import update_leakage
+from expunge.metrics.distances import parameter_change, update_leakage
 from expunge.metrics.membership import clopper_pearson, roc
 from expunge.metrics.ranks import percentile_ranks
-from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
+from expunge.metrics.scores import cross_entropy
 from expunge.metrics.tails import chance_of_as_many, tails
 from expunge.metrics.verdict import score_test
 from expunge.models import device_and_dtype, device_name, last_layer
@@ -48,13 +47,7 @@ ROC_POINTS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One pass of a model over each set.
-
-    Attributes:
-        outputs: of `forget` and, where they were given, of `test` and
-            `retain`.
-        seconds: wall clock.
-    """
+    """One pass of a model over `forget` and, where they were given, `test` and `retain`; wall-clock seconds."""
 
     outputs: Mapping[str, Outputs]
     seconds: float
@@ -68,11 +61,6 @@ class Evaluation:
             retain_accuracy=accuracy.get("retain"),
             test_accuracy=accuracy.get("test"),
         )
-
-    @property
-    def scores(self) -> dict[str, Floats]:
-        """Logit-scaled confidences."""
-        return {name: logit_scaled_confidence(said.logits, said.labels) for name, said in self.outputs.items()}
 
 
 def audit(
@@ -162,10 +150,13 @@ def report_of(
 ) -> AuditReport:
     """`audit` of sets that are prepared, a test set among them, and that both models were run on."""
     started = time.perf_counter()
-    change = _change(before, after)
+    own, others = dict(before.named_parameters()), dict(after.named_parameters())
+    if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in others.items()}:
+        raise InputError("the two models are not the same network: their parameters differ in name or shape")
+    change = parameter_change(own, others, last_layer=last_layer(after))
     seen = dict(zip(("before", "after"), evaluations, strict=True))
     forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
-    scores = {when: found.scores for when, found in seen.items()}
+    scores = {when: {name: said.scores for name, said in found.outputs.items()} for when, found in seen.items()}
     labels = {"forget_labels": forget.labels, "test_labels": heldout.labels}
     tests = {when: score_test(found["forget"], found["test"], **labels) for when, found in scores.items()}
     correction, decisive = None, scores["after"]
@@ -174,8 +165,8 @@ def report_of(
     leakage, interval = update_leakage(
         *(seen[when].outputs[name].probabilities for name in ("forget", "test") for when in ("before", "after"))
     )
-    l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in before.parameters())
-    l2 = sum(float(p.detach().double().square().sum()) for p in before.parameters()) ** 0.5
+    l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in own.values())
+    l2 = sum(float(p.detach().double().square().sum()) for p in own.values()) ** 0.5
     statistics = time.perf_counter() - started
     relearning, why_not = _relearning(after, seen["before"].outputs["forget"], forget, heldout, seed)
     seconds = {
@@ -216,11 +207,7 @@ def report_of(
 
 
 def histograms(scores: Mapping[str, Mapping[str, Floats]]) -> Histograms:
-    """Counts of scores in `BINS` bins, which span 99% of all of them; the outer bins take the rest.
-
-    Args:
-        scores: {"before" | "after": {set: scores}}.
-    """
+    """Counts of {"before" | "after": {set: scores}} in `BINS` bins, which span 99%; the outer bins take the rest."""
     everything = np.concatenate([values for found in scores.values() for values in found.values()])
     low, high = np.quantile(everything, [0.005, 0.995])
     edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
@@ -230,13 +217,6 @@ def histograms(scores: Mapping[str, Mapping[str, Floats]]) -> Histograms:
             counted = np.histogram(values.clip(edges[0], edges[-1]), edges)[0]
             counts.setdefault(name, {})[when] = tuple(int(c) for c in counted)
     return Histograms(edges=tuple(float(edge) for edge in edges), counts=counts)
-
-
-def _change(before: nn.Module, after: nn.Module) -> ParameterChange:
-    own, others = dict(before.named_parameters()), dict(after.named_parameters())
-    if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in others.items()}:
-        raise InputError("the two models are not the same network: their parameters differ in name or shape")
-    return parameter_change(own, others, last_layer=last_layer(after))
 
 
 def _calibrated(

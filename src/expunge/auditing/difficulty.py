@@ -13,7 +13,6 @@ from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, as_examples, check_disjoint
 from expunge.errors import InputError
 from expunge.metrics.difficulty import Difficulty
-from expunge.metrics.scores import logit_scaled_confidence
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
@@ -31,9 +30,8 @@ def difficulty_of(
 ) -> Difficulty:
     """Trains four networks on halves of the held-out examples, and scores every example by two that never saw it.
 
-    Every example, held out or forgotten, is dealt a pair of networks: those are not trained on it, and they score it.
-    Both kinds are so treated alike. No training data of the audited model is needed. It costs two trainings on as many
-    examples as there are held-out ones.
+    No training data of the audited model is needed. It costs two trainings on as many examples as there are held-out
+    ones.
 
     Args:
         forget, test: forgotten and unseen examples that the networks can take, without an input in common.
@@ -77,7 +75,7 @@ def difficulty_of(
             members, place = torch.nonzero(dealt[name] == number).unbind(1)
             if len(members):
                 outputs = outputs_of(network, held.take(members), label=label)
-                scores[name][members, place] = logit_scaled_confidence(outputs.logits, outputs.labels)
+                scores[name][members, place] = outputs.scores
                 right[name][members, place] = outputs.logits.argmax(1) == outputs.labels
     return Difficulty(
         forget=scores["forget"].mean(1),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from expunge.arrays import Floats, Integers
 from expunge.auditing.references import References
@@ -183,8 +184,6 @@ def full_audit(references: References, *, num_bootstrap: int = 2000, seed: int =
 
 
 def _row(references: References, name: str, num_bootstrap: int, seed: int) -> FullAuditRow:
-    from scipy import special
-
     these, others = references.logits[name], references.logits["retrained"]
     labels = references.labels
     own, base = slice(None), slice(None)

@@ -21,15 +21,11 @@ Given = Examples | Dataset[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSets:
-    """The examples that an audit counts.
+    """The examples that an audit counts, as `prepare` chose them; None for sets that were not given.
 
     Attributes:
-        forget: the forgotten examples, each once.
-        test: unseen examples, none of which is a forgotten or retained one; None where none were given.
-        retain: retained examples, none of which is a forgotten one; None where none were given.
         ids: one a forgotten example; None where there are none.
-        positions: int64, shape (n,), on the CPU, by set (`forget`, `test`, `retain`): which of the given examples
-            these are.
+        positions: int64, shape (n,), on the CPU, by set (`forget`, `test`, `retain`): which of the given these are.
         given: by set, how many there were.
         left_out: one sentence each: what was left out, and why.
         calibration_known: whether the model or its trace says what it was calibrated on.
@@ -51,12 +47,9 @@ class AuditSets:
         return {name: examples for name, examples in sets.items() if examples is not None}
 
     def uncalibrated(self, after: nn.Module, trace: Trace | None = None) -> "AuditSets":
-        """The same without the test examples that the unlearned model was calibrated on (`unlearn(test=)`).
+        """The same without the test examples that the unlearned model was calibrated on, as it or its trace says.
 
-        The model says so itself, or its trace does. Where neither does, `calibration_known` is False.
-
-        Raises:
-            InputError: it was calibrated on all of them.
+        Where neither says so, `calibration_known` is False. Raises `InputError` where none is left.
         """
         if self.test is None:
             return self
@@ -98,8 +91,8 @@ def prepare(
 
     - Of equal forgotten examples one counts: copies have one score.
     - Forgotten examples are left out of the retain set, and forgotten and retained ones out of the test set. Published
-      datasets have a few in both splits: 10 of CIFAR-100's test images, 7 of Tiny-ImageNet's. More than a tenth (of the
-      forget set, or of the test set where it is retained ones) are refused: then `test` is no set of unseen examples.
+      datasets have a few in both splits. More than a tenth (of the forget set, or of the test set where it is retained
+      ones) are refused: then `test` is no set of unseen examples.
 
     Args:
         forget, test, retain: examples in memory, or datasets of (input, label).
@@ -152,15 +145,9 @@ def prepare(
 
 
 def not_in(test: Tensor, other: Tensor, name: str, most: int) -> tuple[Tensor, list[str]]:
-    """Which test inputs another set does not hold, bool, (N,), on the CPU, and what to say of the others.
+    """Which test inputs the set `name` does not hold, bool, (N,), on the CPU, and what to say of the others.
 
-    Args:
-        test, other: inputs, shapes (N, ...) and (M, ...).
-        name: of the other set.
-        most: a tenth of so many may be in both.
-
-    Raises:
-        InputError: more are.
+    Raises `InputError` where more than a tenth of `most` are in both.
     """
     duplicates = shared(other, test)
     num = int(duplicates.sum())

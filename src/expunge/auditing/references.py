@@ -1,9 +1,4 @@
-"""Reference models for the full audit: trained in parallel processes, one small file each, resumable at any moment.
-
-A directory holds `manifest.json`, `labels.safetensors` and, for each number j, `original-j`, `retrained-j` and one
-`unlearned-NAME-j` for each method: the logits (float32) on the forget set, on held-out examples and on a fixed draw
-of retained ones. The manifest and the files name digests of the images: keep them as private as the data.
-"""
+"""Reference models for the full audit: trained in parallel processes, one small file each, resumable at any moment."""
 
 import re
 import time
@@ -139,6 +134,10 @@ def train_references(
     method trains the originals anew, since weights are not kept: to the same bits on the same processor, but not on
     GPUs, so name all methods at once there.
 
+    The directory holds `manifest.json`, `labels.safetensors` and, for each number j, `original-j`, `retrained-j` and
+    one `unlearned-NAME-j` for each method: the logits (float32) on the forget set, on held-out examples and on a fixed
+    draw of retained ones. It names digests of the images: keep it as private as the data.
+
     Args:
         directory: where the results go; made if it is not there.
         plan: what is trained.
@@ -188,17 +187,18 @@ def train_references(
     finished = num_models - len(missing)
     advance("reference models", finished, num_models)
     workers = workers if cluster is None else cluster.workers
-    function = partial(_make_here, job) if cluster is None else partial(_make_there, replace(job, directory=Path()))
-    todo = [_Pair(j, {} if cluster is None else job.contents(j)) for j in missing]
+    function = partial(_make, job, on_node=cluster is not None)
+    todo = [(j, {} if cluster is None else job.contents(j)) for j in missing]
     for n, (_, made) in enumerate(in_processes(function, todo, workers=workers, cluster=cluster)):
         if isinstance(made, Died):
             raise ExpungeError(f"{made.why}; what was finished is kept, run it again to go on")
-        for name, content in made.files.items():
+        seconds, new = made
+        for name, content in new.items():
             with written_whole(directory / name) as temporary:
                 temporary.write_bytes(content)
         if n == 0 and len(missing) > 1:
-            left = (len(missing) - 1) * made.seconds / min(workers, len(missing))
-            announce(f"the first pair took {made.seconds:.0f} s; the rest will take about {left / 60:.0f} min")
+            left = (len(missing) - 1) * seconds / min(workers, len(missing))
+            announce(f"the first pair took {seconds:.0f} s; the rest will take about {left / 60:.0f} min")
         advance("reference models", finished + n + 1, num_models)
     return load_references(directory, rows=tuple(plan.methods), num_models=num_models)
 
@@ -254,20 +254,10 @@ def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_m
 
 
 def recipe_sets(heldout: ImageSet, num_forget: int, seed: int = 0) -> tuple[ImageSet, tuple[str, ...], ImageSet]:
-    """Halves of a held-out set, for an audit without training data: `data`, `forget_ids`, `heldout`.
+    """Halves of a held-out set, for an audit without training data: `data`, `num_forget` ids of it, `heldout`.
 
-    Give `subject=RECIPE_ALONE` along with them: such an audit says how the method fares under this recipe, nothing
-    about the model at hand.
-
-    Args:
-        heldout: examples of the same kind as the training data; copies of one image go to one half.
-        num_forget: ≥ 1, drawn from the first half.
-        seed: of the split.
-
-    >>> images = ImageSet(torch.arange(16).to(torch.uint8).reshape(-1, 1, 1, 1), torch.arange(16) % 2, ("a", "b"))
-    >>> data, forget_ids, rest = recipe_sets(images, 3)
-    >>> len(data), len(forget_ids), len(rest)
-    (8, 3, 8)
+    Copies of one image go to one half. Give `subject=RECIPE_ALONE` along with them: such an audit says how the method
+    fares under this recipe, nothing about the model at hand.
     """
     order = torch.randperm(len(heldout), generator=stream("halves", seed), device="cpu").tolist()
     data = heldout.take(order[: len(order) // 2])
@@ -351,38 +341,20 @@ def make_pair(job: _Job, j: int) -> None:
         job.write("retrained", j, job.trained(job.rest, "retrained", j))
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The j-th models to make, and on a cluster the files that are there of them already, by name."""
-
-    j: int
-    files: Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class _Made:
-    """How long it took, and on a cluster the new files."""
-
-    seconds: float
-    files: Mapping[str, bytes]
-
-
-def _make_here(job: _Job, pair: _Pair) -> _Made:
+def _make(job: _Job, pair: tuple[int, Mapping[str, bytes]], *, on_node: bool) -> tuple[float, dict[str, bytes]]:
+    """Makes the j-th models. Returns the seconds and, on a node, whose disk is its own, the files that are new."""
     started = time.perf_counter()
-    make_pair(job, pair.j)
-    return _Made(time.perf_counter() - started, {})
-
-
-def _make_there(job: _Job, pair: _Pair) -> _Made:
-    """On a node, whose disk is its own."""
-    started = time.perf_counter()
+    j, files = pair
+    if not on_node:
+        make_pair(job, j)
+        return time.perf_counter() - started, {}
     with TemporaryDirectory(prefix="expunge-") as name:
         directory = Path(name)
-        for file, content in pair.files.items():
+        for file, content in files.items():
             (directory / file).write_bytes(content)
-        make_pair(replace(job, directory=directory), pair.j)
-        made = {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in pair.files}
-    return _Made(time.perf_counter() - started, made)
+        make_pair(replace(job, directory=directory), j)
+        made = {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in files}
+    return time.perf_counter() - started, made
 
 
 def _seed(seed: int, purpose: str) -> int:

@@ -39,13 +39,11 @@ def relearn(
     T(S) is the number of steps, interpolated within the last one, until the mean cross-entropy on S is at most
     `TOLERANCE` times the original model's on the forget set. Each run starts at the unlearned last layer and takes
     full-batch gradient steps φ ← φ − g P / L. P inverts the second moment of the features of all examples at hand
-    (with `RIDGE`), so that no step size has to be chosen; L, one for all runs, is the smallest constant for which
-    none can rise (half of the largest eigenvalue of P^½ (Xᵀ X / n) P^½ over all sets). The loss is convex.
+    (with `RIDGE`); L, one for all runs, is the smallest constant for which no loss can rise (half of the largest
+    eigenvalue of P^½ (Xᵀ X / n) P^½ over all sets).
 
-    What it sees: traces in the features and in the last layer. What it cannot see: knowledge that is left in earlier
-    layers but does not reach the features; `network_steps` trains those too, as the full audit does. A forget set of
-    more than `max_examples` is represented by a random part of that size. 512 examples and 39 controls took 2.4 s
-    of one core on a ResNet-18's features; 40 runs that all reach `max_steps` would take about a minute.
+    It cannot see what is left in earlier layers but does not reach the features; `network_steps` trains those too. A
+    forget set of more than `max_examples` is represented by a random part of that size.
 
     Args:
         model: the unlearned model; only its last linear layer is read.
@@ -114,15 +112,8 @@ def network_steps(
 ) -> float:
     """T: full-batch SGD steps on all parameters until the mean cross-entropy on `examples` is at most `target_loss`.
 
-    The network is a copy in eval mode throughout: normalisation with the statistics that it has, no dropout. The last
-    step is interpolated linearly in the loss.
-
-    Args:
-        model: maps a batch to logits (B, C); left untouched.
-        examples: of any number; gradients add up over batches of `batch_size`.
-        target_loss: > 0.
-        lr, momentum: of SGD.
-        max_steps: returned where more would be needed.
+    They are made by a copy of `model` in eval mode. The last step is interpolated linearly in the loss. Where more than
+    `max_steps` would be needed, `max_steps` is returned. Gradients add up over batches; `target_loss` is positive.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.

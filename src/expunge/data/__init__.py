@@ -1,18 +1,19 @@
 """Forget sets and datasets: from folders, named datasets, tensors and id lists to images in memory."""
 
-from expunge.data.download import download
 from expunge.data.examples import (
     Examples,
     ImageSet,
     as_examples,
+    audit_side,
+    calibration_side,
     check_disjoint,
     digests,
     draw_ids,
     materialise,
     read_ids,
 )
-from expunge.data.heldout import audit_side, calibration_side
-from expunge.data.specs import NAMED, load_data
+from expunge.data.named import NAMED, download
+from expunge.data.specs import load_data
 
 __all__ = [
     "NAMED",

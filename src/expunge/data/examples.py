@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from expunge.errors import InputError, one_line
-from expunge.randomness import stream
+from expunge.randomness import as_seed, stream
 
 SCALE = 255
 """What 8-bit images are divided by where they become floats."""
@@ -145,12 +145,7 @@ def read_ids(path: str | Path) -> list[str]:
 
 
 def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:
-    """The ids of the first `num` images of a permutation that depends on `seed` alone, so that draws are nested.
-
-    >>> images = ImageSet(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64), ("a",))
-    >>> draw_ids(images, 2, seed=0) == draw_ids(images, 5, seed=0)[:2]
-    True
-    """
+    """The ids of the first `num` images of a permutation that depends on `seed` alone, so that draws are nested."""
     if not 1 <= num <= len(images):
         raise InputError(f"cannot draw {num} of the {len(images)} examples of {images.name}")
     order = torch.randperm(len(images), generator=stream("ids", seed), device="cpu")
@@ -170,9 +165,8 @@ def digests(inputs: Tensor) -> list[bytes]:
 def content_digests(inputs: Tensor) -> list[bytes]:
     """As `digests`, but one digest for the forms that an 8-bit image takes, and one for integers of any dtype.
 
-    The forms are uint8, any dtype with the same values of 0 to 255, and floats in [0, 1], each k/255 as its dtype
-    rounds it (what torchvision's ToTensor makes of it). Floats that are all 0 or 1 are read as the latter. Other floats
-    have the digest of their own dtype.
+    The forms are any dtype with values of 0 to 255, and floats k/255 as their dtype rounds them (what torchvision's
+    ToTensor makes of it). Floats that are all 0 or 1 are read as the latter.
     """
     if inputs.dtype == torch.uint8 or inputs.is_complex():
         return digests(inputs)
@@ -207,11 +201,8 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def shared(first: Tensor, second: Tensor) -> Tensor:
-    """Which inputs of the second set stand in the first, too: bool, shape (N,), on the CPU.
-
-    They are compared by content (`content_digests`), floats in the coarser dtype.
-    """
-    if first.is_floating_point() and second.is_floating_point():
+    """Which inputs of the second set stand in the first, too, by `content_digests`: bool, (N,), on the CPU."""
+    if first.is_floating_point() and second.is_floating_point():  # floats are compared in the coarser dtype
         coarser = min(first.dtype, second.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
         first, second = first.to(coarser), second.to(coarser)
     seen = set(content_digests(first))
@@ -258,12 +249,7 @@ def check_logits(shape: Sequence[int], labels: Tensor, name: str) -> None:
 
 
 def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None = None) -> Examples:
-    """Reads a dataset of (input, label) into memory, each example once.
-
-    Args:
-        dataset: anything with `__len__` and `__getitem__` that returns (tensor or array, integer label).
-        name: what to call it in errors ("forget", "retain").
-        index: the positions to read; all of them where it is None.
+    """Reads a dataset of (tensor or array, integer label), or the positions `index` of it, into memory, each once.
 
     Raises:
         InputError: it is empty, an item is not (input, label), shapes differ, a label is not an integer, or an
@@ -285,18 +271,20 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(f"{name} example {n} is not a pair (input, label)")
         try:
-            value = item[0] if isinstance(item[0], Tensor) else _from_array(np.asarray(item[0]))
+            value = item[0]
+            if not isinstance(value, Tensor):  # a tensor of its own from an array of any strides and byte order
+                array = np.asarray(value)
+                value = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
         except (TypeError, ValueError) as error:
             kind = type(item[0]).__name__
             raise InputError(f"{name} example {n}: its input, of {kind}, cannot become a tensor") from error
         value = value.to_dense() if value.layout != torch.strided else value
-        if inputs and value.shape != inputs[0].shape:
-            raise InputError(
-                f"{name} example {n} has shape {tuple(value.shape)}, the first one {tuple(inputs[0].shape)}; "
-                "all must be alike"
-            )
-        if inputs and value.is_floating_point() != inputs[0].is_floating_point():
-            raise InputError(f"{name} example {n} is {value.dtype}, the first one {inputs[0].dtype}; all must be alike")
+        first = inputs[0] if inputs else value
+        if value.shape != first.shape:
+            shapes = tuple(value.shape), tuple(first.shape)
+            raise InputError(f"{name} example {n} has shape {shapes[0]}, the first one {shapes[1]}; all must be alike")
+        if value.is_floating_point() != first.is_floating_point():
+            raise InputError(f"{name} example {n} is {value.dtype}, the first one {first.dtype}; all must be alike")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"{name} example {n} holds NaN or infinity; repair or remove it")
         inputs.append(value.detach())
@@ -305,11 +293,7 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
 
 
 def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
-    """Examples in memory as they are, any other dataset read into it.
-
-    Raises:
-        InputError: as `materialise`, or the dataset gives other examples each time that it is read.
-    """
+    """Examples in memory as they are, any other dataset read into it. Raises `InputError` for none, and bad ones."""
     if isinstance(dataset, Examples):
         examples = dataset
     else:
@@ -343,11 +327,6 @@ def size_of(dataset: "Dataset[Any]", name: str) -> int:
     return size
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of its own from an array of any strides and byte order."""
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-
-
 def as_label(value: object, name: str) -> int:
     """`value` as an int. Raises `InputError` unless it is an integer (Python, NumPy or a 0-d tensor)."""
     if isinstance(value, Tensor | np.ndarray):
@@ -359,3 +338,29 @@ def as_label(value: object, name: str) -> int:
     if not -(2**63) <= value < 2**63:
         raise InputError(f"{name}: label {value} is outside of any classes")
     return value
+
+
+def calibration_side(inputs: Tensor, seed: int) -> Tensor:
+    """Which held-out examples, inputs (N, ...), a method that ran with `seed` may have seen: about half of them.
+
+    The side is a hash of an example's content (`content_digests`) and the seed, so whoever knows the seed finds the
+    same split, whatever the order of the examples and whatever else is in the set; equal inputs are on one side.
+
+    Returns:
+        bool, shape (N,), on the CPU.
+
+    >>> side = calibration_side(torch.arange(100.0)[:, None], seed=0)
+    >>> int(side.sum()), bool((side.flip(0) == calibration_side(torch.arange(100.0).flip(0)[:, None], seed=0)).all())
+    (54, True)
+    """
+    salt = f"heldout:{as_seed(seed)}:".encode()
+    sides = [blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)]
+    return torch.tensor(sides, dtype=torch.bool, device="cpu")
+
+
+def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Which held-out examples are on the calibration side of none of `seeds`: bool, shape (N,), on the CPU."""
+    left = torch.ones(len(inputs), dtype=torch.bool, device="cpu")
+    for seed in seeds:
+        left &= ~calibration_side(inputs, seed)
+    return left

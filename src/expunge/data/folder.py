@@ -2,22 +2,18 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from expunge.data.examples import ImageSet
-from expunge.errors import ExpungeError, InputError, MissingExtraError
+from expunge.errors import ExpungeError, InputError, optional
 from expunge.files import is_utf8
 from expunge.progress import track
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 GREY = frozenset({"1", "L", "LA"})
 """Pillow's names of modes without colour."""
@@ -51,13 +47,9 @@ MAX_PIXELS = 50_000_000
 def load_folder(folder: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
     """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
 
-    Hidden files and directories, whose names begin with a dot, and files that are no images are left out.
-
-    Args:
-        folder: the directory.
-        size: resize every image to size × size (bilinear, antialiased); None takes them as they are, and they
-            must then all be alike.
-        channels: 1 (grey) or 3 (RGB); None takes 3 if any image has colour, else 1.
+    Hidden files and directories, whose names begin with a dot, and files that are no images are left out. With `size`
+    images become size × size (bilinear, antialiased); without it they must be alike. They have 1 or 3 `channels`;
+    without it 3 if any image has colour.
 
     Raises:
         InputError: no such directory, no images, a corrupt or oversized image, images of different sizes, or one that
@@ -91,7 +83,7 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     odd = next((name for name in (*class_names, *ids) if not is_utf8(name)), None)
     if odd is not None:  # they go into reports and digests
         raise InputError(f"{folder}: the name {odd!r} is not UTF-8; rename it")
-    images = decode_all(paths, size=size, channels=channels)
+    images = decode_all(len(paths), lambda n: (paths[n], str(paths[n])), size=size, channels=channels)
     return ImageSet(images, torch.tensor(labels, device="cpu"), class_names, ids, f"folder:{folder}")
 
 
@@ -132,21 +124,29 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def decode_all(paths: Sequence[Path], *, size: int | None = None, channels: int | None = None) -> Tensor:
-    """Decodes images into one uint8 tensor (N, channels, height, width).
+def decode_all(
+    num: int,
+    source: Callable[[int], tuple[Path | BytesIO, str]],
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    upright: bool = False,
+) -> Tensor:
+    """One uint8 tensor (`num`, channels, height, width) of image files, or their bytes, each with its name in errors.
 
-    Nothing is cached on disk: a copy would outlive the images that are to be deleted.
+    `upright` turns them as their EXIF orientation says. Nothing is cached: a copy would outlive images to be deleted.
     """
     if channels is None:
-        channels = 3 if any(has_colour(path) for path in paths) else 1
-    first = decode(paths[0], str(paths[0]), size, channels)
-    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8, device="cpu")
-    for n, path in enumerate(track(paths, "decoding images", len(paths))):
-        image = decode(path, str(path), size, len(first))
+        channels = 3 if any(has_colour(source(n)[0]) for n in range(num)) else 1
+    first = decode(*source(0), size, channels, upright)
+    images = torch.empty((num, *first.shape), dtype=torch.uint8, device="cpu")
+    for n in track(range(num), "decoding images", num):
+        file, name = source(n)
+        image = decode(file, name, size, channels, upright)
         if image.shape != first.shape:
             raise InputError(
-                f"{path} is {image.shape[2]} × {image.shape[1]} pixels, {paths[0].name} is {first.shape[2]} × "
-                f"{first.shape[1]}; make all images the same size (expunge forget and audit: --resize)"
+                f"{name} is {image.shape[2]} × {image.shape[1]} pixels, {Path(source(0)[1]).name} is {first.shape[2]} "
+                f"× {first.shape[1]}; make all images the same size (expunge forget and audit: --resize)"
             )
         images[n] = image
     return images
@@ -163,53 +163,31 @@ def has_colour(source: Path | BytesIO) -> bool:
         return False
 
 
-def decode(
-    source: Path | BytesIO, name: str, size: int | None, channels: int | None, *, upright: bool = False
-) -> Tensor:
-    """One image file as uint8 (channels, height, width).
-
-    Args:
-        source: the file, or its bytes.
-        name: what to call it in errors.
-        size: resize to size × size; None takes it as it is.
-        channels: 1 or 3; None takes what it has.
-        upright: turn it as its EXIF orientation says.
+def decode(source: Path | BytesIO, name: str, size: int | None, channels: int, upright: bool) -> Tensor:
+    """One image file, or its bytes, as uint8 (channels, height, width), resized to size × size where that is given.
 
     Raises:
         InputError: it is corrupt, of a format that is not in `FORMATS`, over `MAX_PIXELS` or not of 8 bits.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError(
-            "reading image files needs Pillow: pip install '.[vision]' in expunge's sources"
-        ) from error
+    ops = optional("PIL.ImageOps", "reading image files needs Pillow", "vision")
     too_large = f"over the limit of {MAX_PIXELS:,}; remove it, or make it smaller"
     try:
         # Pillow warns of oversized images on standard error, and of odd metadata; the limit here is lower than its own.
-        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), ops.Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{name} claims {image.width} × {image.height} pixels, {too_large}")
             # Of 16-bit channels of colour, Pillow would give the upper eight bits.
             if image.mode.startswith(("I", "F")) or any(str(tile[-1]).endswith(";16B") for tile in image.tile):
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
-            return _to_tensor(ImageOps.exif_transpose(image) if upright else image, size, channels)
+            pixels = ops.exif_transpose(image) if upright else image
+            pixels = pixels.convert("L" if channels == 1 else "RGB")
+            if size is not None and pixels.size != (size, size):
+                pixels = pixels.resize((size, size), ops.Image.Resampling.BILINEAR)
+            array = np.asarray(pixels)
+            return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
     except ExpungeError:
         raise
-    except Image.DecompressionBombError as error:
+    except ops.Image.DecompressionBombError as error:
         raise InputError(f"{name} claims a number of pixels {too_large}") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise InputError(f"{name} is not a readable {'/'.join(FORMATS)} image; repair or remove it") from error
-
-
-def _to_tensor(image: "Image", size: int | None, channels: int | None) -> Tensor:
-    """A Pillow image as uint8 (channels, height, width), resized to size × size where `size` is given."""
-    if channels is None:
-        channels = 1 if image.mode in GREY else 3
-    pixels = image.convert("L" if channels == 1 else "RGB")
-    if size is not None and pixels.size != (size, size):
-        from PIL.Image import Resampling
-
-        pixels = pixels.resize((size, size), Resampling.BILINEAR)
-    array = np.asarray(pixels)
-    return torch.from_numpy(array[None].copy() if channels == 1 else array.transpose(2, 0, 1).copy())

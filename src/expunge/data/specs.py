@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Callable
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from expunge.data.cifar import load_cifar
 from expunge.data.examples import ImageSet
-from expunge.data.folder import load_folder
-from expunge.data.huggingface import load_huggingface
-from expunge.data.idx import load_fashion_mnist
-from expunge.data.sample import load_sample
-from expunge.data.tiny_imagenet import load_tiny_imagenet
-from expunge.errors import InputError, SettingError, one_line
-
-NAMED: dict[str, Callable[[str], ImageSet]] = {
-    "sample": load_sample,
-    "fashion-mnist": load_fashion_mnist,
-    "cifar10": lambda split: load_cifar("cifar10", split),
-    "cifar100": lambda split: load_cifar("cifar100", split),
-    "tiny-imagenet": load_tiny_imagenet,
-}
-"""The named datasets. Each takes `train` or `test`."""
+from expunge.data.folder import decode_all, load_folder
+from expunge.data.named import NAMED
+from expunge.errors import InputError, SettingError, one_line, optional
 
 MAX_CLASSES = 1_000_000
 """The most classes that data without class names may have."""
@@ -95,6 +83,58 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
             raise InputError(f"{path}: label {int(labels.max())} is too large; labels number the classes from 0")
         class_names = tuple(str(n) for n in range(int(labels.max()) + 1)) if len(labels) else ()
     return ImageSet(images, labels, class_names, name=f"safetensors:{path}")
+
+
+def load_huggingface(source: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+    """The Hugging Face dataset `NAME_OR_DIR:SPLIT`, with one image column and one class-label column.
+
+    A directory is read with `datasets.load_from_disk`, a name with `datasets.load_dataset`. The split is `train` where
+    it is left out, or that which was saved alone. `size` and `channels` are as for a folder.
+    """
+    datasets = optional("datasets", "hf: data needs Hugging Face datasets", "hf")
+    name, _, split = source.rpartition(":") if ":" in source else (source, "", "train")
+    try:
+        rows: Any
+        if Path(name).is_dir():
+            rows = datasets.load_from_disk(name)
+            alone = not isinstance(rows, datasets.DatasetDict)
+            splits = [str(rows.split or "train")] if alone else list(rows)
+            if split not in splits and not (alone and ":" not in source):
+                raise InputError(f"hf:{name} has no split {split!r}; it has {', '.join(splits)}")
+            rows = rows if alone else rows[split]
+        else:
+            rows = datasets.load_dataset(name, split=split)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises its own, the hub's and the network's types
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot load hf:{source}: {first_line}") from error
+    image_columns = [key for key, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    label_columns = [key for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    if len(image_columns) != 1 or len(label_columns) != 1:
+        raise InputError(
+            f"hf:{source} must have one Image and one ClassLabel column, "
+            f"not {image_columns or 'none'} and {label_columns or 'none'}"
+        )
+    if not len(rows):
+        raise InputError(f"hf:{source} is empty")
+    # As files, not as decoded by the library: the same formats, limits and messages as for a folder.
+    rows = rows.cast_column(image_columns[0], datasets.Image(decode=False))
+
+    def source_of(n: int) -> tuple[BytesIO | Path, str]:
+        name, file = f"hf:{source} example {n}", rows[n][image_columns[0]]
+        if file is None:
+            raise InputError(f"{name} has no image; remove it")
+        return BytesIO(file["bytes"]) if file["bytes"] is not None else Path(file["path"]), name
+
+    # As the library decodes them: upright.
+    images = decode_all(len(rows), source_of, size=size, channels=channels, upright=True)
+    given_labels = list(rows[label_columns[0]])
+    if None in given_labels:
+        raise InputError(f"hf:{source} example {given_labels.index(None)} has no label; remove it")
+    labels = torch.tensor([int(label) for label in given_labels], device="cpu")
+    class_names = tuple(rows.features[label_columns[0]].names)
+    return ImageSet(images, labels, class_names, name=f"hf:{source}")
 
 
 def import_factory(path: str) -> Callable[[], Any]:

@@ -1,10 +1,9 @@
 """The audits' statistics: pure functions of arrays, which know no model. docs/audit.md explains them."""
 
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
-from expunge.metrics.distances import ParameterChange, activation_distance, parameter_change
+from expunge.metrics.distances import ParameterChange, activation_distance, parameter_change, update_leakage
 from expunge.metrics.epsilon import EpsilonBound, epsilon_bound, epsilon_ceiling, epsilon_lower_bound
 from expunge.metrics.klom import Klom, klom
-from expunge.metrics.leakage import update_leakage
 from expunge.metrics.lira import Lira, example_aucs, likelihood_ratios, lira
 from expunge.metrics.membership import Rate, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
 from expunge.metrics.ranks import PercentileRanks, percentile_ranks

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from expunge.arrays import Floats, as_scores
 from expunge.errors import InputError
@@ -45,10 +46,8 @@ def difficulty_calibrated_scores(
     `FULL_CORRELATION`) with r the correlation of z(s) and z(d) over held-out examples, 0 where that is negative:
     difficulty that explains little is not taken off, since then only its noise would be.
 
-    After a perfect retraining unusual examples stand about where they stand under the references, and calibrated scores
-    of unusual and of ordinary examples are alike; not exactly so where the two kinds of network differ in noise. The
-    score test on calibrated scores is therefore an approximation, whose false alarms docs/audit.md measures. For
-    difficulty calibration in general see Watson et al. 2022 (arXiv 2111.08440).
+    The score test on calibrated scores is an approximation, whose false alarms docs/audit.md measures. For difficulty
+    calibration in general see Watson et al. 2022 (arXiv 2111.08440).
 
     Args:
         forget_scores, test_scores: `logit_scaled_confidence` under the audited model, float, shapes (n,) and (m,).
@@ -77,7 +76,5 @@ def difficulty_calibrated_scores(
 
 
 def _normal_scores(values: Floats, among: Floats) -> Floats:
-    from scipy import special
-
     below, through = positions(values, among)
     return np.asarray(special.ndtri((0.5 * (below + through) + 0.5) / (len(among) + 1)))

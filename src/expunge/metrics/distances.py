@@ -1,4 +1,4 @@
-"""How far a model's outputs are from those of a reference, and its parameters from what they were."""
+"""How far outputs are from those of another model, what that tells of who was forgotten, and how far parameters are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from expunge.arrays import as_probabilities
+from expunge.arrays import Floats, as_probabilities
 from expunge.errors import InputError
+from expunge.metrics.membership import auc, auc_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +51,49 @@ def activation_distance(p: ArrayLike, q: ArrayLike) -> float:
     >>> activation_distance([[1.0, 0.0]], [[0.4, 0.6]])
     0.848528137423857
     """
+    return float(_distances(p, q).mean())
+
+
+def update_leakage(
+    p_before_forget: ArrayLike,
+    p_after_forget: ArrayLike,
+    p_before_test: ArrayLike,
+    p_after_test: ArrayLike,
+    *,
+    confidence: float = 0.95,
+) -> tuple[float, tuple[float, float]]:
+    """AUC of ‖p_before − p_after‖₂, forgotten against test examples, for someone who holds both models.
+
+    Chen et al. 2021, "When machine unlearning jeopardizes privacy". A warning, never a gate: exact retraining changes
+    its answers on forgotten examples too. What helps is to withdraw the old model.
+
+    Args:
+        p_before_forget, p_after_forget: both models' probabilities on the forget set, float, shape (n, C).
+        p_before_test, p_after_test: the same on examples that neither was trained on, shape (m, C).
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        The AUC, in [0, 1], ½ where the update tells nothing, and its interval (low, high), that of `auc_interval`.
+
+    Raises:
+        InputError: rows that are no distributions, different shapes, or no example.
+        SettingError: `confidence` is not in (0, 1).
+
+    >>> update_leakage([[0.9, 0.1]], [[0.2, 0.8]], [[0.9, 0.1], [0.6, 0.4]], [[0.8, 0.2], [0.6, 0.4]])[0]
+    1.0
+    """
+    forget, test = _distances(p_before_forget, p_after_forget), _distances(p_before_test, p_after_test)
+    return auc(forget, test), auc_interval(forget, test, confidence=confidence)
+
+
+def _distances(p: ArrayLike, q: ArrayLike) -> Floats:
+    """‖p − q‖₂ of each row, float64, shape (...)."""
     first, second = as_probabilities(p), as_probabilities(q)
     if first.shape != second.shape or first.size == 0:
         raise InputError(
             f"both must hold the same examples and classes, at least one, not {first.shape} and {second.shape}"
         )
-    return float(np.sqrt(((first - second) ** 2).sum(-1)).mean())
+    return np.asarray(np.sqrt(((first - second) ** 2).sum(-1)))
 
 
 def parameter_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, last_layer: str) -> ParameterChange:

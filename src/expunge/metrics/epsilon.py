@@ -96,7 +96,8 @@ def epsilon_lower_bound(
     _check(delta, confidence)
     u, r = as_model_scores(unlearned, retrained, least=4)
     rng = np.random.default_rng(seed)
-    (u_fit, u_rest), (r_fit, r_rest) = (_halves(scores, rng) for scores in (u, r))
+    u, r = (scores[rng.permutation(len(scores))] for scores in (u, r))
+    (u_fit, u_rest), (r_fit, r_rest) = (np.split(scores, [len(scores) // 2]) for scores in (u, r))
     chosen = _threshold(log_ratio(u_fit, u_fit, r_fit), log_ratio(r_fit, u_fit, r_fit), delta, confidence)
     found = (log_ratio(u_rest, u_fit, r_fit) >= chosen).sum(0)
     false = (log_ratio(r_rest, u_fit, r_fit) >= chosen).sum(0)
@@ -104,11 +105,7 @@ def epsilon_lower_bound(
 
 
 def epsilon_ceiling(num_models: int, *, delta: float = DELTA, confidence: float = 0.95) -> float:
-    """The bound that an attack without a single error shows on `num_models` models of either kind.
-
-    Args:
-        num_models: evaluated on either side, ≥ 1.
-        delta, confidence: as for `epsilon_lower_bound`.
+    """The bound that an attack without a single error shows on `num_models` ≥ 1 models of either kind.
 
     >>> [round(epsilon_ceiling(n), 2) for n in (32, 64, 128, 256)]
     [2.1, 2.82, 3.53, 4.23]
@@ -141,11 +138,6 @@ def _threshold(above: Floats, below: Floats, delta: float, confidence: float) ->
         better = bound > best
         best, chosen = np.where(better, bound, best), np.where(better, row, chosen)
     return np.asarray(chosen)
-
-
-def _halves(scores: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    order = rng.permutation(len(scores))
-    return scores[order[: len(scores) // 2]], scores[order[len(scores) // 2 :]]
 
 
 def _check(delta: float, confidence: float) -> None:

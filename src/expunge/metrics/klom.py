@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from expunge.arrays import Floats
 from expunge.errors import SettingError
@@ -107,8 +108,6 @@ def klom(
 
 def _divergence(p: Floats, q: Floats, floor: float) -> Floats:
     """KL(p ‖ q) over the last axis, in nats, with q floored where p > 0 and scaled to total 1."""
-    from scipy import special
-
     safe = np.where(p > 0, np.maximum(q, floor), q)
     safe /= safe.sum(-1, keepdims=True)
     return np.asarray(special.rel_entr(p, safe).sum(-1))

@@ -1,13 +1,11 @@
-"""Membership inference by a threshold on the score: AUC, true positive rate at a low false positive rate, ROC curve.
-
-Higher scores mean more memorised, as with `logit_scaled_confidence`; negate losses and entropies.
-"""
+"""Membership inference by a threshold on the score: AUC, true positive rate at a low false positive rate, ROC curve."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from expunge.arrays import Floats, Integers, as_scores
 from expunge.errors import SettingError
@@ -45,8 +43,8 @@ def auc(forget_scores: ArrayLike, test_scores: ArrayLike) -> float:
     they look worse than unseen ones.
 
     Args:
-        forget_scores: float, shape (n,), finite.
-        test_scores: float, shape (m,), finite.
+        forget_scores, test_scores: float, shapes (n,) and (m,), finite; higher means more memorised, as with
+            `logit_scaled_confidence`: negate losses and entropies.
 
     Raises:
         InputError: no scores, other shapes, NaN or infinity.
@@ -62,9 +60,8 @@ def auc_interval(forget_scores: ArrayLike, test_scores: ArrayLike, *, confidence
     """A confidence interval of `auc`.
 
     With at least `DELONG_FROM` of either and an AUC within `DELONG_WITHIN`: DeLong's variance on the logit scale, with
-    Student's t. Otherwise Clopper–Pearson's interval, as if the AUC were a share of n m / (n + m) independent trials,
-    which have the largest variance that anything between 0 and 1 can have: too wide rather than too narrow. Measured
-    coverage is in docs/audit.md.
+    Student's t. Otherwise Clopper–Pearson's interval, as if the AUC were a share of n m / (n + m) independent trials:
+    too wide rather than too narrow. Measured coverage is in docs/audit.md.
 
     Args:
         forget_scores, test_scores: as for `auc`.
@@ -81,8 +78,6 @@ def auc_interval(forget_scores: ArrayLike, test_scores: ArrayLike, *, confidence
     >>> round(low, 2), high
     (0.79, 1.0)
     """
-    from scipy import special
-
     _check_confidence(confidence)
     below, through, m = _ranks(forget_scores, test_scores)
     n, area = len(below), auc(forget_scores, test_scores)
@@ -119,8 +114,6 @@ def clopper_pearson(hits: ArrayLike, trials: float, *, confidence: float = 0.95)
     >>> [round(float(bound), 4) for bound in clopper_pearson(0, 59)]
     [0.0, 0.0606]
     """
-    from scipy import special
-
     _check_confidence(confidence)
     k = np.asarray(hits, dtype=np.float64)
     if not 0 < trials < math.inf or not bool(((k >= 0) & (k <= trials)).all()):

@@ -1,9 +1,4 @@
-"""Where forgotten examples stand among held-out ones, and how surely that is no accident.
-
-Under the null hypothesis, that forgotten and held-out scores (of a class) are exchangeable, the rank of a forgotten
-example among m held-out ones is uniform on 0, …, m, whatever the scores' distribution. All null distributions here
-follow from that alone. docs/audit.md explains them.
-"""
+"""Where forgotten examples stand among held-out ones, and how surely that is no accident; docs/audit.md explains it."""
 
 import math
 from dataclasses import dataclass
@@ -11,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from expunge.arrays import Floats, Integers, as_scores
 from expunge.errors import InputError
@@ -136,7 +132,8 @@ def positions(forget_scores: Floats, test_scores: Floats) -> tuple[Integers, Int
 def null_moments(ranked: PercentileRanks) -> tuple[float, float, float, float]:
     """Null mean of A1, null mean of A2, and the variance of each: exact where no scores are tied and nothing is mixed.
 
-    Ranks of different forgotten examples among the same m held-out ones have, for every function of the rank, the
+    Where forgotten and held-out scores are exchangeable, a rank among m is uniform on 0, …, m, whatever the scores'
+    distribution. Ranks of different examples among the same m held-out ones have, for every function of the rank, the
     correlation 1 / (m + 2); hence Var(mean) = Var(one) (n + m + 1) / (n (m + 2)) within a group. Var(u) = m (m + 2) /
     (12 (m + 1)²). E|2u − 1| = ½ for odd m and ½ − ½ / (m + 1)² for even m. Groups with their own held-out examples
     are independent; a last group that shares all of them (`mixed`) has the covariance 1 / (12 m) with the others.
@@ -160,10 +157,7 @@ def null_moments(ranked: PercentileRanks) -> tuple[float, float, float, float]:
 
 
 def p_values(ranked: PercentileRanks) -> dict[str, float]:
-    """p-values of A1 and A2: how likely values as far from ½, or as high, or as low, are if nothing is recognisable.
-
-    That of A1 is two-sided: examples that score too low on average were pushed too far, and A2 is slow to see it where
-    they all lie a little too low. A2 has one for either side.
+    """p-values of A1 (two-sided) and of A2 (too high, too low), if nothing is recognisable.
 
     A1 and A2 are referred to the symmetric beta distribution (Pearson's type II) with their null mean and variance and
     with the kurtosis of the rank-sum statistic; for n = 1 that is the uniform distribution, for large n the normal
@@ -238,8 +232,6 @@ def _excess_kurtosis(ranked: PercentileRanks, variance: float) -> float:
 
 
 def _upper_tail(value: float, mean: float, variance: float, excess_kurtosis: float) -> float:
-    from scipy import special
-
     if variance < 1e-12:  # one held-out example: |2u − 1| is ½ whatever happens
         return 1.0
     shape = max(0.5, -3 / excess_kurtosis - 1.5)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from expunge.arrays import Floats, as_floats, as_labels
 from expunge.errors import InputError
@@ -26,8 +27,6 @@ def logit_scaled_confidence(logits: ArrayLike, labels: ArrayLike) -> Floats:
     >>> logit_scaled_confidence([[2.0, 0.0], [-800.0, 0.0]], [0, 0])
     array([   2., -800.])
     """
-    from scipy import special
-
     z = as_floats(logits, "logits")
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[1] < 2:
         raise InputError(f"logits must have shape (N, C) with N ≥ 1 and C ≥ 2, not {z.shape}")

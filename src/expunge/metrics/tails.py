@@ -1,8 +1,4 @@
-"""How many forgotten examples lie beyond the outermost hundredth of held-out scores, and how surely by no accident.
-
-Under the null hypothesis, that forgotten and held-out scores of a class are exchangeable, whatever the classes' own
-distributions. docs/audit.md explains it.
-"""
+"""How many forgotten examples lie beyond the outermost hundredth of held-out scores; docs/audit.md explains it."""
 
 import math
 from dataclasses import dataclass
@@ -59,10 +55,9 @@ def tails(
 ) -> Tails:
     """Finds who lies in the tails.
 
-    p-values are exact where no scores are tied, and too large with ties. For large classes the count has a sum of
-    beta-binomial distributions. For the rest it is a permutation test within classes: given all scores of a class, any
-    of them are as likely to be the forgotten ones. Where there are examples of either kind, it is twice the smaller of
-    the two.
+    The null hypothesis: forgotten and held-out scores of a class are exchangeable. p-values are exact where no scores
+    are tied, and too large with ties. For large classes the count has a sum of beta-binomial distributions. For the
+    rest it is a permutation test within classes. Where there are examples of either kind, it is twice the smaller p.
 
     Args:
         forget_scores, forget_labels: of the forgotten examples, shape (n,), finite.

@@ -8,13 +8,7 @@ from typing import Literal
 from numpy.typing import ArrayLike
 
 from expunge.metrics.membership import Rate, auc, auc_interval, tpr_at_fpr
-from expunge.metrics.ranks import (
-    UNIFORM_VARIANCE,
-    PercentileRanks,
-    p_values,
-    percentile_ranks,
-    standard_errors,
-)
+from expunge.metrics.ranks import UNIFORM_VARIANCE, PercentileRanks, p_values, percentile_ranks, standard_errors
 from expunge.metrics.tails import Tails, tails
 
 FALSE_ALARMS = 0.05
@@ -118,7 +112,12 @@ def score_test(
             f"There is not enough evidence that the forgotten examples are recognisable, yet {unusual}.",
         )
     elif a1_interval[0] >= 0.5 - MARGIN and a1_interval[1] <= 0.5 + MARGIN and a2_upper <= 0.5 + MARGIN:
-        verdict, reason = "PASS", _why_pass(ranked, a1_interval)
+        verdict, reason = (
+            "PASS",
+            f"The forgotten examples score like unseen ones: on average above {ranked.a1:.0%} of them (90% interval "
+            f"{a1_interval[0]:.1%} to {a1_interval[1]:.1%}), and no more or less often at the extremes. An attack by "
+            "another score is not ruled out.",
+        )
     elif not can_pass(ranked):
         verdict, reason = "INCONCLUSIVE", _why_never(ranked, outer, rates, a1_interval)
     else:
@@ -197,14 +196,6 @@ def _why_fail(ranked: PercentileRanks, outer: Tails, failed: set[str]) -> str:
     elif "a2" in failed and failed == {"a2"}:
         clauses.append(f"{high} of {n} score in the highest quarter of the unseen examples, where {n / 4:.3g} would")
     return f"The forgotten examples are recognisable: {'; '.join(clauses)}."
-
-
-def _why_pass(ranked: PercentileRanks, interval: tuple[float, float]) -> str:
-    return (
-        f"The forgotten examples score like unseen ones: on average above {ranked.a1:.0%} of them (90% interval "
-        f"{interval[0]:.1%} to {interval[1]:.1%}), and no more or less often at the extremes. An attack by another "
-        "score is not ruled out."
-    )
 
 
 def _why_never(

@@ -1,8 +1,17 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
-from expunge.models.building import ARCHITECTURES, Classifier, build, own_factory
-from expunge.models.checkpoint import Header, load_weights, read_header, save_checkpoint
-from expunge.models.finite import mask_names, not_finite
+from expunge.models.building import ARCHITECTURES, Classifier, ModelSpec, build, own_factory
+from expunge.models.checkpoint import (
+    Header,
+    calibration_seeds,
+    load_weights,
+    mark_calibrated,
+    mark_undone,
+    read_header,
+    save_checkpoint,
+    says_calibration,
+    undone_steps,
+)
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -12,14 +21,13 @@ from expunge.models.inference import (
     device_name,
     enough_memory,
     forward,
-    in_memory,
     last_layer,
     logits_of,
+    mask_names,
+    not_finite,
     refusing,
 )
 from expunge.models.loading import load_model
-from expunge.models.marks import calibration_seeds, mark_calibrated, mark_undone, says_calibration, undone_steps
-from expunge.models.spec import ModelSpec
 
 __all__ = [
     "ARCHITECTURES",
@@ -36,7 +44,6 @@ __all__ = [
     "device_name",
     "enough_memory",
     "forward",
-    "in_memory",
     "last_layer",
     "load_model",
     "load_weights",

@@ -1,13 +1,65 @@
-"""Building a classifier from its description."""
+"""Building a classifier from its description: a small network of our own, torchvision's, timm's and transformers'."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.errors import ExpungeError, SettingError, one_line
-from expunge.models.small_resnet import small_resnet
-from expunge.models.spec import ModelSpec
+from expunge.errors import ExpungeError, SettingError, one_line, optional
+from expunge.models.huggingface import hf_network
+
+SMALL_STEM_BELOW = 64  # pixels: the standard stem would leave a 1 × 1 map before the last stage's end
+READS_FILES = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable"}
+"""Options of `timm.create_model` that have it read or compile more than the network's code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """All that is needed to build a network, weights apart.
+
+    Attributes:
+        architecture: a key of `ARCHITECTURES`, or `timm:NAME`, `py:package.module:factory`, `hf`.
+        num_classes: C, the number of logits.
+        in_channels: 1 or 3.
+        image_size: side of the square input, in pixels.
+        mean, std: one a channel, for pixels scaled to [0, 1]; the network normalises its own input.
+        options: what the architecture takes besides, JSON values only. Residual networks: `stem`, `standard` (7 × 7
+            convolution of stride 2 and pooling, as published for 224-pixel images) or `small` (3 × 3 convolution
+            of stride 1, no pooling); where it is left out, `small` below 64 pixels.
+    """
+
+    architecture: str
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "ModelSpec":
+        """The inverse of `to_dict`. Raises `SettingError` on missing or unknown keys."""
+        try:
+            spec = cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
+        except (TypeError, KeyError) as error:
+            raise SettingError(f"the model's description is incomplete or foreign: {error}") from error
+        numbers = (spec.num_classes, spec.in_channels, spec.image_size)
+        if (
+            not all(type(n) is int and n >= 0 for n in numbers)
+            or not all(isinstance(n, int | float) for n in (*spec.mean, *spec.std))
+            or not isinstance(spec.architecture, str)
+            or not isinstance(spec.options, dict)
+        ):
+            raise SettingError("the model's description is incomplete or foreign: a value has the wrong type")
+        return spec
 
 
 class Normalise(nn.Module):
@@ -42,30 +94,124 @@ class Classifier(nn.Module):
         return logits
 
 
-def _small_resnet(spec: ModelSpec) -> nn.Module:
-    return small_resnet(num_classes=spec.num_classes, in_channels=spec.in_channels, **spec.options)
+class Block(nn.Module):
+    """Two 3 × 3 convolutions with batch normalisation and a shortcut (He et al. 2016, Fig. 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-def _resnet(name: str) -> Callable[[ModelSpec], nn.Module]:
-    def build_resnet(spec: ModelSpec) -> nn.Module:
-        from expunge.models.vision import resnet
+def small_resnet(num_classes: int, in_channels: int = 1, width: int = 32) -> nn.Module:
+    """A stem of stride 2 and three residual blocks of `width`, 2 × `width` and 4 × `width` channels.
 
-        return resnet(name, spec)
+    At the default width: 308,074 parameters for one channel and ten classes.
 
-    return build_resnet
+    >>> net = small_resnet(10)
+    >>> sum(p.numel() for p in net.parameters())
+    308074
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        Block(width, width, 1),
+        Block(width, 2 * width, 2),
+        Block(2 * width, 4 * width, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, num_classes),
+    )
 
 
-def _vit(spec: ModelSpec) -> nn.Module:
-    from expunge.models.vision import vit
+def resnet(name: str, spec: ModelSpec) -> nn.Module:
+    """torchvision's `resnet18` or `resnet50`, with the stem that `spec.options["stem"]` names."""
+    models = optional("torchvision.models", f"{name} needs torchvision", "vision")
+    stem = spec.options.get("stem", "small" if spec.image_size < SMALL_STEM_BELOW else "standard")
+    if stem not in {"small", "pooled", "standard"} or set(spec.options) - {"stem"}:
+        raise SettingError(f"{name} takes stem=standard, stem=pooled or stem=small, not {dict(spec.options)}")
+    network: nn.Module = getattr(models, name)(num_classes=spec.num_classes)
+    if stem in {"small", "pooled"}:
+        network.conv1 = nn.Conv2d(spec.in_channels, 64, 3, 1, 1, bias=False)
+        if stem == "small":
+            network.maxpool = nn.Identity()
+    elif spec.in_channels != 3:
+        network.conv1 = nn.Conv2d(spec.in_channels, 64, 7, 2, 3, bias=False)
+    return network
 
-    return vit(spec)
+
+def vit(spec: ModelSpec) -> nn.Module:
+    """timm's vision transformer, sized for small images: patches of side/8 or side/7, width 192, depth 9."""
+    timm = _timm()
+    patch = next((spec.image_size // n for n in (8, 7) if spec.image_size % n == 0), None)
+    if patch is None:
+        raise SettingError(f"vit needs an image side divisible by 8 or 7, not {spec.image_size}")
+    settings: dict[str, Any] = {
+        "patch_size": patch,
+        "embed_dim": 192,
+        "depth": 9,
+        "num_heads": 3,
+        "mlp_ratio": 2.0,
+        **spec.options,
+    }
+    network: nn.Module = timm.models.VisionTransformer(
+        img_size=spec.image_size, in_chans=spec.in_channels, num_classes=spec.num_classes, **settings
+    )
+    return network
+
+
+def timm_network(spec: ModelSpec) -> nn.Module:
+    """The network that `timm:NAME` names, with random weights (nothing is downloaded)."""
+    name = spec.architecture.removeprefix("timm:")
+    if ":" in name or not spec.options.keys().isdisjoint(READS_FILES):  # files may be pickles, or on the network
+        raise SettingError(f"timm:{name} with {dict(spec.options)} would read other files; give weights by --weights")
+    timm = _timm()
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_channels, **spec.options
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # of odd options, networks raise many types
+        raise SettingError(f"timm cannot build {name!r}: {one_line(error)}") from error
+    return network
+
+
+def timm_defaults(name: str) -> dict[str, Any]:
+    """timm's own description of NAME: `num_classes`, `input_size` (C, H, W), `mean`, `std`."""
+    if ":" in name:
+        raise SettingError(f"timm:{name} would read other files; give a plain name, and weights by --weights")
+    try:
+        config: dict[str, Any] = _timm().create_model(name, pretrained=False).pretrained_cfg
+    except RuntimeError as error:
+        raise SettingError(f"timm does not know {name!r}: {str(error).splitlines()[0]}") from error
+    return config
+
+
+def _timm() -> Any:
+    return optional("timm", "this model needs timm", "vision")
 
 
 ARCHITECTURES: dict[str, Callable[[ModelSpec], nn.Module]] = {
-    "small_resnet": _small_resnet,
-    "resnet18": _resnet("resnet18"),
-    "resnet50": _resnet("resnet50"),
-    "vit": _vit,
+    "small_resnet": lambda spec: small_resnet(
+        num_classes=spec.num_classes, in_channels=spec.in_channels, **spec.options
+    ),
+    "resnet18": partial(resnet, "resnet18"),
+    "resnet50": partial(resnet, "resnet50"),
+    "vit": vit,
 }
 """The architectures that `expunge train` knows by name; besides, any `timm:NAME`."""
 
@@ -86,12 +232,8 @@ def build(spec: ModelSpec) -> nn.Module:
         MissingExtraError: it needs a package that is not installed.
     """
     if spec.architecture.startswith("timm:"):
-        from expunge.models.vision import timm_network
-
         return Classifier(spec, timm_network(spec))
     if spec.architecture == "hf":
-        from expunge.models.huggingface import hf_network
-
         return Classifier(spec, hf_network(spec.options["config"]))
     if spec.architecture not in ARCHITECTURES:
         raise SettingError(f"unknown model {spec.architecture!r}; there are {', '.join(ARCHITECTURES)} and timm:NAME")

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.files import is_utf8, written_whole
-from expunge.models.building import Normalise
-from expunge.models.finite import mask_names, not_finite
-from expunge.models.spec import ModelSpec
+from expunge.models.building import ModelSpec, Normalise
+from expunge.models.inference import mask_names, not_finite
 
 FORMAT = "expunge-checkpoint/1"
 FILE_NAME = "model.safetensors"
@@ -43,13 +42,7 @@ class Header:
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""
-        return {
-            "spec": self.spec.to_dict(),
-            "class_names": list(self.class_names),
-            "data": self.data,
-            "recipe": dict(self.recipe),
-            "history": [dict(entry) for entry in self.history],
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Header":
@@ -90,11 +83,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """Reads a checkpoint's description, not its weights.
-
-    Raises:
-        InputError: missing, a pickle, damaged, or not written by expunge.
-    """
+    """Reads a checkpoint's description. Raises `InputError`: missing, a pickle, damaged, or not written by expunge."""
     path = checkpoint_path(path)
     with _opened(path) as file:
         metadata = file.metadata() or {}
@@ -112,14 +101,16 @@ def read_header(path: Path) -> Header:
 def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
     """Copies the weights in `path` into `model`, whose names and shapes must match exactly.
 
-    Args:
-        path: a .safetensors file; with `allow_pickle`, also a .pt file that holds a state dict, read with
-            `weights_only=True`. A .safetensors file is never read as a pickle.
+    With `allow_pickle`, it may be a .pt file of a state dict, read with `weights_only=True`.
 
     Raises:
         InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity.
     """
-    state = _read_pickle(path, allow_pickle) if path.suffix != ".safetensors" else _read_safetensors(path)
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    else:
+        state = _read_pickle(path, allow_pickle)
     wanted = model.state_dict()
     state = _without_prefix(state, wanted)
     _fill_in_ties(model, state)
@@ -157,11 +148,7 @@ def normalise_in_its_dtype(model: nn.Module) -> None:
 
 
 def _in_one_precision(path: Path, wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, floats of several precisions as the widest of them: no layer takes a mixture.
-
-    Raises:
-        InputError: other than floats where the network has floats, or floats of 8 bits.
-    """
+    """The weights, floats of several precisions as the widest of them: no layer takes a mixture."""
     for name, value in state.items():
         if wanted[name].is_floating_point() and (not value.is_floating_point() or value.itemsize < 2):
             raise InputError(f"{path}: {name!r} is {value.dtype}; give weights in floats of 16 bits or more")
@@ -192,11 +179,6 @@ def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict
         if all(key.startswith(name[:end]) and key[end:] in wanted for key in state):
             return {key[end:]: value for key, value in state.items()}
     return state
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
 
 
 def _opened(path: Path) -> Any:
@@ -240,3 +222,44 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
     if odd is not None:
         raise InputError(f"{path}: {odd!r} is sparse, or holds no values; give plain tensors")
     return state
+
+
+# What a model says of what was done to it, so that nothing is done or counted twice. Every module of it is marked: what
+# users wrap a network in, or take out of a wrapper, has seen the same. A bare state dict has no marks.
+_CALIBRATED = "calibration_seeds"
+_UNDONE = "undone_steps"
+
+
+def calibration_seeds(model: nn.Module) -> tuple[int, ...]:
+    """The seeds of the splits whose calibration sides the model has seen; () for any other model."""
+    return _marked(model, _CALIBRATED)
+
+
+def says_calibration(model: nn.Module) -> bool:
+    """Whether the model says what it was calibrated on, be it nothing: one from a bare state dict does not."""
+    return any(hasattr(module, _CALIBRATED) for module in model.modules())
+
+
+def mark_calibrated(model: nn.Module, *seeds: int) -> None:
+    """Adds splits to those that the model has seen."""
+    _mark(model, _CALIBRATED, seeds)
+
+
+def undone_steps(model: nn.Module) -> tuple[int, ...]:
+    """The steps of the training whose updates were taken back, once and for all; () for any other model."""
+    return _marked(model, _UNDONE)
+
+
+def mark_undone(model: nn.Module, *steps: int) -> None:
+    """Adds steps to those that were taken back."""
+    _mark(model, _UNDONE, steps)
+
+
+def _marked(model: nn.Module, name: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(value for module in model.modules() for value in getattr(module, name, ())))
+
+
+def _mark(model: nn.Module, name: str, values: tuple[int, ...]) -> None:
+    marked = tuple(dict.fromkeys((*_marked(model, name), *values)))
+    for module in model.modules():
+        setattr(module, name, marked)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expunge.errors import InputError, MissingExtraError
+from expunge.errors import InputError, optional
 
 
 class LogitsOnly(nn.Module):
@@ -30,12 +30,7 @@ def hf_network(config: dict[str, Any]) -> nn.Module:
 
 
 def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
-    """Reads a directory that `save_pretrained` wrote (safetensors weights). Nothing is downloaded.
-
-    Returns:
-        A dict of `config` (JSON values), `num_classes`, `in_channels`, `image_size`, `mean`, `std` and
-        `class_names`; and the network with its weights.
-    """
+    """The fields of a `ModelSpec`, `config` and `class_names`, and the network, of what `save_pretrained` wrote."""
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
     transformers = _transformers()
@@ -54,7 +49,10 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     if info["missing_keys"] or info["mismatched_keys"]:  # the library gives those random weights and goes on
         name = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
         raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
-    config = _portable(model.config.to_dict())
+    # What the network is built from, the same for every copy of it: without place, precision and version.
+    left_out = {"_name_or_path", "dtype", "transformers_version"}
+    told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
+    config: dict[str, Any] = json.loads(json.dumps(told))
     try:
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(directory, local_files_only=True)
     except OSError as error:
@@ -76,33 +74,26 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     }, LogitsOnly(model)
 
 
-def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """What the network is built from, the same for every copy of it: as JSON, without place, precision and version."""
-    left_out = {"_name_or_path", "dtype", "transformers_version"}
-    kept = {key: value for key, value in config.items() if key not in left_out}
-    portable: dict[str, Any] = json.loads(json.dumps(kept))
-    return portable
-
-
 def _scale(processor: dict[str, Any], channels: int, directory: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation by channel, of pixels in [0, 1], that come to what the processor does to bytes."""
     for step in ("do_flip_channel_order", "offset", "rescale_offset"):
         if processor.get(step):
             raise InputError(f"hf:{directory}: its image processor sets {step}, which expunge cannot do")
     factor = 255 * float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 255.0
-    moments = []
-    for key, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
-        given = processor.get(key, [0.5] * channels) if processor.get("do_normalize", True) else neutral
+
+    def by_channel(key: str) -> list[float]:
+        given = processor.get(key, [0.5] * channels)
         values = given if isinstance(given, list | tuple) else [given] * channels
         if len(values) != channels:
             raise InputError(f"hf:{directory}: {key} is of {len(values)} channels, the model takes {channels}")
-        moments.append(tuple(float(value) for value in values))
-    mean, std = moments
+        return [float(value) for value in values]
+
+    mean, std = [0.0] * channels, [1.0] * channels
+    if processor.get("do_normalize", True):
+        mean, std = by_channel("image_mean"), by_channel("image_std")
     kind = str(processor.get("image_processor_type", ""))
     if processor.get("include_top", kind.startswith("EfficientNet")):  # it divides by the deviation once more
-        given = processor.get("image_std", [0.5] * channels)
-        again = given if isinstance(given, list | tuple) else [given] * channels
-        std = tuple(one * float(other) for one, other in zip(std, again, strict=True))
+        std = [one * other for one, other in zip(std, by_channel("image_std"), strict=True)]
     return tuple(value / factor for value in mean), tuple(value / factor for value in std)
 
 
@@ -126,11 +117,7 @@ def _side(size: Any, directory: str) -> int:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("hf: models need transformers: pip install '.[hf]' in expunge's sources") from error
-    library: Any = transformers
+    library = optional("transformers", "hf: models need transformers", "hf")
     # Standard error is for what expunge has to say; what the library only warns of is checked here.
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()

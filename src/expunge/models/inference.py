@@ -2,16 +2,13 @@
 
 import copy
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
-
-Made = TypeVar("Made")
 
 
 def as_float(logits: object) -> Tensor:
@@ -29,18 +26,23 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     return as_float(model(inputs.clone()))
 
 
-def logits_of(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
+def logits_of(
+    model: nn.Module,
+    inputs: Tensor,
+    batch_size: int = 500,
+    run: Callable[[nn.Module, Tensor], Tensor] = forward,
+) -> Tensor:
     """Logits (N, C), float32 or float64, of `inputs` (N, ...), without gradients. Leaves `model` in eval mode.
 
-    At most `batch_size` at a time; fewer where memory does not suffice.
+    `run` makes them of a batch: of `batch_size` inputs, or fewer where memory does not suffice.
     """
     model.eval()
-    with torch.no_grad():
-        parts = [in_memory(lambda part: forward(model, part), batch) for batch in inputs.split(batch_size)]
+    with torch.no_grad():  # not in inference mode: a tensor that the model keeps must serve training still
+        parts = [_in_memory(lambda part: run(model, part), batch) for batch in inputs.split(batch_size)]
         return torch.cat([logits for part in parts for logits in part])
 
 
-def in_memory(run: Callable[[Tensor], Made], batch: Tensor) -> list[Made]:
+def _in_memory(run: Callable[[Tensor], Tensor], batch: Tensor) -> list[Tensor]:
     """What `run` makes of a batch (N, ...), or, where memory does not suffice, of its halves, their halves, ..."""
     try:
         return [run(batch)]
@@ -48,16 +50,14 @@ def in_memory(run: Callable[[Tensor], Made], batch: Tensor) -> list[Made]:
         if len(batch) == 1 or not _is_of_memory(error):
             raise
     # Out of the handler: the traceback holds what was computed.
-    return [made for half in batch.split((len(batch) + 1) // 2) for made in in_memory(run, half)]
+    return [made for half in batch.split((len(batch) + 1) // 2) for made in _in_memory(run, half)]
 
 
 @contextmanager
 def refusing(inputs: Tensor, where: str) -> Iterator[None]:
-    """Turns what a model raises inside the block, a forward pass over `inputs`, into an `InputError` of one line.
+    """Turns what a model raises inside the block, a forward pass over `inputs` (N, ...), into an `InputError`.
 
-    Args:
-        inputs: shape (N, ...).
-        where: what the line begins with, such as the set's name.
+    Its line begins with `where`, such as the set's name.
     """
     try:
         yield
@@ -72,11 +72,7 @@ def refusing(inputs: Tensor, where: str) -> Iterator[None]:
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Turns what says inside the block that memory ran out into a `NotEnoughMemoryError` of one line.
-
-    Args:
-        advice: what to do, such as which setting to lower.
-    """
+    """Turns what says inside the block that memory ran out into a `NotEnoughMemoryError`, which ends with `advice`."""
     try:
         yield
     except NotEnoughMemoryError:
@@ -95,8 +91,7 @@ def _is_of_memory(error: Exception) -> bool:
 def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
     """What `factory` builds, on the device and in the precision of `like`, which is float32 or float64.
 
-    Raises:
-        InputError: it builds nothing, or fails, or what it builds cannot be copied: it may hand out what others hold.
+    It is a copy, since a factory may hand out what others hold. Raises `InputError` where it fails.
     """
     device, dtype = device_and_dtype(like)
     try:
@@ -143,11 +138,7 @@ def device_name(device: torch.device) -> str:
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Those of the first floating-point parameter, or of the first where none is.
-
-    Raises:
-        InputError: the model has no parameters, or they hold no values yet.
-    """
+    """Those of the first floating-point parameter, or of the first. Raises `InputError` for none, or without values."""
     reference = next(model.parameters(), None)
     if reference is None:
         raise InputError("the model has no parameters, so that there is nothing to train, forget or audit")
@@ -166,3 +157,28 @@ def last_layer(model: nn.Module) -> str:
     linear = [name for name in owners if isinstance(modules[name], nn.Linear)]
     last: str = (linear or owners)[-1]
     return last
+
+
+def mask_names(model: nn.Module) -> set[str]:
+    """The buffers in which −inf may stand, as it says what may not be attended to: all but running statistics."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if not isinstance(module, nn.modules.batchnorm._NormBase)
+        for name, _ in module.named_buffers(recurse=False)
+    }
+
+
+def not_finite(tensors: Iterable[tuple[str, Tensor]], masks: Collection[str] = ()) -> str | None:
+    """The name of the first tensor that holds NaN or infinity, None where there is none; −inf may stand in `masks`."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype.itemsize == 1:
+            tensor = tensor.float()  # of which torch computes no sums
+        if not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor.sum())):
+            continue  # a sum is finite only where every term is, and much quicker than looking at each
+        bad = ~torch.isfinite(tensor)
+        if name in masks and tensor.is_floating_point():
+            bad &= ~torch.isneginf(tensor)
+        if bool(bad.any()):
+            return name
+    return None

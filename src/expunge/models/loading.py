@@ -1,5 +1,6 @@
 """MODEL specs: from a text such as `runs/fm-r18` or `timm:vit_tiny_patch16_224` to a network with weights."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,17 @@ from torch import nn
 
 from expunge.data.specs import import_factory
 from expunge.errors import InputError, SettingError
-from expunge.models.building import Classifier, build
-from expunge.models.checkpoint import Header, checkpoint_path, load_weights, normalise_in_its_dtype, read_header
-from expunge.models.marks import mark_calibrated, mark_undone
-from expunge.models.spec import ModelSpec
+from expunge.models.building import Classifier, ModelSpec, build, timm_defaults
+from expunge.models.checkpoint import (
+    Header,
+    checkpoint_path,
+    load_weights,
+    mark_calibrated,
+    mark_undone,
+    normalise_in_its_dtype,
+    read_header,
+)
+from expunge.models.huggingface import load_hf
 
 
 def load_model(
@@ -37,20 +45,22 @@ def load_model(
             raise SettingError(f"{spec} says nothing of the weights; add --weights FILE.safetensors")
         weights = Path(weights)
         model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
-        ours = _read_own_header(weights)
-        if ours is not None and ours.spec.architecture != header.spec.architecture:
+        ours = None
+        with suppress(InputError):
+            ours = read_header(weights)
+        if ours is None:  # not of expunge: for the network without expunge's wrapper around it
+            load_weights(model.get_submodule("network"), weights, allow_pickle=allow_pickle)
+            normalise_in_its_dtype(model)
+            return model.eval(), header
+        if ours.spec.architecture != header.spec.architecture:
             raise InputError(f"{weights} was written for {ours.spec.architecture}: give that as the model, not {spec}")
-        if ours is not None:
-            if kind == "timm":  # normalised as it was trained, and not as timm's own weights
-                _check_numbers(rest, ours, weights)
-                model = _built(ours, weights)
-            else:  # what the command says of a factory goes before what an earlier one said
-                ours = replace(ours, spec=header.spec, class_names=header.class_names)
-            load_weights(model, weights)
-            return _marked(model, ours)
-        load_weights(_network(model), weights, allow_pickle=allow_pickle)
-        normalise_in_its_dtype(model)
-        return model.eval(), header
+        if kind == "timm":  # normalised as it was trained, and not as timm's own weights
+            _check_numbers(rest, ours, weights)
+            model = _built(ours, weights)
+        else:  # what the command says of a factory goes before what an earlier one said
+            ours = replace(ours, spec=header.spec, class_names=header.class_names)
+        load_weights(model, weights)
+        return _marked(model, ours)
     if weights is not None:
         raise SettingError(f"{spec} brings its own weights; leave out --weights")
     if kind == "hf" and rest:
@@ -81,19 +91,6 @@ def _marked(model: nn.Module, header: Header) -> tuple[nn.Module, Header]:
     return model.eval(), header
 
 
-def _read_own_header(path: Path) -> Header | None:
-    """The header of a checkpoint that expunge wrote, None for any other file."""
-    try:
-        return read_header(path)
-    except InputError:
-        return None
-
-
-def _network(model: nn.Module) -> nn.Module:
-    """What foreign weights belong to: the network without expunge's wrapper around it."""
-    return model.network if isinstance(model, Classifier) else model
-
-
 def _options(rest: str, advice: str) -> tuple[str, dict[str, int]]:
     """The name and the numbers of `NAME,KEY=NUMBER,…`. Raises `SettingError` with the advice."""
     name, *pairs = rest.split(",")
@@ -118,8 +115,6 @@ def _check_numbers(rest: str, ours: Header, weights: Path) -> None:
 
 
 def _from_timm(rest: str) -> tuple[nn.Module, Header]:
-    from expunge.models.vision import timm_defaults
-
     name, options = _options(rest, f"timm:{rest}: write timm:NAME,num_classes=10,in_chans=1,image_size=64")
     defaults = timm_defaults(name)
     channels = options.pop("in_chans", defaults["input_size"][0])
@@ -164,8 +159,6 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
 
 
 def _from_hf(directory: str) -> tuple[nn.Module, Header]:
-    from expunge.models.huggingface import load_hf
-
     found, network = load_hf(directory)
     class_names = found.pop("class_names")
     options = {"config": found.pop("config")}
