@@ -30,7 +30,7 @@ from expunge.metrics.distances import activation_distance
 from expunge.metrics.epsilon import epsilon_bound, epsilon_ceiling, epsilon_lower_bound
 from expunge.metrics.klom import klom
 from expunge.metrics.leakage import update_leakage
-from expunge.metrics.lira import SIGMA_FLOOR, example_aucs, likelihood_ratios, lira
+from expunge.metrics.lira import example_aucs, likelihood_ratios, lira
 from expunge.metrics.membership import auc_interval, clopper_pearson, tpr_at_fpr
 from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import ModelSpec, build, logits_of
@@ -86,6 +86,18 @@ def test_pooled_area_and_rates_agree_with_their_definitions() -> None:
     assert (found.num_unlearned, found.num_retrained, found.num_examples) == (20, 22, 30)
 
 
+def test_the_smallest_false_positive_rate_is_one_of_all_retrained_scores_and_one() -> None:
+    """99 retrained scores have a threshold for 1% and none for less; 0.29 · 100 is 28.999… in binary."""
+    u, r = scores(7, 11)
+    assert r.size == 99
+    found = lira(u, r, fprs=(0.01, 0.0099, 0.29), num_bootstrap=3)
+    above, below = (part.ravel() for part in likelihood_ratios(u, r))
+    thresholds = [np.sort(below)[-rank] for rank in (1, 29)]
+    assert found.tprs[1] is None
+    for tpr, threshold in zip((found.tprs[0], found.tprs[2]), thresholds, strict=True):
+        assert tpr == pytest.approx((above > threshold).mean(), abs=1e-12)
+
+
 def test_the_bootstrap_is_that_of_whole_models_and_whole_examples() -> None:
     """Recomputed with every drawn score written out as often as it was drawn, ties included."""
     u, r = (values.round(1) for values in scores(6, 4))
@@ -121,7 +133,9 @@ def test_models_without_a_difference_have_half_the_area_within_the_interval() ->
 def test_constant_scores_and_wrong_shapes() -> None:
     apart = lira(np.ones((3, 2)), np.zeros((3, 2)), num_bootstrap=5)
     assert (apart.auc, apart.auc_interval) == (1.0, (1.0, 1.0))
-    assert SIGMA_FLOOR == 1e-6
+    above, below = likelihood_ratios(np.ones((3, 2)), np.zeros((3, 2)))  # σ is 1e-6 where all models agree
+    assert above == pytest.approx(np.full((3, 2), 0.5e12), rel=1e-9)
+    assert below == pytest.approx(np.full((3, 2), -0.5e12), rel=1e-9)
     assert lira(np.zeros((3, 2)), np.zeros((3, 2)), num_bootstrap=5).auc == 0.5
     for u, r in [
         (np.zeros((2, 4)), np.zeros((3, 4))),
@@ -196,6 +210,19 @@ def test_the_lower_bound_agrees_with_a_plain_loop() -> None:
         assert measured == pytest.approx(max(0.0, expected), abs=1e-9)
 
 
+def test_the_bound_in_short_is_of_the_smaller_side_and_once_for_all_examples() -> None:
+    u, r = scores(41, 6, 4.0)
+    found = epsilon_bound(u, r, seed=5)
+    single, joint = (epsilon_lower_bound(u, r, confidence=given, seed=5) for given in (0.95, 1 - 0.05 / 6))
+    assert (found.median, found.maximum, found.simultaneous) == (np.median(single), single.max(), joint.max())
+    assert 0 < found.simultaneous < found.maximum
+    assert found.num_evaluated == 21  # the halves that chose the thresholds have 20 and 21
+    low = stats.binomtest(21, 21).proportion_ci(0.95, method="exact").low
+    high = stats.binomtest(0, 22).proportion_ci(0.95, method="exact").high
+    ways = (low - 1e-5) / high, (1 - high - 1e-5) / (1 - low)
+    assert found.ceiling == pytest.approx(math.log(max(ways)), abs=1e-9)
+
+
 def test_the_bound_is_zero_where_nothing_differs_and_sees_other_widths_and_both_directions() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=(64, 400))
@@ -243,6 +270,16 @@ def test_klom_counts_the_sample_on_the_top_edge() -> None:
     assert found.retrained_from_unlearned[0] == pytest.approx(math.log(2.0), rel=1e-9)  # all of it in one bin
 
 
+def test_klom_cuts_scores_at_100_into_20_bins_that_hold_their_lower_edge() -> None:
+    """By hand, with u in bins 0, 0, 16, 19 and r in bins 0, 0, 19, 19, where 90 begins the last bin."""
+    u, r = np.array([[-300.0], [-120.0], [60.0], [300.0]]), np.array([[-100.0], [-100.0], [90.0], [500.0]])
+    found = klom(u, r)
+    total = 1 + 1e-5
+    forward = 0.5 * math.log(total) + 0.25 * math.log(0.25 * total / 1e-5) + 0.25 * math.log(0.25 * total / 0.5)
+    assert found.unlearned_from_retrained[0] == pytest.approx(forward, rel=1e-9)
+    assert found.retrained_from_unlearned[0] == pytest.approx(0.5 * math.log(2), rel=1e-9)
+
+
 def test_klom_keeps_its_two_directions_apart() -> None:
     """A caller of the reference code swapped the arguments."""
     rng = np.random.default_rng(0)
@@ -254,13 +291,18 @@ def test_klom_keeps_its_two_directions_apart() -> None:
 
 def test_the_null_mean_is_that_of_exchanged_models() -> None:
     u, r = scores(9, 2)
-    found = klom(u, r, num_permutations=40, seed=2)
-    both, rng = np.concatenate([u, r]), np.random.default_rng(2)
-    expected = np.zeros(2)
-    for _ in range(40):
-        order = rng.permutation(20)
-        expected += [histogram_kl(both[order[:9], j], both[order[9:], j]) for j in range(2)]
-    np.testing.assert_allclose(found.null_unlearned_from_retrained, expected / 40, rtol=1e-9)
+    both = np.concatenate([u, r])
+    for given, num in (({"num_permutations": 40}, 40), ({}, 200)):
+        found, rng = klom(u, r, seed=2, **given), np.random.default_rng(2)
+        forward, backward = np.zeros(2), np.zeros(2)
+        for _ in range(num):
+            order = rng.permutation(20)
+            one, other = both[order[:9]], both[order[9:]]
+            forward += [histogram_kl(one[:, j], other[:, j]) for j in range(2)]
+            backward += [histogram_kl(other[:, j], one[:, j]) for j in range(2)]
+        np.testing.assert_allclose(found.null_unlearned_from_retrained, forward / num, rtol=1e-9)
+        np.testing.assert_allclose(found.null_retrained_from_unlearned, backward / num, rtol=1e-9)
+        assert found.backward == pytest.approx((found.retrained_from_unlearned - backward / num).mean(), abs=1e-12)
     same = klom(np.zeros((4, 3)), np.zeros((4, 3)))
     assert (same.forward, same.backward) == (0.0, 0.0)
     clipped = klom(np.full((3, 1), 1e30), np.full((3, 1), 100.0))
@@ -294,6 +336,8 @@ def test_leakage_is_the_area_of_the_distances_moved() -> None:
     found, interval = update_leakage(*sets)
     assert found == pytest.approx(area(moved[0], moved[1]), abs=1e-9)
     assert interval == pytest.approx(auc_interval(moved[0], moved[1]), abs=1e-9)
+    narrow = update_leakage(*sets, confidence=0.5)[1]
+    assert narrow == pytest.approx(auc_interval(moved[0], moved[1], confidence=0.5), abs=1e-9)
     assert update_leakage(sets[0], sets[0], sets[2], sets[2])[0] == 0.5
     with pytest.raises(InputError):
         update_leakage(sets[0], sets[2], sets[2], sets[3])
@@ -358,6 +402,7 @@ def test_the_full_audit_goes_to_json_and_back_and_into_a_table() -> None:
     assert "100.0" not in table[4].split("|")[9]
     assert any("9 models of each kind are few" in caveat for caveat in report.caveats)
     assert "Subject: audits the recipe, not this model." in report.caveats
+    assert not any("few" in caveat for caveat in full_audit(invented(64), num_bootstrap=1).caveats)
     for text in ("{}", "[]", "no", json.dumps({**json.loads(report.to_json()), "rows": [{}]})):
         with pytest.raises(InputError, match="not a full audit"):
             FullAudit.from_json(text)

@@ -16,7 +16,7 @@ from expunge.auditing.relearning import TOLERANCE, _seed, network_steps, relearn
 from expunge.auditing.report import Relearning
 from expunge.data import Examples
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.metrics.relearning import RIDGE, head_steps, matched_draws, relearn_statistic, step_matrix
+from expunge.metrics.relearning import head_steps, matched_draws, relearn_statistic, step_matrix
 from expunge.models.small_resnet import small_resnet
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def test_the_step_is_the_longest_that_no_set_can_outrun() -> None:
     sets = [everything[:5], everything[5:9]]
     step = step_matrix(everything, sets, NUM_FEATURES)
     second = everything.T @ everything / 200
-    preconditioner = np.linalg.inv(second + RIDGE * np.trace(second) / NUM_FEATURES * np.eye(NUM_FEATURES))
+    preconditioner = np.linalg.inv(second + 1e-3 * np.trace(second) / NUM_FEATURES * np.eye(NUM_FEATURES))
     largest = max(np.linalg.eigvals(preconditioner @ (x.T @ x / len(x))).real.max() for x in sets)
     np.testing.assert_allclose(step, preconditioner / (0.5 * largest), rtol=1e-9, atol=1e-12)
 
@@ -195,9 +195,9 @@ def test_the_same_seed_gives_the_same_draws_and_another_seed_others() -> None:
 def test_what_limits_the_result_is_said() -> None:
     plain = Arrangement(0.0, num_heldout=39 * 12).relearn()
     assert plain.note == "last layer on fixed features, 12 of 12 forgotten examples"
-    assert (
-        "control sets share held-out examples (each takes up to 1" in Arrangement(0.0, num_heldout=100).relearn().note
-    )
+    shared = Arrangement(0.0, num_heldout=100).relearn()
+    assert "up to 12%" in shared.note
+    assert shared.p_value is not None
     crowded = Arrangement(0.0, num_heldout=40).relearn()
     assert crowded.p_value is None
     assert "their ranks say nothing" in crowded.note

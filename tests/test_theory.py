@@ -521,7 +521,9 @@ def test_other_unusable_arguments_are_refused() -> None:
         pair_share([0.5, 0.5], 0, 0)
     with pytest.raises(InputError, match="same totals"):
         majorizes([1.0, 0.0], [1.0, 1.0])
-    with pytest.raises(InputError, match="must be alike"):
+    with pytest.raises(InputError, match="totals"):
+        majorizes([1.0, 0.0], [0.5, 0.5 + 1e-6])
+    with pytest.raises(InputError, match="alike"):
         majorizes([1.0], [0.5, 0.5])
     with pytest.raises(InputError, match="shapes"):
         majorizes(np.ones((2, 3)), np.ones((3, 3)))
