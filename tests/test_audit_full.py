@@ -400,13 +400,13 @@ def test_the_full_audit_goes_to_json_and_back_and_into_a_table() -> None:
     assert len(table) == 2 + 4
     assert len({line.count("|") for line in table}) == 1
     assert "100.0" not in table[4].split("|")[9]
-    assert any("9 models of each kind are few" in caveat for caveat in report.caveats)
-    assert "Subject: audits the recipe, not this model." in report.caveats
+    assert any("9 models" in caveat for caveat in report.caveats)
+    assert any("audits the recipe" in caveat for caveat in report.caveats)
     assert not any("few" in caveat for caveat in full_audit(invented(64), num_bootstrap=1).caveats)
     for text in ("{}", "[]", "no", json.dumps({**json.loads(report.to_json()), "rows": [{}]})):
-        with pytest.raises(InputError, match="not a full audit"):
+        with pytest.raises(InputError, match="full audit"):
             FullAudit.from_json(text)
-    with pytest.raises(InputError, match="at least 8 models"):
+    with pytest.raises(InputError, match="8 models"):
         full_audit(invented(7))
 
 
@@ -508,10 +508,10 @@ def test_what_was_finished_before_the_kill_is_kept(resumed: Resumed) -> None:
     assert set(references.logits) == {"original", "retrained", "targeted", "random_label.2"}
     shapes = {name: said.shape for name, said in references.logits["targeted"].items()}
     assert shapes == {"forget": (2, 4, 10), "heldout": (2, 30, 10), "retained": (2, 20, 10)}
-    assert told[0] == f"2 of 2 pairs of reference models are to be trained in {directory}"
-    assert "the rest will take about" in told[1]
+    assert "2 of 2" in told[0]
+    assert " min" in told[1]
     again = trained(directory, methods=METHODS, announce=told.append)
-    assert told[-1].startswith("0 of 2 pairs")
+    assert "0 of 2" in told[-1]
     assert (again.logits["original"]["forget"] == references.logits["original"]["forget"]).all()
     assert load_references(directory, rows=["targeted"], num_models=1).num_models == 1
 
@@ -588,7 +588,7 @@ def test_methods_that_read_held_out_examples_leave_one_half_to_all_rows(tmp_path
 )
 def test_results_of_other_settings_are_never_reused(killed: Path, change: dict[str, Any], named: str) -> None:
     before = sorted(killed.iterdir())
-    with pytest.raises(InputError, match=f"of another .*{named}; choose another directory"):
+    with pytest.raises(InputError, match=named):
         trained(killed, **change)
     assert sorted(killed.iterdir()) == before
 
@@ -596,7 +596,7 @@ def test_results_of_other_settings_are_never_reused(killed: Path, change: dict[s
 def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resumed, tmp_path: Path) -> None:
     directory = resumed[0]
     settings = arranged()
-    with pytest.raises(InputError, match="of another forget"):
+    with pytest.raises(InputError, match="forget"):
         trained(directory, forget_ids=settings["data"].ids[:5])
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -604,23 +604,23 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
     (tmp_path / "manifest.json").write_text(
         json.dumps(manifest | {"settings": manifest["settings"] | {"device": "cuda"}})
     )
-    with pytest.raises(InputError, match="of another device"):  # which this machine did not train
+    with pytest.raises(InputError, match="device"):  # which this machine did not train
         trained(tmp_path)
     manifest["settings"]["recipe"]["lr"] = 0.5
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="comes from other settings"):
+    with pytest.raises(InputError, match="settings"):
         load_references(tmp_path)
     (tmp_path / "original-0000.safetensors").write_bytes(b"half")
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="damaged"):
         load_references(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="no manifest"):
+    with pytest.raises(InputError, match="manifest"):
         load_references(tmp_path)
-    with pytest.raises(InputError, match="there are no reference models"):
+    with pytest.raises(InputError, match="none"):
         load_references(tmp_path / "none")
-    with pytest.raises(InputError, match="no models unlearned by 'finetune'"):
+    with pytest.raises(InputError, match="'finetune'"):
         load_references(directory, rows=["finetune"])
-    with pytest.raises(InputError, match="is missing"):
+    with pytest.raises(InputError, match="missing"):
         load_references(directory, num_models=400)
 
 
@@ -628,14 +628,14 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Pat
     out = tmp_path / "out"
     data = arranged()["data"]
     refused: list[tuple[dict[str, Any], type[ExpungeError], str]] = [
-        ({"methods": {"a/b": NegGrad()}}, SettingError, "cannot be called 'a/b'"),
-        ({"methods": {"retrained": NegGrad()}}, SettingError, "cannot be called"),
+        ({"methods": {"a/b": NegGrad()}}, SettingError, "'a/b'"),
+        ({"methods": {"retrained": NegGrad()}}, SettingError, "'retrained'"),
         ({"methods": {"undo": make_method("amnesiac_undo")}}, SettingError, "update log"),
-        ({"num_models": 0}, SettingError, "at least 1"),
-        ({"device": "gpu"}, SettingError, "device='gpu': it is cpu, or cuda where there is a GPU"),
-        ({"forget_ids": ["nonsense"]}, InputError, "no example 'nonsense'"),
-        ({"forget_ids": data.ids}, InputError, "nothing is left"),
-        ({"heldout": data}, InputError, "are in the forget set too"),
+        ({"num_models": 0}, SettingError, "num_models"),
+        ({"device": "gpu"}, SettingError, "device='gpu'"),
+        ({"forget_ids": ["nonsense"]}, InputError, "'nonsense'"),
+        ({"forget_ids": data.ids}, InputError, "forget set"),
+        ({"heldout": data}, InputError, "forget"),
     ]
     for changes, error, match in refused:
         with pytest.raises(error, match=match):
@@ -651,7 +651,7 @@ def test_a_network_that_relearning_wrecks_counts_as_one_that_does_not_relearn(tm
 
 def test_a_method_that_fails_is_named(tmp_path: Path) -> None:
     wild = {"steady": NegGrad(epochs=1), "wild": NegGrad(lr=1e38, optimizer="sgd", epochs=3)}
-    with pytest.raises(ExpungeError, match=r"wild, model 0: .*became nan.*; leave this method out, or change it"):
+    with pytest.raises(ExpungeError, match=r"wild.* 0.*nan"):
         trained(tmp_path / "references", methods=wild, num_models=1)
 
 
@@ -661,13 +661,13 @@ def test_halves_of_a_held_out_set_share_nothing() -> None:
     assert (len(data), len(forget_ids), len(heldout)) == (50, 7, 51)
     assert not set(data.ids) & set(heldout.ids)
     assert len(data.select(forget_ids)) == 7
-    with pytest.raises(InputError, match="cannot forget 50"):
+    with pytest.raises(InputError, match="50"):
         recipe_sets(images, 50)
 
 
 def test_a_worker_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references_module, "in_processes", lambda *given, **how: iter([(0, Died("it was killed"))]))
-    with pytest.raises(ExpungeError, match="it was killed; what was finished is kept"):
+    with pytest.raises(ExpungeError, match="it was killed"):
         trained(tmp_path / "references", num_models=1)
 
 

