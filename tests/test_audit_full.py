@@ -82,6 +82,8 @@ def test_pooled_area_and_rates_agree_with_their_definitions() -> None:
     assert found.tpr_intervals[2] is None
     each = [area(above[:, j], below[:, j]) for j in range(30)]
     np.testing.assert_allclose(example_aucs(above, below), each, atol=1e-12)
+    tied = u.round(), r.round()
+    np.testing.assert_allclose(example_aucs(*tied), [area(tied[0][:, j], tied[1][:, j]) for j in range(30)], atol=1e-12)
     assert found.auc_worst_decile == pytest.approx(np.quantile(each, 0.9), abs=1e-12)
     assert (found.num_unlearned, found.num_retrained, found.num_examples) == (20, 22, 30)
 
@@ -136,7 +138,8 @@ def test_constant_scores_and_wrong_shapes() -> None:
     above, below = likelihood_ratios(np.ones((3, 2)), np.zeros((3, 2)))  # σ is 1e-6 where all models agree
     assert above == pytest.approx(np.full((3, 2), 0.5e12), rel=1e-9)
     assert below == pytest.approx(np.full((3, 2), -0.5e12), rel=1e-9)
-    assert lira(np.zeros((3, 2)), np.zeros((3, 2)), num_bootstrap=5).auc == 0.5
+    same = lira(np.zeros((3, 2)), np.zeros((3, 2)), fprs=(0.2,), num_bootstrap=5)
+    assert (same.auc, same.tprs) == (0.5, (0.0,))  # none is above a threshold that all are at
     for u, r in [
         (np.zeros((2, 4)), np.zeros((3, 4))),
         (np.zeros((3, 4)), np.zeros((3, 5))),
@@ -211,16 +214,17 @@ def test_the_lower_bound_agrees_with_a_plain_loop() -> None:
 
 
 def test_the_bound_in_short_is_of_the_smaller_side_and_once_for_all_examples() -> None:
-    u, r = scores(41, 6, 4.0)
+    r, u = scores(41, 6, -4.0)
     found = epsilon_bound(u, r, seed=5)
     single, joint = (epsilon_lower_bound(u, r, confidence=given, seed=5) for given in (0.95, 1 - 0.05 / 6))
     assert (found.median, found.maximum, found.simultaneous) == (np.median(single), single.max(), joint.max())
     assert 0 < found.simultaneous < found.maximum
     assert found.num_evaluated == 21  # the halves that chose the thresholds have 20 and 21
-    low = stats.binomtest(21, 21).proportion_ci(0.95, method="exact").low
-    high = stats.binomtest(0, 22).proportion_ci(0.95, method="exact").high
-    ways = (low - 1e-5) / high, (1 - high - 1e-5) / (1 - low)
-    assert found.ceiling == pytest.approx(math.log(max(ways)), abs=1e-9)
+    low = stats.binomtest(22, 22).proportion_ci(0.95, method="exact").low
+    high = stats.binomtest(0, 21).proportion_ci(0.95, method="exact").high
+    by_finds, by_misses = (low - 1e-5) / high, (1 - high - 1e-5) / (1 - low)
+    assert found.ceiling == pytest.approx(math.log(by_misses), abs=1e-9)
+    assert by_misses > by_finds
 
 
 def test_the_bound_is_zero_where_nothing_differs_and_sees_other_widths_and_both_directions() -> None:

@@ -151,9 +151,10 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
     trace = unlearn(larger, pairs(20, seed=2, shape=(1, 8, 8)), method=Calibrated(epochs=2)).trace
     assert trace.num_heldout == 0
     assert any("held-out" in warning for warning in trace.warnings)
-    for shape in ((36,), (1, 6, 6)):  # the latter would be shifted by less than a pixel
+    for shape in ((49,), (1, 7, 7)):  # the latter would be shifted by less than a pixel
+        smaller = nn.Sequential(nn.Flatten(), nn.Linear(49, NUM_CLASSES))
         with pytest.raises(InputError, match=r"held-out .* 8 "):
-            unlearn(network(), pairs(20, seed=2, shape=shape), method="calibrated")
+            unlearn(smaller, pairs(20, seed=2, shape=shape), method="calibrated")
 
 
 def test_copies_of_a_forgotten_example_have_one_target() -> None:
@@ -401,6 +402,8 @@ def test_held_images_are_shifted_where_epochs_would_share_many() -> None:
     task = Task(forget=heldout.take(torch.tensor([0])), forget_digests=(b"",), forget_logits=torch.zeros(1, 2))
     plain = _distilling.drawn(replace(task, heldout=heldout), 10, False, torch.Generator().manual_seed(0))
     assert torch.equal(plain, pixels[:10])
+    eleven = _distilling.drawn(replace(task, heldout=heldout), 11, False, torch.Generator().manual_seed(0))
+    assert not torch.equal(eleven, pixels[:11]), "more than a quarter of them"
     found = _distilling.drawn(replace(task, heldout=heldout), 40, False, torch.Generator().manual_seed(0))
     assert found.shape == (40, 1, 16, 16)
     assert len(found.unique(dim=0)) > 10
@@ -513,6 +516,76 @@ def test_transport_keeps_order_within_a_class_and_stays_within_the_unseen_range(
         assert bool((given.diff() >= 0).all())
 
 
+@pytest.mark.parametrize(("num", "target"), [(19, 0.0), (20, 100.0)])
+def test_a_class_takes_its_own_unseen_margins_where_there_are_twenty(num: int, target: float) -> None:
+    """Those of the other class, of which there are more, are all 0."""
+    unseen = torch.cat([torch.full((num,), 100.0), torch.zeros(40)])
+    unseen_labels = torch.cat([torch.zeros(num), torch.ones(40)]).long()
+    assert transported(torch.tensor([0]), torch.tensor([0]), unseen, unseen_labels).tolist() == [target]
+
+
+def task_of(num_forget: int, num_heldout: int, shape: tuple[int, ...] = (1, 6, 6)) -> tuple[nn.Module, Task]:
+    """A linear network and what a method is handed."""
+    forget, heldout = (pairs(num, seed=num, shape=shape) for num in (num_forget, num_heldout))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(forget.inputs[0].numel(), NUM_CLASSES))
+    given = [Examples(part.inputs, part.labels) for part in (forget, heldout)]
+    logits = model(given[0].inputs).detach()
+    return model, Task(forget=given[0], forget_digests=(b"",) * num_forget, forget_logits=logits, heldout=given[1])
+
+
+def test_at_least_as_many_are_held_as_are_forgotten() -> None:
+    model, task = task_of(20, 60)
+    for size, num in ((3, 20), (30, 30)):
+        method = Calibrated(retention_size=size, mixtures=False)
+        assert len(_distilling.Held(method, model, task, torch.Generator().manual_seed(0)).inputs) == 20 + num
+
+
+def test_the_first_step_takes_its_share_off_the_pull_of_256_examples_evenly_spaced() -> None:
+    """The pull is x w₀ + 1 at w = 0: its mean is 1, and its slope, of 256 of a thousand x, is their mean."""
+    model = nn.Linear(1, 2, bias=False).double()
+    nn.init.zeros_(model.weight)
+    inputs = torch.arange(1000.0).double()[:, None]
+    examples = Examples(inputs, torch.zeros(1000, dtype=torch.int64))
+    task = Task(forget=examples, forget_digests=(), forget_logits=torch.zeros(1000, 2), heldout=examples)
+    mean = np.mean([n * 1000 // 256 for n in range(256)])
+    for lr, expected in ((1.0, 0.2 / mean), (1e-6, 1e-6)):
+        method = Calibrated(pace=0.2, lr=lr)
+        settled = method.adapted(model, task, lambda logits, index: logits[:, 0] + 1, Recorder())
+        assert settled.lr == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("num", "watched"), [(99, []), (100, [25]), (2008, [500])])
+def test_a_quarter_is_watched_if_that_is_25_but_500_at_most(
+    monkeypatch: pytest.MonkeyPatch, num: int, watched: list[int]
+) -> None:
+    sizes: list[int] = []
+
+    def noting(planned: Tensor, before: Tensor, now: Tensor) -> Tensor:
+        sizes.append(len(before))
+        return followed(planned, before, now)
+
+    monkeypatch.setattr(importlib.import_module("expunge.methods.calibrated"), "followed", noting)
+    model, task = task_of(20, num)
+    method = Calibrated(epochs=1, rank="margin", stop="budget")
+    method.run(model, task, rng=torch.Generator().manual_seed(0), record=Recorder())
+    assert sizes == watched
+
+
+def test_sixteen_shifted_copies_stand_for_unseen_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrated, shifts = importlib.import_module("expunge.methods.calibrated"), []
+
+    def noting(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
+        shifts.append(augment)
+        return images
+
+    monkeypatch.setattr(calibrated, "augmented", noting)
+    model, task = task_of(20, 1, (1, 8, 8))
+    method = Calibrated(epochs=1, stop="budget")
+    method.run(model, replace(task, heldout=None), rng=torch.Generator().manual_seed(0), record=Recorder())
+    assert shifts == ["shift"] * 16
+
+
 @given(st.integers(1, 40), st.integers(1, 80), st.integers(0, 10**6))
 def test_targets_are_the_unseen_margins_themselves_and_as_often_low(n: int, m: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -532,6 +605,17 @@ def test_setting_margins_changes_the_true_class_alone() -> None:
     assert torch.equal(changed[others], logits[others])
     probabilities = logits.softmax(1).gather(1, labels[:, None])[:, 0]
     torch.testing.assert_close(scaled_confidence(logits, labels), (probabilities / (1 - probabilities)).log())
+
+
+def test_the_weights_of_mixtures_are_uniform_from_a_quarter_or_a_half() -> None:
+    rng, ends = torch.Generator().manual_seed(0), torch.tensor([[0.0], [1.0]])
+    among, nearer = mixed(ends, 4000, rng), mixed_with(ends[1:], ends[:1], 4000, rng)
+    for weights, low, high in ((among, 0.25, 0.75), (nearer, 0.5, 1.0)):
+        assert low <= weights.min() < low + 0.005
+        assert high - 0.005 < weights.max() <= high
+        assert float(weights.mean()) == pytest.approx((low + high) / 2, abs=0.01)
+    bits = ends.to(torch.uint8)
+    assert mixed_with(bits[1:], bits[:1], 100, rng).min() == 1, "mixtures of integers are rounded"
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])

@@ -455,6 +455,12 @@ def test_collapse_is_reported(tmp_path: Path) -> None:
     assert any("collapsed" in warning for warning in warnings)
 
 
+def test_retraining_counts_the_steps_and_examples_of_whole_batches(tmp_path: Path) -> None:
+    """Of 12 retained examples two are left over in each of the three epochs."""
+    trace = arrange("retrain", "layer_norm", tmp_path).run(epochs=3, batch_size=5).trace
+    assert (trace.steps, trace.examples_seen) == (6, 30)
+
+
 def test_a_factory_for_another_network_is_refused(tmp_path: Path) -> None:
     arrangement = arrange("retrain", "layer_norm", tmp_path)
     arrangement.factory = NETWORKS["dropout"]

@@ -43,7 +43,8 @@ def test_what_is_in_two_sets_counts_in_one_and_is_said() -> None:
     assert numbers(sets.retain) == list(range(60, 90))
     assert sets.ids == tuple(f"n{n}" for n in range(20))
     assert [said.split()[2:5:2] for said in sets.left_out] == [["3", "23"], ["2", "32"], ["2", "43"], ["1", "43"]]
-    assert [name in said for name, said in zip(("copies", "forgotten", "forget", "retain"), sets.left_out, strict=True)]
+    named = zip(("copies", "forgotten", "forget", "retain"), sets.left_out, strict=True)
+    assert all(name in said for name, said in named)
     for name, given in (("forget", numbered(0, 20, 3, 3, 4)), ("retain", retain)):
         assert numbers(given.take(sets.positions[name])) == numbers(sets.by_name[name])
 

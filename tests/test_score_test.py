@@ -233,7 +233,6 @@ def test_sixteen_or_twentytwo_examples_never_pass_and_cannot() -> None:
     t = np.arange(10.0**6)
     assert not can_pass(percentile_ranks(np.full(22, 5e5), t))
     assert can_pass(percentile_ranks(np.full(23, 5e5), t))
-    assert 2 * Z * math.sqrt(1 / 12 / 16) > 2 * MARGIN
     for seed, s in enumerate((spaced(16), np.zeros(16), spaced(22), np.zeros(22))):
         assert score_test(s, HELDOUT).verdict == "INCONCLUSIVE", seed
     assert all(result.verdict != "PASS" for result in repeated(1, 300, 16))

@@ -55,6 +55,40 @@ def test_bf16_autocast_and_adam_train_too(more: dict[str, Any]) -> None:
     assert history[-1].accuracy > 0.9
 
 
+def test_sgd_under_the_one_cycle_schedule_is_that_of_its_formulas() -> None:
+    """Along half cosines lr rises from lr / 25 and falls to 1e-4 of that, and momentum dips by 0.1 and comes back."""
+    draw = np.random.default_rng(0)
+    x, y, weight = draw.normal(size=(7, 3)), draw.integers(0, 4, 7), draw.normal(size=(4, 3))
+    model = nn.Linear(3, 4, bias=False).double()
+    model.weight.data = torch.tensor(weight)
+    recipe = Recipe(epochs=4, batch_size=2, lr=0.3, momentum=0.9, weight_decay=0.01, warmup=0.3)
+    history = train(model, Examples(torch.tensor(x), torch.tensor(y)), recipe, rng=torch.Generator().manual_seed(0))
+
+    def along(start: float, end: float, share: float) -> float:
+        return end + (start - end) * (1 + np.cos(np.pi * share)) / 2
+
+    order, velocity, step = torch.Generator().manual_seed(0), np.zeros_like(weight), 0
+    top, last = 0.3 * 13 - 1, 12  # of 12 updates, and one step more
+    for epoch in history:
+        losses, right = [], []
+        for batch in torch.randperm(7, generator=order).numpy()[:6].reshape(3, 2):
+            if step <= top:
+                lr, momentum = along(0.3 / 25, 0.3, step / top), along(0.9, 0.8, step / top)
+            else:
+                share = (step - top) / (last - top)
+                lr, momentum = along(0.3, 0.3 / 25 / 1e4, share), along(0.8, 0.9, share)
+            z = x[batch] @ weight.T
+            p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+            losses.append(-np.log(p[range(2), y[batch]]).mean())
+            right.append((z.argmax(1) == y[batch]).mean())
+            slope = (p - np.eye(4)[y[batch]]).T @ x[batch] / 2 + 0.01 * weight
+            velocity = momentum * velocity + slope
+            weight = weight - lr * (slope + momentum * velocity)
+            step += 1
+        assert (epoch.loss, epoch.accuracy) == pytest.approx((np.mean(losses), np.mean(right)), rel=1e-6)
+    np.testing.assert_allclose(model.weight.detach().numpy(), weight, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("epochs", range(1, 11))
 @pytest.mark.parametrize("warmup", [0.1, 0.2, 0.25, 0.5])
 def test_few_steps_are_no_trouble(epochs: int, warmup: float) -> None:
