@@ -17,10 +17,11 @@ from torch.utils.data import TensorDataset
 from expunge.auditing import audit
 from expunge.auditing.default_audit import BINS, ROC_POINTS, histograms
 from expunge.auditing.forward import outputs_of
+from expunge.auditing.relearning import relearn
 from expunge.data import Examples, load_data
 from expunge.errors import InputError
 from expunge.methods import Targeted
-from expunge.metrics import Difficulty, logit_scaled_confidence, score_test
+from expunge.metrics import Difficulty, cross_entropy, logit_scaled_confidence, score_test
 from expunge.models import ModelSpec, build
 from expunge.report.wording import mark_of_accuracy
 from expunge.training import Recipe, train
@@ -159,6 +160,12 @@ def test_its_figures_are_those_of_the_public_functions(
     assert report.after.test_accuracy == pytest.approx(correct, abs=0.005)
     norm = sum(float(p.detach().double().abs().sum()) for p in original.parameters())
     assert report.relative_l1 == pytest.approx(report.change.l1 / norm)
+    norm = sum(float(p.detach().double().square().sum()) for p in original.parameters()) ** 0.5
+    assert report.relative_l2 == pytest.approx(report.change.l2 / norm)
+    own, unseen = (outputs_of(unlearned, held, features=True) for held in (forget, heldout))
+    before = outputs_of(original, forget)
+    loss = float(cross_entropy(before.logits, before.labels).mean())
+    assert report.relearning == relearn(unlearned, own, unseen, original_loss=loss)
 
 
 def test_each_model_sees_each_example_once(
@@ -283,7 +290,8 @@ def test_histograms_hold_what_lies_beyond_their_edges() -> None:
     found = histograms({"before": {"forget": values}, "after": {"forget": np.zeros(5)}})
     assert sum(found.counts["forget"]["before"]) == 1002
     assert sum(found.counts["forget"]["after"]) == 5
-    assert -2 < found.edges[0] < found.edges[-1] < 2
+    everything = np.concatenate([values, np.zeros(5)])
+    assert (found.edges[0], found.edges[-1]) == pytest.approx(tuple(np.quantile(everything, [0.005, 0.995])))
 
 
 def test_held_out_examples_that_are_retained_ones_too_are_left_out_or_refused(original: nn.Module) -> None:
@@ -315,6 +323,23 @@ def test_what_is_expected_of_the_forgotten_examples_is_that_of_their_classes(ori
     assert report.after.test_accuracy is not None
     assert report.after.test_accuracy > report.after.forget_accuracy + 0.1
     assert mark_of_accuracy(report) is None
+
+
+def test_each_class_weighs_as_it_does_in_the_forget_set() -> None:
+    """Two forgotten examples of a class that is always right, and six of one that is right half of the time."""
+    net = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    net.weight.data = torch.eye(2, dtype=torch.float64)
+    right, wrong = torch.tensor([[3.0, 1.0], [1.0, 3.0]]).double()
+
+    def examples(*rows: tuple[torch.Tensor, int], start: int) -> Examples:
+        shifts = start + torch.arange(len(rows)).double()[:, None]  # which tell inputs apart, no more
+        return Examples(torch.stack([row for row, _ in rows]) + shifts, torch.tensor([label for _, label in rows]))
+
+    forget = examples(*[(right, 0)] * 2, *[(wrong, 1)] * 6, start=0)
+    heldout = examples(*[(right, 0)] * 60, *[(wrong, 1)] * 20, *[(right, 1)] * 20, start=100)
+    found = audit(net, net, forget, heldout).unseen
+    assert found is not None
+    assert found.accuracy == pytest.approx((2 * 1 + 6 * 0.5) / 8, abs=1e-12)
 
 
 def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
@@ -365,3 +390,10 @@ def test_examples_that_are_tied_with_unseen_ones_are_not_listed_as_recognisable(
     tied = Examples(torch.tensor([[5.0, -1.0], [6.0, -2.0]]).double(), torch.zeros(2, dtype=torch.int64))
     found = audit(net, net, tied, held).recognisable
     assert [(each.id, each.side) for each in found] == [("1", "memorised")]
+    scores = torch.linspace(-1, 1, 1000).double()
+    held = Examples(torch.stack([scores, torch.arange(1000.0).double()], 1), torch.zeros(1000, dtype=torch.int64))
+    ends = torch.tensor([[0.99, -1.0], [-1.1, -2.0], [1.1, -3.0], [-0.985, -4.0]]).double()
+    found = audit(net, net, Examples(ends, torch.zeros(4, dtype=torch.int64)), held).recognisable
+    sides = {"0": "memorised", "1": "over-forgotten", "2": "memorised", "3": "over-forgotten"}
+    assert {each.id: each.side for each in found} == sides
+    assert [each.id for each in found] == ["1", "2", "0", "3"], "the most extreme come first"
