@@ -18,11 +18,13 @@ from expunge.auditing import audit
 from expunge.auditing.default_audit import BINS, ROC_POINTS, histograms
 from expunge.auditing.forward import outputs_of
 from expunge.auditing.relearning import relearn
+from expunge.auditing.report import DifficultyCalibration, Unseen
 from expunge.data import Examples, load_data
 from expunge.errors import InputError
 from expunge.methods import Targeted
 from expunge.metrics import Difficulty, cross_entropy, logit_scaled_confidence, score_test
 from expunge.models import ModelSpec, build
+from expunge.records import Measurement
 from expunge.report.wording import mark_of_accuracy
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
@@ -340,6 +342,22 @@ def test_each_class_weighs_as_it_does_in_the_forget_set() -> None:
     found = audit(net, net, forget, heldout).unseen
     assert found is not None
     assert found.accuracy == pytest.approx((2 * 1 + 6 * 0.5) / 8, abs=1e-12)
+
+
+def test_an_accuracy_is_a_mark_from_ten_points_below_the_expected_one_if_chance_is_below_one_percent() -> None:
+    net = nn.Linear(4, 3)
+    report = audit(net, net, SMALL.take(torch.arange(8)), SMALL.take(torch.arange(8, 300)))
+    report = replace(report, after=Measurement(forget_accuracy=0.25, test_accuracy=0.9))
+    for accuracy, p_value, marked in ((0.36, 0.009, True), (0.34, 0.0, False), (0.36, 0.011, False)):
+        told = replace(report, unseen=Unseen(accuracy=accuracy, p_value=p_value))
+        assert (mark_of_accuracy(told) is not None) == marked
+    for expected, marked in ((0.9, True), (0.4, False)):  # six wrong of eight by chance: 2e-5, 0.3
+        correction = DifficultyCalibration(
+            before=report.scores_before, after=report.scores_after, slope_before=1.0, slope_after=1.0,
+            num_references=4, expected_forget_accuracy=expected, reference_accuracy=0.5,
+        )  # fmt: skip
+        told = replace(report, correction=correction)
+        assert (mark_of_accuracy(told) is not None) == marked
 
 
 def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
