@@ -572,6 +572,22 @@ def test_a_quarter_is_watched_if_that_is_25_but_500_at_most(
     assert sizes == watched
 
 
+def test_a_run_ends_when_margins_are_on_average_within_the_tolerance_of_their_targets() -> None:
+    model, task = task_of(20, 60)
+    labels, heldout = task.forget.labels, task.heldout
+    assert heldout is not None
+    own, unseen = (scaled_confidence(model(part.inputs).detach(), part.labels) for part in (task.forget, heldout))
+    targets = transported(ranks(own), labels, unseen, heldout.labels)
+    targets = torch.where(task.forget_logits.argmax(1) != labels, torch.minimum(targets, own), targets)
+    unheld: dict[str, Any] = {"retention": 0.0, "retention_size": 1, "mixtures": False}
+    method = Calibrated(epochs=5000, lr=1e-3, pace=None, rank="margin", follow=False, tolerance=0.1, **unheld)
+    record = Recorder()
+    after = method.run(model, task, rng=torch.Generator().manual_seed(0), record=record)
+    gap = (scaled_confidence(after(task.forget.inputs).detach(), labels) - targets).abs().mean()
+    assert record.first_step_all_reached is not None
+    assert 0.05 < gap / unseen.std(correction=0) <= 0.1
+
+
 def test_sixteen_shifted_copies_stand_for_unseen_images(monkeypatch: pytest.MonkeyPatch) -> None:
     calibrated, shifts = importlib.import_module("expunge.methods.calibrated"), []
 
