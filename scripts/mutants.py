@@ -136,7 +136,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("far - 0.5 * step", "far", f"{SCORES} -k over_two"),
             ("(ranked.a2 - step, mean_a2", "(ranked.a2 + step, mean_a2", f"{SCORES} -k tiny_sets"),
             ("max(least, _upper_tail(low", "max(0.0, _upper_tail(low", f"{SCORES} -k tiny_sets"),
-            ("low = 2 * mean_a2 - ranked.a2", "low = ranked.a2", f"{SCORES} -k tiny_sets"),
+            ("low = 2 * mean_a2 - ranked.a2", "low = ranked.a2", "tests/test_score_test.py -k score_alike"),
             ("2 * np.sign(2 * ranked.u - 1)", "np.sign(2 * ranked.u - 1)", f"{SCORES} -k 'standard_errors or error_of'"),
             ("(num / n) ** 2 * _floored", "(num / n) * _floored", f"{SCORES} -k 'standard_errors or error_of'"),
             ("** 2 if ranked.mixed else sum(parts)", "** 2 if False else sum(parts)", f"{SCORES} -k 'standard_errors or error_of'"),
@@ -198,7 +198,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
         ],
     ),
     "theory/shares.py": (
-        "tests/test_theory.py -k 'closed_form or tolerance or pair_share or refused or bound or certain or participation'",
+        "tests/test_theory.py -k 'closed_form or tolerance or pair_share or refused or bound or certain or participation or gini'",
         [
             ("(shares, at, 0.5, axis=-1)", "(shares, at, 1.0, axis=-1)"),
             ("labels[..., None], axis=-1)[..., 0])", "labels[..., None], axis=-1)[..., 0] * 0.5)"),
@@ -207,7 +207,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
         ],
     ),
     "theory/measures.py": (
-        "tests/test_theory.py -k 'closed_form or tolerance or pair_share or refused or bound or certain or participation'",
+        "tests/test_theory.py -k 'closed_form or tolerance or pair_share or refused or bound or certain or participation or gini'",
         [
             ("TOLERANCE = 1e-12", "TOLERANCE = 1e-10"),
             ("axis=-1)[..., ::-1]", "axis=-1)[..., :]"),
@@ -487,7 +487,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("recipe.momentum - 0.1)", "recipe.momentum - 0.05)"),
             ("nesterov=recipe.momentum > 0", "nesterov=False"),
             ("max(2, total + 1)", "max(2, total + 2)"),
-            ("if divides_by_zero else recipe.warmup", "if divides_by_zero else 0.3"),
+            ("if divides_by_zero else recipe.warmup", "if divides_by_zero else 0.25"),
             ("(num_batches * batch_size))", "len(examples))"),
             ("images.shape[-2] // 8, images.shape[-1] // 8", "images.shape[-1] // 8, images.shape[-1] // 8"),
             ('device="cpu").to(images.device) < 0.5', 'device="cpu").to(images.device) < 0.3'),

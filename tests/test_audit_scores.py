@@ -192,6 +192,9 @@ def test_tails_of_large_classes_are_their_own_and_those_of_the_rest_are_of_all_o
         threshold = np.sort(pool)[-tail_rank(len(pool))]
         assert np.array_equal(found.above[members], s[members] > threshold)
     assert 0 < found.k_plus < 400
+    turned = tails(-s, -t, own, others)
+    assert np.array_equal(turned.below, found.above)
+    assert (turned.p_below, turned.p_above) == (found.p_above, found.p_below)
     nothing_small = tails(s, t, own, np.repeat([0, 1, 2, 5], [100, 100, 100, 120]))  # class 3 has no held-out ones
     assert np.array_equal(nothing_small.above[own == 3], s[own == 3] > np.sort(t)[-tail_rank(420)])
 
@@ -284,6 +287,7 @@ def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m:
     for name in ("a1", "a2", "a2_low", "k_plus", "k_minus"):
         for level in (0.05 / 3, 0.05, 0.2):
             assert np.mean([p[name] <= level for p in every]) <= 1.1 * level
+        assert min(p[name] for p in every) >= (1 - 1e-9) / len(every), "less than one arrangement"
 
 
 def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:

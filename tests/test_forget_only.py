@@ -102,6 +102,8 @@ def test_boundary_shrink_takes_the_class_beyond_the_nearest_boundary_not_the_run
     labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.1)
     assert labels.tolist() == [2]
     assert (counts.adversarial, counts.second_best) == (1, 0)
+    at_its_end = Continuous(torch.zeros(1, 2), -2.0, 0.0)  # the same step would leave the range
+    assert nearest_wrong(steep(), at_its_end, torch.tensor([0]), 0.1)[0].tolist() == [1]
     labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.01)
     assert labels.tolist() == [1]
     assert (counts.adversarial, counts.second_best) == (0, 1)

@@ -295,6 +295,13 @@ def test_majorizes_keeps_to_its_tolerance_and_knows_incomparable_vectors() -> No
     assert not majorizes(b, a)
 
 
+@PROPERTY
+@given(arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(1, 8)), elements=st.floats(0.125, 5, width=16)))
+def test_the_gini_coefficient_is_half_the_mean_difference_over_the_mean(a: Floats) -> None:
+    differences = np.abs(a[:, :, None] - a[:, None, :]).mean((1, 2))
+    assert np.allclose(gini(a), differences / (2 * a.mean(1)), rtol=1e-12, atol=1e-15)
+
+
 def test_participation_multiplies_over_an_outer_product() -> None:
     v, w = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.3])
     assert participation_ratio(np.outer(v, w).ravel()) == pytest.approx(participation_ratio(v) * participation_ratio(w))
