@@ -1,6 +1,7 @@
 """Training from scratch and the update log."""
 
 import importlib
+import math
 import random
 import time
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def test_sgd_under_the_one_cycle_schedule_is_that_of_its_formulas() -> None:
     history = train(model, Examples(torch.tensor(x), torch.tensor(y)), recipe, rng=torch.Generator().manual_seed(0))
 
     def along(start: float, end: float, share: float) -> float:
-        return end + (start - end) * (1 + np.cos(np.pi * share)) / 2
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
     order, velocity, step = torch.Generator().manual_seed(0), np.zeros_like(weight), 0
     top, last = 0.3 * 13 - 1, 12  # of 12 updates, and one step more
