@@ -236,7 +236,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
         ],
     ),
     "auditing/difficulty.py": (
-        "tests/test_audit_difficulty.py -k 'networks or sixteen'",
+        "tests/test_audit_difficulty.py -k 'network or sixteen'",
         [
             ("!= number).all(1)", "!= number).any(1)"),
             ("NUM_REFERENCES = 4", "NUM_REFERENCES = 5"),

@@ -191,6 +191,16 @@ def test_the_verdict_is_that_of_the_difficulty_calibrated_scores() -> None:
     )
     assert fixed.correction.slope_after == expected[2]
     assert fixed.to_dict()["reason"].endswith(fixed.correction.after.reason)
+    other = nn.Sequential(nn.Linear(6, 3))
+    found = audit(net, other, forget, heldout, difficulty=hard).correction
+    assert found is not None
+    with torch.no_grad():
+        margins = [
+            logit_scaled_confidence(other(part.inputs).numpy(), part.labels.numpy()) for part in (forget, heldout)
+        ]
+    slope = difficulty_calibrated_scores(margins[0], margins[1], hard.forget, hard.heldout)[2]
+    assert (found.slope_before, found.slope_after) == pytest.approx((expected[2], slope), abs=1e-6)
+    assert abs(expected[2] - slope) > 0.1
 
 
 def test_sixteen_held_out_examples_are_enough() -> None:

@@ -279,8 +279,10 @@ def test_normalisation_layers_stay_frozen_and_the_model_untouched() -> None:
     net.train()
     before = copy.deepcopy(net.state_dict())
     examples = Examples(torch.randn(1, 1, 28, 28), torch.tensor([1]))  # train mode would need more than one value
-    assert 0 < network_steps(net, examples, 0.1, lr=0.05) < 100
+    steps = network_steps(net, examples, 0.1, lr=0.05)
+    assert 0 < steps < 100
     assert net.training
+    assert network_steps(copy.deepcopy(net).eval(), examples, 0.1, lr=0.05) == steps
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]), name
 
