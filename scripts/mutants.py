@@ -341,7 +341,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("weight_decay: float = 1e-5", "weight_decay: float = 1e-4"),
             ("lr: float = 1e-4", "lr: float = 1e-3"),
             ("< len(self.labels)).sum())", "<= len(self.labels)).sum())", "tests/test_methods.py -k never_used"),
-            ("self._over |= self._is_below_epsilon(loss)\n        accuracy", "accuracy", "tests/test_methods.py -k 'stop_epsilon and (delete or targeted)'"),
+            ("self._over |= self._is_below_epsilon(loss)\n        accuracy", "accuracy", "tests/test_methods.py -k mini_batches_epsilon"),
         ],
     ),
     "methods/_task.py": (
@@ -353,7 +353,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
     "methods/__init__.py": (
         "tests/test_own_method.py tests/test_unlearning.py tests/test_heldout.py -k 'list or method or named'",
         [
-            ("needs | Needs.HELDOUT", "needs"),
+            ("needs | Needs.HELDOUT", "needs", "tests/test_forgetting.py -k listed"),
             ('"calibrated" if heldout else "targeted"', '"targeted" if heldout else "targeted"'),
         ],
     ),

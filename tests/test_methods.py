@@ -218,6 +218,13 @@ def test_forgotten_examples_that_were_never_used_are_told(tmp_path: Path) -> Non
         assert not any("never" in warning for warning in arrangement.run(**settings).trace.warnings)
 
 
+def test_retained_examples_are_no_forgotten_ones_that_were_never_used(tmp_path: Path) -> None:
+    arrangement = arrange("finetune", "layer_norm", tmp_path)
+    for seed in range(4):
+        cut = arrangement.run(seed=seed, batch_size=4, max_steps=1).trace
+        assert not any("never" in warning for warning in cut.warnings)
+
+
 @pytest.mark.parametrize("network", ["batch_norm", "layer_norm"])
 def test_one_example_can_be_forgotten(method: str, network: str, tmp_path: Path) -> None:
     trace = arrange(method, network, tmp_path, num_forget=1).run().trace
@@ -346,6 +353,9 @@ def test_the_first_step_of_all_is_never_said_of_mini_batches_that_saw_different_
         assert first is not None
         cut = arrangement.run(batch_size=batch_size, stop=stop, epochs=60, lr=3e-3, max_steps=first)
         assert cut.trace.forget_accuracy_after == 0
+        if batch_size is None and name == "neg_grad":  # which asks for no other class in particular
+            short = arrangement.run(stop=stop, epochs=60, lr=3e-3, max_steps=first - 1)
+            assert short.trace.forget_accuracy_after > 0
 
 
 def test_a_budget_that_ends_too_early_is_reported(tmp_path: Path) -> None:
@@ -363,6 +373,16 @@ def test_stop_epsilon_ends_below_the_threshold(name: str, tmp_path: Path) -> Non
     losses = [epoch.loss for epoch in trace.epochs if epoch.loss is not None]
     assert losses[-1] < 0.9 * first <= min(losses[:-1])
     assert trace.steps == len(losses) - 1, "Algorithm 1 makes no update once the loss is below ε"
+
+
+def test_in_mini_batches_epsilon_is_held_against_the_loss_of_a_pass(tmp_path: Path) -> None:
+    arrangement = arrange("targeted", "layer_norm", tmp_path)
+    settings: dict[str, Any] = {"batch_size": 2, "lr": 3e-3}
+    first = arrangement.run(epochs=1, **settings).trace.epochs[0].loss
+    assert first is not None
+    trace = arrangement.run(stop="epsilon", epsilon=0.5 * first, epochs=300, **settings).trace
+    losses = [epoch.loss for epoch in trace.epochs if epoch.loss is not None]
+    assert losses[-1] < 0.5 * first <= min(losses[:-1])
 
 
 def test_an_epsilon_that_is_never_reached_is_told() -> None:
