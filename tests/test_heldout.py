@@ -580,12 +580,12 @@ def test_a_run_ends_when_margins_are_on_average_within_the_tolerance_of_their_ta
     targets = transported(ranks(own), labels, unseen, heldout.labels)
     targets = torch.where(task.forget_logits.argmax(1) != labels, torch.minimum(targets, own), targets)
     unheld: dict[str, Any] = {"retention": 0.0, "retention_size": 1, "mixtures": False}
-    method = Calibrated(epochs=5000, lr=1e-3, pace=None, rank="margin", follow=False, tolerance=0.1, **unheld)
+    method = Calibrated(epochs=5000, lr=1e-4, pace=None, rank="margin", follow=False, tolerance=0.02, **unheld)
     record = Recorder()
     after = method.run(model, task, rng=torch.Generator().manual_seed(0), record=record)
     gap = (scaled_confidence(after(task.forget.inputs).detach(), labels) - targets).abs().mean()
-    assert record.first_step_all_reached is not None
-    assert 0.05 < gap / unseen.std(correction=0) <= 0.1
+    assert record.first_step_all_reached == record.steps > 0
+    assert 0.018 < gap / unseen.std(correction=0) <= 0.02
 
 
 def test_sixteen_shifted_copies_stand_for_unseen_images(monkeypatch: pytest.MonkeyPatch) -> None:
