@@ -24,7 +24,9 @@ PATIENCE = 600
 GOLDEN = "tests/test_golden.py"
 SCORES = "tests/test_audit_scores.py"
 VERDICT = "tests/test_score_test.py -k 'not (alarms or seldom or twentytwo or any_scores or memorised_examples_are)'"
-FULL = "tests/test_audit_full.py -k 'not (kill or row_is_what or other_settings or foreign or ray or held_out_examples)'"
+FULL = (
+    "tests/test_audit_full.py -k 'not (kill or row_is_what or other_settings or foreign or ray or held_out_examples)'"
+)
 FORGET_ONLY = "tests/test_forget_only.py"
 AUDIT = "tests/test_audit.py -k 'not memory'"
 
