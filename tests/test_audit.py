@@ -14,14 +14,17 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from expunge.auditing import AuditReport, audit
+from expunge.auditing import audit
 from expunge.auditing.default_audit import BINS, ROC_POINTS, histograms
 from expunge.auditing.forward import outputs_of
+from expunge.auditing.relearning import relearn
+from expunge.auditing.report import DifficultyCalibration, Unseen
 from expunge.data import Examples, load_data
 from expunge.errors import InputError
 from expunge.methods import Targeted
-from expunge.metrics import Difficulty, logit_scaled_confidence, score_test
+from expunge.metrics import Difficulty, cross_entropy, logit_scaled_confidence, score_test
 from expunge.models import ModelSpec, build
+from expunge.records import Measurement
 from expunge.report.wording import mark_of_accuracy
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
@@ -89,8 +92,8 @@ def test_forced_mistakes_fail_and_the_report_says_so(
     assert report.after.forget_accuracy == 0
     assert report.verdict == "FAIL"
     assert report.scores_after.a1 < 0.4
-    assert "pushed too far" in report.scores_after.reason
-    assert "itself a mark" in (mark_of_accuracy(report) or "")
+    assert "too far" in report.scores_after.reason
+    assert mark_of_accuracy(report) is not None
     assert "memorised" not in {found.side for found in report.recognisable}
     assert report.leakage.auc > 0.6
 
@@ -159,6 +162,12 @@ def test_its_figures_are_those_of_the_public_functions(
     assert report.after.test_accuracy == pytest.approx(correct, abs=0.005)
     norm = sum(float(p.detach().double().abs().sum()) for p in original.parameters())
     assert report.relative_l1 == pytest.approx(report.change.l1 / norm)
+    norm = sum(float(p.detach().double().square().sum()) for p in original.parameters()) ** 0.5
+    assert report.relative_l2 == pytest.approx(report.change.l2 / norm)
+    own, unseen = (outputs_of(unlearned, held, features=True) for held in (forget, heldout))
+    before = outputs_of(original, forget)
+    loss = float(cross_entropy(before.logits, before.labels).mean())
+    assert report.relearning == relearn(unlearned, own, unseen, original_loss=loss)
 
 
 def test_each_model_sees_each_example_once(
@@ -240,11 +249,11 @@ SMALL = Examples(torch.rand(300, 4), torch.arange(300) % 3)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"forget": SMALL.take(torch.arange(0))}, "the forget set is empty"),
-        ({"test": SMALL.take(torch.arange(0))}, "the test set is empty"),
-        ({"test": SMALL}, "are in the forget set too"),
-        ({"forget": Examples(SMALL.inputs[:9], SMALL.labels[:9] + 3)}, "label 3 is outside"),
-        ({"after": nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))}, "not the same network"),
+        ({"forget": SMALL.take(torch.arange(0))}, "forget.*empty"),
+        ({"test": SMALL.take(torch.arange(0))}, "test.*empty"),
+        ({"test": SMALL}, "forget"),
+        ({"forget": Examples(SMALL.inputs[:9], SMALL.labels[:9] + 3)}, "label 3"),
+        ({"after": nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))}, "network"),
     ],
 )
 def test_what_cannot_be_audited_is_refused(change: dict[str, Any], message: str) -> None:
@@ -264,7 +273,7 @@ def test_what_cannot_be_audited_is_refused(change: dict[str, Any], message: str)
 def test_logits_that_are_not_finite_are_refused() -> None:
     model = nn.Linear(4, 3)
     nn.init.constant_(model.weight, float("nan"))
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with pytest.raises(InputError, match="NaN"):
         audit(model, model, SMALL.take(torch.arange(9)), SMALL.take(torch.arange(9, 300)))
 
 
@@ -283,11 +292,8 @@ def test_histograms_hold_what_lies_beyond_their_edges() -> None:
     found = histograms({"before": {"forget": values}, "after": {"forget": np.zeros(5)}})
     assert sum(found.counts["forget"]["before"]) == 1002
     assert sum(found.counts["forget"]["after"]) == 5
-    assert -2 < found.edges[0] < found.edges[-1] < 2
-
-
-def told_by(report: AuditReport) -> str:
-    return " ".join(report.caveats)
+    everything = np.concatenate([values, np.zeros(5)])
+    assert (found.edges[0], found.edges[-1]) == pytest.approx(tuple(np.quantile(everything, [0.005, 0.995])))
 
 
 def test_held_out_examples_that_are_retained_ones_too_are_left_out_or_refused(original: nn.Module) -> None:
@@ -296,8 +302,8 @@ def test_held_out_examples_that_are_retained_ones_too_are_left_out_or_refused(or
     twins = torch.cat([test.inputs[:90], retain.inputs[:6]]), torch.cat([test.labels[:90], retain.labels[:6]])
     report = audit(original, original, forget, Examples(*twins), retain=retain)
     assert report.num_test == 90
-    assert [found for found in report.left_out if "6 of 96 test" in found and "retain" in found]
-    with pytest.raises(InputError, match="184 of the 184 test examples are in the retain set too"):
+    assert [found for found in report.left_out if "6 of 96" in found and "retain" in found]
+    with pytest.raises(InputError, match=r"184 .*retain"):
         audit(original, original, forget, retain, retain=retain)
 
 
@@ -321,6 +327,39 @@ def test_what_is_expected_of_the_forgotten_examples_is_that_of_their_classes(ori
     assert mark_of_accuracy(report) is None
 
 
+def test_each_class_weighs_as_it_does_in_the_forget_set() -> None:
+    """Two forgotten examples of a class that is always right, and six of one that is right half of the time."""
+    net = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    net.weight.data = torch.eye(2, dtype=torch.float64)
+    right, wrong = torch.tensor([[3.0, 1.0], [1.0, 3.0]]).double()
+
+    def examples(*rows: tuple[torch.Tensor, int], start: int) -> Examples:
+        shifts = start + torch.arange(len(rows)).double()[:, None]  # which tell inputs apart, no more
+        return Examples(torch.stack([row for row, _ in rows]) + shifts, torch.tensor([label for _, label in rows]))
+
+    forget = examples(*[(right, 0)] * 2, *[(wrong, 1)] * 6, start=0)
+    heldout = examples(*[(right, 0)] * 60, *[(wrong, 1)] * 20, *[(right, 1)] * 20, start=100)
+    found = audit(net, net, forget, heldout).unseen
+    assert found is not None
+    assert found.accuracy == pytest.approx((2 * 1 + 6 * 0.5) / 8, abs=1e-12)
+
+
+def test_an_accuracy_is_a_mark_from_ten_points_below_the_expected_one_if_chance_is_below_one_percent() -> None:
+    net = nn.Linear(4, 3)
+    report = audit(net, net, SMALL.take(torch.arange(8)), SMALL.take(torch.arange(8, 300)))
+    report = replace(report, after=Measurement(forget_accuracy=0.25, test_accuracy=0.9))
+    for accuracy, p_value, marked in ((0.36, 0.009, True), (0.34, 0.0, False), (0.36, 0.011, False)):
+        told = replace(report, unseen=Unseen(accuracy=accuracy, p_value=p_value))
+        assert (mark_of_accuracy(told) is not None) == marked
+    for expected, marked in ((0.9, True), (0.4, False)):  # six wrong of eight by chance: 2e-5, 0.3
+        correction = DifficultyCalibration(
+            before=report.scores_before, after=report.scores_after, slope_before=1.0, slope_after=1.0,
+            num_references=4, expected_forget_accuracy=expected, reference_accuracy=0.5,
+        )  # fmt: skip
+        told = replace(report, correction=correction)
+        assert (mark_of_accuracy(told) is not None) == marked
+
+
 def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
     """The scores of equal examples are one: sixteen of them eightfold are no 128 that chance could not make."""
     forget, test = sets
@@ -335,13 +374,13 @@ def test_copies_count_once(original: nn.Module, sets: tuple[Examples, Examples])
     for given in (known, of_all):  # told of each example, or of each copy
         fixed = audit(original, original, forget.take(torch.arange(16).repeat(8)), test, difficulty=given)
         assert fixed.correction == audit(original, original, forget, test, difficulty=known).correction
-    assert ["112 of 128 forgotten" in found for found in many.left_out] == [True]
+    assert ["112 of 128" in found for found in many.left_out] == [True]
     assert set(many.left_out) <= set(many.caveats)
     assert once.left_out == ()
 
 
 def test_a_model_that_did_not_change_is_told(original: nn.Module, sets: tuple[Examples, Examples]) -> None:
-    assert audit(original, original, *sets).doubts == ("The parameters did not change: nothing was forgotten.",)
+    assert ["parameters" in doubt for doubt in audit(original, original, *sets).doubts] == [True]
     other = copy.deepcopy(original)
     next(other.parameters()).data.mul_(1.01)
     assert audit(original, other, *sets).doubts == ()
@@ -352,8 +391,10 @@ def test_classes_without_held_out_examples_are_told(original: nn.Module, sets: t
     label = int(forget.labels[0])
     num = int((forget.labels == label).sum())
     report = audit(original, original, forget, test.take((test.labels != label).nonzero()[:, 0]))
-    assert f"{num:,} of the 16 forgotten examples are of classes without any held-out example" in told_by(report)
-    assert "without any held-out" not in told_by(audit(original, original, *sets))
+    told = [doubt for doubt in report.doubts if "classes" in doubt]
+    assert [doubt.split()[0] == f"{num}" and "16" in doubt for doubt in told] == [True]
+    assert set(told) <= set(report.caveats)
+    assert not any("classes" in doubt for doubt in audit(original, original, *sets).doubts)
 
 
 def test_examples_that_are_tied_with_unseen_ones_are_not_listed_as_recognisable() -> None:
@@ -366,3 +407,10 @@ def test_examples_that_are_tied_with_unseen_ones_are_not_listed_as_recognisable(
     tied = Examples(torch.tensor([[5.0, -1.0], [6.0, -2.0]]).double(), torch.zeros(2, dtype=torch.int64))
     found = audit(net, net, tied, held).recognisable
     assert [(each.id, each.side) for each in found] == [("1", "memorised")]
+    scores = torch.linspace(-1, 1, 1000).double()
+    held = Examples(torch.stack([scores, torch.arange(1000.0).double()], 1), torch.zeros(1000, dtype=torch.int64))
+    ends = torch.tensor([[0.99, -1.0], [-1.1, -2.0], [1.1, -3.0], [-0.985, -4.0]]).double()
+    found = audit(net, net, Examples(ends, torch.zeros(4, dtype=torch.int64)), held).recognisable
+    sides = {"0": "memorised", "1": "over-forgotten", "2": "memorised", "3": "over-forgotten"}
+    assert {each.id: each.side for each in found} == sides
+    assert [each.id for each in found] == ["1", "2", "0", "3"], "the most extreme come first"

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge.auditing.forward import Outputs, outputs_of
-from expunge.auditing.relearning import TOLERANCE, _seed, network_steps, relearn
+from expunge.auditing.relearning import _seed, network_steps, relearn
 from expunge.auditing.report import Relearning
 from expunge.data import Examples
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.metrics.relearning import RIDGE, head_steps, matched_draws, relearn_statistic, step_matrix
+from expunge.metrics.relearning import head_steps, matched_draws, relearn_statistic, step_matrix
 from expunge.models.building import small_resnet
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def test_the_step_is_the_longest_that_no_set_can_outrun() -> None:
     sets = [everything[:5], everything[5:9]]
     step = step_matrix(everything, sets, NUM_FEATURES)
     second = everything.T @ everything / 200
-    preconditioner = np.linalg.inv(second + RIDGE * np.trace(second) / NUM_FEATURES * np.eye(NUM_FEATURES))
+    preconditioner = np.linalg.inv(second + 1e-3 * np.trace(second) / NUM_FEATURES * np.eye(NUM_FEATURES))
     largest = max(np.linalg.eigvals(preconditioner @ (x.T @ x / len(x))).real.max() for x in sets)
     np.testing.assert_allclose(step, preconditioner / (0.5 * largest), rtol=1e-9, atol=1e-12)
 
@@ -194,39 +194,40 @@ def test_the_same_seed_gives_the_same_draws_and_another_seed_others() -> None:
 
 def test_what_limits_the_result_is_said() -> None:
     plain = Arrangement(0.0, num_heldout=39 * 12).relearn()
-    assert plain.note == "last layer on fixed features, 12 of 12 forgotten examples"
-    assert (
-        "control sets share held-out examples (each takes up to 1" in Arrangement(0.0, num_heldout=100).relearn().note
-    )
+    assert "12 of 12" in plain.note
+    assert "%" not in plain.note, "no two control sets share an example"
+    shared = Arrangement(0.0, num_heldout=100).relearn()
+    assert "12%" in shared.note
+    assert shared.p_value is not None
     crowded = Arrangement(0.0, num_heldout=40).relearn()
     assert crowded.p_value is None
-    assert "their ranks say nothing" in crowded.note
-    assert "5 of 12 forgotten examples" in Arrangement(0.0).relearn(max_examples=5).note
+    assert "%" in crowded.note
+    assert "5 of 12" in Arrangement(0.0).relearn(max_examples=5).note
     cut = Arrangement(0.0).relearn(max_steps=2)
     assert set(cut.control_steps) == {2.0}
     assert cut.p_value == 1.0
-    assert "39 of 39 control sets were not learned in 2 steps" in cut.note
-    assert "nor was the forget set" in cut.note
+    assert "39 of 39" in cut.note
+    assert "nor " in cut.note
 
 
 def test_what_cannot_be_relearned_is_refused() -> None:
-    with pytest.raises(InputError, match="class 0 has 1 held-out examples for 4 forgotten ones"):
+    with pytest.raises(InputError, match=r"class 0 .*1 .*4 "):
         Arrangement(0.0, num_heldout=3).relearn()
-    with pytest.raises(InputError, match="no training reaches it"):
+    with pytest.raises(InputError, match=r"0\.0"):
         Arrangement(0.0).relearn(original_loss=0.0)
-    with pytest.raises(InputError, match="nothing to relearn"):
+    with pytest.raises(InputError, match="relearn"):
         Arrangement(0.0).relearn(original_loss=9.0)
-    with pytest.raises(SettingError, match="at least 1"):
+    with pytest.raises(SettingError, match="num_controls"):
         Arrangement(0.0).relearn(num_controls=0)
     arrangement = Arrangement(0.0)
     seen = [outputs_of(arrangement.model, part) for part in (arrangement.forget, arrangement.heldout)]
-    with pytest.raises(InputError, match="last linear layer"):
+    with pytest.raises(InputError, match="linear"):
         relearn(arrangement.model, seen[0], seen[1], original_loss=0.1)
 
 
 def test_draws_match_the_classes_and_share_nothing_where_they_can() -> None:
     rng = np.random.default_rng(0)
-    forget, heldout = np.array([0, 2, 2, 1, 2]), rng.integers(0, 3, 400)
+    forget, heldout = np.array([2, 0, 0, 1, 0]), rng.integers(0, 3, 400)
     draws, shared = matched_draws(forget, heldout, 20, rng)
     assert shared == 0
     assert len(np.unique(np.concatenate(draws))) == 20 * 5
@@ -278,8 +279,10 @@ def test_normalisation_layers_stay_frozen_and_the_model_untouched() -> None:
     net.train()
     before = copy.deepcopy(net.state_dict())
     examples = Examples(torch.randn(1, 1, 28, 28), torch.tensor([1]))  # train mode would need more than one value
-    assert 0 < network_steps(net, examples, 0.1, lr=0.05) < 100
+    steps = network_steps(net, examples, 0.1, lr=0.05)
+    assert 0 < steps < 100
     assert net.training
+    assert network_steps(copy.deepcopy(net).eval(), examples, 0.1, lr=0.05) == steps
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -290,6 +293,5 @@ def test_the_network_relearns_what_it_knows_sooner() -> None:
         arrangement.forget.labels.numpy(), arrangement.heldout.labels.numpy(), 19, np.random.default_rng(0)
     )
     sets = [arrangement.forget, *(arrangement.heldout.take(torch.from_numpy(draw)) for draw in draws)]
-    times = [network_steps(arrangement.model, part, TOLERANCE * 0.3, lr=0.1) for part in sets]
+    times = [network_steps(arrangement.model, part, 0.3, lr=0.1) for part in sets]
     assert relearn_statistic(times[0], times[1:])[1] == 1 / 20
-    assert TOLERANCE == 1.05

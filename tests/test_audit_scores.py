@@ -15,7 +15,7 @@ from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from expunge.errors import InputError, SettingError
-from expunge.metrics.membership import DELONG_FROM, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
+from expunge.metrics.membership import auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
 from expunge.metrics.ranks import PercentileRanks, null_moments, percentile_ranks, standard_errors
 from expunge.metrics.ranks import p_values as rank_p_values
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
@@ -86,7 +86,7 @@ def test_the_loss_and_the_margin_keep_their_digits_at_both_ends() -> None:
         ([["a", "b"]], [0], "numbers"),
         ([[1.0, 2.0]], [2], r"\[0, 2\)"),
         ([[1.0, 2.0]], [-1], r"\[0, 2\)"),
-        ([[1.0, 2.0]], [0, 1], "one an example"),
+        ([[1.0, 2.0]], [0, 1], "shape"),
         ([[1.0, 2.0]], [0.0], "integer"),
     ],
 )
@@ -190,6 +190,9 @@ def test_tails_of_large_classes_are_their_own_and_those_of_the_rest_are_of_all_o
         threshold = np.sort(pool)[-tail_rank(len(pool))]
         assert np.array_equal(found.above[members], s[members] > threshold)
     assert 0 < found.k_plus < 400
+    turned = tails(-s, -t, own, others)
+    assert np.array_equal(turned.below, found.above)
+    assert (turned.p_below, turned.p_above) == (found.p_above, found.p_below)
     nothing_small = tails(s, t, own, np.repeat([0, 1, 2, 5], [100, 100, 100, 120]))  # class 3 has no held-out ones
     assert np.array_equal(nothing_small.above[own == 3], s[own == 3] > np.sort(t)[-tail_rank(420)])
 
@@ -233,6 +236,36 @@ def test_null_variance_of_mixed_groups_includes_what_they_share() -> None:
         assert values.var() == pytest.approx(variance, rel=0.13)  # four standard errors of a sample variance
 
 
+def test_groups_that_share_held_out_scores_have_the_covariance_of_what_each_score_moves() -> None:
+    """A held-out score moves the mean of u or |2u − 1| by f / (m + 1), f of variance 1/12: so in both groups."""
+    own, others = np.repeat([0, 1], [45, 15]), np.repeat([0, 2], [1500, 500])
+    s, t = np.zeros(60), np.zeros(2000)
+    mixed = null_moments(percentile_ranks(s, t, forget_labels=own, test_labels=others))
+    parts = [null_moments(percentile_ranks(s[:45], t[:1500])), null_moments(percentile_ranks(s[:15], t))]
+    shared = 2 * (45 / 60) * (15 / 60) * 1500 / (1501 * 2001) / 12
+    for k in (2, 3):
+        apart = (45 / 60) ** 2 * parts[0][k] + (15 / 60) ** 2 * parts[1][k]
+        assert mixed[k] - apart == pytest.approx(shared, rel=2e-3)
+
+
+def test_the_p_value_of_a1_over_two_classes_is_that_over_all_arrangements_of_both() -> None:
+    """Two classes of three forgotten among six held-out scores, each of whose arrangements is as likely."""
+    n, m = 3, 6
+    sums = np.bincount([sum(ranks) for ranks in itertools.combinations_with_replacement(range(m + 1), n)])
+    both = np.convolve(sums, sums) / sums.sum() ** 2
+    far = np.abs(np.arange(len(both)) - n * m)
+    labels = {"forget_labels": np.repeat([0, 1], n), "test_labels": np.repeat([0, 1], m)}
+    t = np.tile(np.arange(m) + 0.5, 2)
+    for total in range(n * m + 1, 2 * n * m + 1):
+        exact = float(both[far >= total - n * m].sum())
+        first = min(total, n * m)  # the sum of ranks of the first class, and then the ranks
+        ranks = [(part + k) // n for part in (first, total - first) for k in range(n)]
+        if exact > 5e-3:
+            assert rank_p_values(percentile_ranks(np.array(ranks, float), t, **labels))["a1"] == pytest.approx(
+                exact, rel=0.02
+            )
+
+
 @pytest.mark.parametrize(("n", "m"), [(6, 40), (16, 60), (30, 30)])
 def test_the_p_value_of_a1_is_that_of_the_exact_rank_sum_test(n: int, m: int) -> None:
     rng = np.random.default_rng(n)
@@ -252,6 +285,7 @@ def test_p_values_of_tiny_sets_hold_their_level_over_all_arrangements(n: int, m:
     for name in ("a1", "a2", "a2_low", "k_plus", "k_minus"):
         for level in (0.05 / 3, 0.05, 0.2):
             assert np.mean([p[name] <= level for p in every]) <= 1.1 * level
+        assert min(p[name] for p in every) >= (1 - 1e-9) / len(every), "less than one arrangement"
 
 
 def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:
@@ -271,8 +305,6 @@ def test_the_p_value_of_k_plus_is_the_beta_binomial_tail() -> None:
     # Of a class without held-out examples whoever is on top was forgotten: that is no evidence.
     absent = tails(np.asarray(s), t, own, np.zeros(1000, dtype=np.int64)).p_above
     assert absent == pytest.approx(2 * stats.betabinom.sf(1, 30, 10, 991), rel=1e-9)
-    fixed = stats.binom.sf(2, 64, 0.01)
-    assert stats.betabinom.sf(2, 64, 10, 991) > 1.1 * fixed  # the binomial null forgets that the threshold was measured
 
 
 def test_the_p_value_of_small_classes_is_that_of_permutations_within_them() -> None:
@@ -307,21 +339,50 @@ def test_the_chance_of_as_many_is_hypergeometric_in_each_class() -> None:
     assert chance_of_as_many(hits, forgotten, everything, 0) == pytest.approx(1.0)
 
 
+def parts_of_errors(s: Floats, t: Floats) -> tuple[Floats, Floats]:
+    """Of A1 and of A2: sample variances over forgotten and over held-out scores, none below 1/12.
+
+    A held-out score t adds to A1 the share of forgotten ones above it, and to A2 twice that share, of the upper half
+    less of the lower. Without ties, and for an odd number of held-out scores, so that no u is ½.
+    """
+    lower = t[None] < s[:, None]
+    u = (lower.sum(1) + 0.5) / (len(t) + 1)
+    upper = np.where(u > 0.5, 1.0, -1.0)
+    sampled = (u, lower.mean(0)), (np.abs(2 * u - 1), 2 * (upper[:, None] * lower).mean(0))
+    a1, a2 = (np.maximum(1 / 12, [values.var(ddof=1) for values in pair]) for pair in sampled)
+    return a1, a2
+
+
 def test_standard_errors_are_delongs_where_larger_than_under_the_null() -> None:
     rng = np.random.default_rng(0)
-    s, t = 3 * rng.standard_normal(80), rng.standard_normal(50)
-    first = np.mean(t[None] < s[:, None], axis=1)
-    second = np.mean(t[None] < s[:, None], axis=0)
-    floor = 1 / 12
-    expected = (max(floor, first.var(ddof=1) * (50 / 51) ** 2) / 80 + max(floor, second.var(ddof=1)) / 50) ** 0.5
-    assert standard_errors(percentile_ranks(s, t))[0] == pytest.approx(expected, rel=1e-9)
-    signs = np.sign(first - 0.5)
-    weighted = np.mean(2 * signs[:, None] * (t[None] < s[:, None]), axis=0)
-    folded = np.abs(2 * percentile_ranks(s, t).u - 1)
-    expected = (max(floor, folded.var(ddof=1)) / 80 + max(floor, weighted.var(ddof=1)) / 50) ** 0.5
-    assert standard_errors(percentile_ranks(s, t))[1] == pytest.approx(expected, rel=1e-9)
+    wide, near = 3 * rng.standard_normal(80), 0.3 * rng.standard_normal(80)
+    halves = np.repeat([-0.7, 0.7], 40) + 0.01 * rng.standard_normal(80)  # at either quartile
+    t = rng.standard_normal(51)
+    above_floor = []
+    for s in (wide, near, halves):
+        for error, (own, heldout) in zip(standard_errors(percentile_ranks(s, t)), parts_of_errors(s, t), strict=True):
+            assert error == pytest.approx(math.sqrt(own / 80 + heldout / 51), rel=1e-9)
+            above_floor.append((own > 1 / 12, heldout > 1 / 12))
+    (wide_a1, _, near_a1, _, _, halves_a2) = above_floor
+    assert (wide_a1, near_a1, halves_a2) == ((True, False), (False, True), (False, True))
     flat = percentile_ranks([0.0] * 16, t)  # all alike, and yet not precise
-    assert standard_errors(flat)[0] >= math.sqrt((1 / 16 + 1 / 50) / 12)
+    assert standard_errors(flat)[0] >= math.sqrt((1 / 16 + 1 / 51) / 12)
+
+
+def test_the_error_of_classes_adds_up_and_takes_the_largest_covariance_where_held_out_scores_are_shared() -> None:
+    rng = np.random.default_rng(0)
+    own, others = np.repeat([0, 1, 2], [20, 30, 50]), np.repeat([0, 1, 3], [91, 61, 49])
+    s, t = 0.3 * rng.standard_normal(100), rng.standard_normal(201)
+    for num_groups in (2, 3):  # class 2 has no held-out examples, and is compared with all
+        known, n = own < num_groups, 50 if num_groups == 2 else 100
+        ranked = percentile_ranks(s[known], t, forget_labels=own[known], test_labels=others)
+        assert ranked.mixed == (num_groups == 3)
+        groups = [(s[own == label], t[others == label] if label < 2 else t) for label in range(num_groups)]
+        for number, error in enumerate(standard_errors(ranked)):
+            values = ranked.u if number == 0 else np.abs(2 * ranked.u - 1)
+            parts = [(len(a) / n) ** 2 * parts_of_errors(a, b)[number][1] / len(b) for a, b in groups]
+            heldout = sum(parts) if num_groups == 2 else (math.sqrt(sum(parts[:2])) + math.sqrt(parts[2])) ** 2
+            assert error == pytest.approx(math.sqrt(max(1 / 12, values.var(ddof=1)) / n + heldout), rel=1e-9)
 
 
 # --- membership ----------------------------------------------------------------------------------------------------
@@ -372,7 +433,7 @@ def test_zero_hits_bound_the_rate_as_known() -> None:
 def test_the_aucs_interval_is_delongs_for_many_examples_and_clopper_pearsons_for_few() -> None:
     rng = np.random.default_rng(0)
     t = rng.standard_normal(200)
-    s = rng.standard_normal(DELONG_FROM) + 0.5
+    s = rng.standard_normal(64) + 0.5
     first = np.array([np.mean((t < x) + 0.5 * (t == x)) for x in s])
     second = np.array([np.mean((s > y) + 0.5 * (s == y)) for y in t])
     area = float(first.mean())
@@ -380,7 +441,10 @@ def test_the_aucs_interval_is_delongs_for_many_examples_and_clopper_pearsons_for
     half = stats.t.ppf(0.975, len(s) - 1) * error / (area * (1 - area))
     expected = special.expit(special.logit(area) + half * np.array([-1, 1]))
     assert auc_interval(s, t) == pytest.approx(tuple(expected), abs=1e-9)
-    for few, heldout in ((s[:-1], t), (s, t[: DELONG_FROM - 1]), (s + 5, t)):
+    tied = np.zeros(64), np.zeros(80)  # without variance
+    assert 0.9 < auc(s + 1.6, t) < 0.95
+    assert 0.05 < auc(s - 2.6, t) < 0.1
+    for few, heldout in ((s[:-1], t), (s, t[:63]), (s + 5, t), (s + 1.6, t), (s - 2.6, t), tied):
         n, m = len(few), len(heldout)
         trials, share = n * m / (n + m), auc(few, heldout)
         low, high = auc_interval(few, heldout)
@@ -434,8 +498,8 @@ def test_a_rate_at_a_threshold_that_the_data_cannot_hold_is_not_reported() -> No
 @pytest.mark.parametrize(
     ("s", "t", "message"),
     [
-        ([], [1.0], "forget_scores must have shape"),
-        ([1.0], [], "test_scores must have shape"),
+        ([], [1.0], "forget_scores"),
+        ([1.0], [], "test_scores"),
         ([math.nan], [1.0], "NaN"),
         ([1.0], [-math.inf], "infinity"),
         ([[1.0]], [1.0], "shape"),
@@ -459,9 +523,9 @@ def test_settings_out_of_range_are_refused() -> None:
             auc_interval([1.0], [1.0], confidence=confidence)
     with pytest.raises(SettingError, match="hits"):
         clopper_pearson(3, 2)
-    with pytest.raises(InputError, match="labels of the forgotten and of the held-out"):
+    with pytest.raises(InputError, match="labels"):
         percentile_ranks([1.0], [1.0], forget_labels=[0])
-    with pytest.raises(InputError, match="test_labels must have shape"):
+    with pytest.raises(InputError, match=r"test_labels.*shape"):
         percentile_ranks([1.0], [1.0], forget_labels=[0], test_labels=[0, 1])
-    with pytest.raises(InputError, match="forget_labels must hold integer"):
+    with pytest.raises(InputError, match=r"forget_labels.*integer"):
         percentile_ranks([1.0], [1.0], forget_labels=[0.5], test_labels=[0])

@@ -119,34 +119,34 @@ def simple(name: str, code: int, said: str, arrange: Arrange) -> None:
 
 # --- The model -------------------------------------------------------------------------------------------------------
 
-simple("missing checkpoint", 1, "there is no checkpoint .*nowhere", lambda p: p.forget(model=p.root / "nowhere"))
+simple("missing checkpoint", 1, "nowhere", lambda p: p.forget(model=p.root / "nowhere"))
 
 
-@case(1, "not a whole safetensors file")
+@case(1, "safetensors")
 def truncated_checkpoint(place: Place) -> list[str | Path]:
     whole = (place.trained / "model.safetensors").read_bytes()
     return place.forget(model=place.file("cut.safetensors", whole[:-100]))
 
 
-@case(1, "was not written by expunge.*--weights")
+@case(1, "--weights")
 def foreign_safetensors(place: Place) -> list[str | Path]:
     save_file({"weight": torch.ones(3)}, place.root / "foreign.safetensors")
     return place.forget(model=place.root / "foreign.safetensors")
 
 
-@case(1, "is a pickle, which can run any code")
+@case(1, "pickle")
 def pickle_named_safetensors(place: Place) -> list[str | Path]:
     torch.save(place.network_state(), place.root / "model.safetensors")
     return place.forget(model=place.root / "model.safetensors")
 
 
-@case(1, "is a pickle, which can run any code")
+@case(1, "pickle")
 def pickle_as_safetensors_weights(place: Place) -> list[str | Path]:
     torch.save(place.network_state(), place.root / "weights.safetensors")
     return place.forget("--weights", place.root / "weights.safetensors", "--allow-pickle", model=place.factory())
 
 
-@case(1, "add --allow-pickle")
+@case(1, "--allow-pickle")
 def pickle_not_allowed(place: Place) -> list[str | Path]:
     torch.save(place.network_state(), place.root / "weights.pt")
     return place.forget("--weights", place.root / "weights.pt", model=place.factory())
@@ -160,19 +160,19 @@ class Hostile:
         return os.mkdir, (self.mark,)
 
 
-@case(1, "cannot be loaded with weights_only=True")
+@case(1, "weights_only")
 def hostile_pickle(place: Place) -> list[str | Path]:
     torch.save({"weight": Hostile(str(place.root / "it ran"))}, place.root / "weights.pt")
     return place.forget("--weights", place.root / "weights.pt", "--allow-pickle", model=place.factory())
 
 
-@case(1, "cannot be loaded with weights_only=True")
+@case(1, "weights_only")
 def hostile_bare_pickle(place: Place) -> list[str | Path]:
     path = place.file("weights.pt", pickle.dumps(Hostile(str(place.root / "it ran"))))
     return place.forget("--weights", path, "--allow-pickle", model=place.factory())
 
 
-@case(1, "do not fit the network")
+@case(1, "fit")
 def weights_that_do_not_fit_their_spec(place: Place) -> list[str | Path]:
     def widen(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         told = json.loads(metadata["expunge"])
@@ -186,24 +186,22 @@ def _poison(tensor: torch.Tensor, value: float) -> None:
     tensor.view(-1)[-1] = value
 
 
-@case(1, "'network.0.weight' holds NaN or infinity")
+@case(1, "NaN or infinity")
 def nan_in_weights(place: Place) -> list[str | Path]:
     return place.forget(model=place.checkpoint(lambda t, _: _poison(t["network.0.weight"], float("nan"))))
 
 
-@case(1, "'network.1.running_mean' holds NaN or infinity")
+@case(1, "NaN or infinity")
 def infinity_in_a_buffer(place: Place) -> list[str | Path]:
     return place.forget(model=place.checkpoint(lambda t, _: _poison(t["network.1.running_mean"], float("inf"))))
 
 
-simple(
-    "weights for a model that has its own", 2, "leave out --weights", lambda p: p.forget("--weights", "x.safetensors")
-)
-simple("py model without weights", 2, "add --weights", lambda p: p.forget(model=p.factory()))
+simple("weights for a model that has its own", 2, "--weights", lambda p: p.forget("--weights", "x.safetensors"))
+simple("py model without weights", 2, "--weights", lambda p: p.forget(model=p.factory()))
 simple(
     "missing weights",
     1,
-    "there is no .*x.safetensors",
+    "x.safetensors",
     lambda p: p.forget("--weights", "x.safetensors", model=p.factory()),
 )
 
@@ -211,79 +209,75 @@ simple(
 
 LABELS = torch.tensor([0, 1])
 
-simple("empty ids file", 1, "list of ids is empty", lambda p: p.forget("--ids", p.ids()))
-simple("missing ids file", 1, "cannot read the list of ids", lambda p: p.forget("--ids", p.root / "none.txt"))
-simple("unknown id", 1, "no example '77777'.*run from '0' to '1999'", lambda p: p.forget("--ids", p.ids("1", "77777")))
-simple("duplicate id", 1, "'4' is listed more than once", lambda p: p.forget("--ids", p.ids("4", "5", "4")))
-simple("unknown data", 2, "unknown data 'mnist'", lambda p: p.forget(data="mnist"))
-simple("unknown split", 2, "splits train and test, not 'valid'", lambda p: p.forget(data="sample:valid"))
+simple("empty ids file", 1, "empty", lambda p: p.forget("--ids", p.ids()))
+simple("missing ids file", 1, "ids", lambda p: p.forget("--ids", p.root / "none.txt"))
+simple("unknown id", 1, "'77777'.*'1999'", lambda p: p.forget("--ids", p.ids("1", "77777")))
+simple("duplicate id", 1, "'4' .*once", lambda p: p.forget("--ids", p.ids("4", "5", "4")))
+simple("unknown data", 2, "'mnist'", lambda p: p.forget(data="mnist"))
+simple("unknown split", 2, "train .*'valid'", lambda p: p.forget(data="sample:valid"))
 simple("data that is not here", 1, "expunge data get cifar10", lambda p: p.forget(data="cifar10"))
 simple(
     "wrong channels",
     1,
-    "images of 3 × 28 × 28 .* the model takes 1 × 28 × 28",
+    "3 × 28 × 28 .* 1 × 28 × 28",
     lambda p: p.forget(data=p.tensors(images=pixels(2, channels=3), labels=LABELS)),
 )
-simple("wrong size", 1, "images of 1 × 20 × 20 .* --resize", lambda p: p.forget(data=f"folder:{p.folder(side=20)}"))
+simple("wrong size", 1, "1 × 20 × 20 .* --resize", lambda p: p.forget(data=f"folder:{p.folder(side=20)}"))
 simple(
     "label outside",
     1,
-    r"label 10 is outside \[0, 10\)",
+    r"label 10 .* \[0, 10\)",
     lambda p: p.forget(data=p.tensors(images=pixels(2), labels=LABELS + 9)),
 )
 simple(
     "float labels",
     1,
-    "labels must be integers",
+    "integers",
     lambda p: p.forget(data=p.tensors(images=pixels(2), labels=LABELS + 0.5)),
 )
 simple(
     "no examples in the file",
     1,
-    "forget set is empty",
+    "forget set .*empty",
     lambda p: p.forget(data=p.tensors(images=pixels(0), labels=LABELS[:0])),
 )
-simple(
-    "training on nothing", 1, "no images|empty", lambda p: p.train(data=p.tensors(images=pixels(0), labels=LABELS[:0]))
-)
-simple("training on one class", 1, "at least two classes", lambda p: p.train(data=f"folder:{p.folder()}"))
+simple("training on nothing", 1, "images|empty", lambda p: p.train(data=p.tensors(images=pixels(0), labels=LABELS[:0])))
+simple("training on one class", 1, "two classes", lambda p: p.train(data=f"folder:{p.folder()}"))
 simple(
     "forget overlaps test",
     1,
-    "3 of the 2000 test examples are in the forget set",
+    "3 of the 2000 .*forget",
     lambda p: p.forget("--test", "sample"),
 )
 simple(
     "retain is all forgotten",
     1,
-    "every retained example is in the forget set",
+    "every .*forget",
     lambda p: p.forget("--retain", f"folder:{p.folder()}", "--method", "finetune", data=f"folder:{p.folder()}"),
 )
 simple(
     "retain not given",
     2,
-    "finetune needs retained training examples: add --retain",
+    "finetune .*--retain",
     lambda p: p.forget("--method", "finetune"),
 )
-simple("updates not given", 1, "no update log in", lambda p: p.forget("--method", "amnesiac_undo"))
-simple(
-    "more ids than examples", 1, "cannot draw 5000 of the 2000", lambda p: ["data", "ids", "sample", "--num", "5000"]
-)
+simple("updates not given", 1, "update log", lambda p: p.forget("--method", "amnesiac_undo"))
+simple("more ids than examples", 1, "5000 .*2000", lambda p: ["data", "ids", "sample", "--num", "5000"])
 
 
-@case(1, "holds no images")
+@case(1, "no images")
 def empty_folder(place: Place) -> list[str | Path]:
     (place.root / "images/Bag").mkdir(parents=True)
     return place.forget(data=f"folder:{place.root}/images")
 
 
-@case(1, "class 'Boat' that the model does not know")
+@case(1, "'Boat'")
 def unknown_class(place: Place) -> list[str | Path]:
     write_image(place.folder().with_name("images") / "Boat/1.png", pixels(1)[0])
     return place.forget(data=f"folder:{place.root}/images")
 
 
-@case(1, r"Bag/bad\.png is not a readable")
+@case(1, r"Bag/bad\.png")
 def corrupt_image(place: Place) -> list[str | Path]:
     folder = place.folder()
     whole = (folder / "Bag/0000.png").read_bytes()
@@ -291,7 +285,7 @@ def corrupt_image(place: Place) -> list[str | Path]:
     return place.forget(data=f"folder:{folder}")
 
 
-@case(1, "images must be square")
+@case(1, "square")
 def oblong_images(place: Place) -> list[str | Path]:
     return place.train(data=place.tensors(images=pixels(4)[:, :, :20].contiguous(), labels=torch.tensor([0, 1, 0, 1])))
 
@@ -301,62 +295,60 @@ def oblong_images(place: Place) -> list[str | Path]:
 simple(
     "unknown method",
     2,
-    "unknown method 'targetted'.*did you mean 'targeted'",
+    "'targetted'.*'targeted'",
     lambda p: p.forget("--method", "targetted"),
 )
-simple("unknown setting", 2, "no setting 'lamda'.*did you mean 'lam'", lambda p: p.forget("--set", "lamda=3"))
-simple("setting of another type", 2, "lam='three' is not a number", lambda p: p.forget("--set", "lam=three"))
-simple("setting out of range", 2, "delta=2.0 is out of range", lambda p: p.forget("--set", "delta=2"))
-simple("malformed setting", 2, "takes NAME=VALUE.*not 'lam'", lambda p: p.forget("--set", "lam"))
+simple("unknown setting", 2, "'lamda'.*'lam'", lambda p: p.forget("--set", "lamda=3"))
+simple("setting of another type", 2, "lam='three'", lambda p: p.forget("--set", "lam=three"))
+simple("setting out of range", 2, "delta=2.0", lambda p: p.forget("--set", "delta=2"))
+simple("malformed setting", 2, "NAME=VALUE.*'lam'", lambda p: p.forget("--set", "lam"))
 simple(
     "unknown preset",
     2,
-    "no preset 'nobody2024'; it has paper",
+    "'nobody2024'.*paper",
     lambda p: p.forget("--method", "targeted", "--preset", "nobody2024"),
 )
-simple("preset of no method", 2, "name it too, such as --method targeted", lambda p: p.forget("--preset", "paper"))
-simple("unknown device", 2, "device 'gpu' cannot be used", lambda p: p.forget("--device", "gpu"))
-simple("device without data", 2, "device 'meta' cannot be used", lambda p: p.train("--device", "meta"))
-simple("unknown option", 2, "No such option.*--metod", lambda p: p.forget("--metod", "targeted"))
-simple("missing option", 2, "Missing option.*--model", lambda p: ["forget", "--forget", "sample", "--out", p.out])
-simple("negative seed", 2, "--seed.*greater than or equal to 0", lambda p: p.forget("--seed", "-1"))
-simple("seed that is no number", 2, "--seed.*valid integer", lambda p: p.forget("--seed", "one"))
-simple("unknown command", 2, "No such command 'forgot'", lambda p: ["forgot"])
-simple("surplus argument", 2, "unexpected extra argument", lambda p: ["methods", "now"])
-simple("unknown dataset to get", 2, "unknown dataset 'mnist'", lambda p: ["data", "get", "mnist"])
-simple("unknown architecture", 2, "unknown model 'resnet19'", lambda p: p.train(model="resnet19"))
-simple("unknown training setting", 2, "epohs.*did you mean 'epochs'", lambda p: p.train("--set", "epohs=1"))
-simple("training setting out of range", 2, "epochs=-1 is out of range", lambda p: p.train("--set", "epochs=-1"))
-simple(
-    "missing ids to record", 1, "cannot read the list of ids", lambda p: p.train("--record-updates", p.root / "none")
-)
+simple("preset of no method", 2, "--method", lambda p: p.forget("--preset", "paper"))
+simple("unknown device", 2, "'gpu'", lambda p: p.forget("--device", "gpu"))
+simple("device without data", 2, "'meta'", lambda p: p.train("--device", "meta"))
+simple("unknown option", 2, "--metod", lambda p: p.forget("--metod", "targeted"))
+simple("missing option", 2, "Missing.*--model", lambda p: ["forget", "--forget", "sample", "--out", p.out])
+simple("negative seed", 2, "--seed.* 0", lambda p: p.forget("--seed", "-1"))
+simple("seed that is no number", 2, "--seed.*integer", lambda p: p.forget("--seed", "one"))
+simple("unknown command", 2, "'forgot'", lambda p: ["forgot"])
+simple("surplus argument", 2, "extra argument", lambda p: ["methods", "now"])
+simple("unknown dataset to get", 2, "'mnist'", lambda p: ["data", "get", "mnist"])
+simple("unknown architecture", 2, "'resnet19'", lambda p: p.train(model="resnet19"))
+simple("unknown training setting", 2, "epohs.*'epochs'", lambda p: p.train("--set", "epohs=1"))
+simple("training setting out of range", 2, "epochs=-1", lambda p: p.train("--set", "epochs=-1"))
+simple("missing ids to record", 1, "ids", lambda p: p.train("--record-updates", p.root / "none"))
 
 # --- Running and writing ---------------------------------------------------------------------------------------------
 
 
-@case(1, r"the loss became \S+ after \d+ steps.*lower lr")
+@case(1, r"\d+ steps.*lr")
 def loss_becomes_nan(place: Place) -> list[str | Path]:
     return place.forget("--set", "lr=1e30", "--set", "optimizer=sgd", "--set", "epochs=50")
 
 
-@case(1, r"training loss became NaN or infinite by step \d+; lower lr")
+@case(1, r"step \d+.*lr")
 def training_loss_becomes_nan(place: Place) -> list[str | Path]:
     return place.train("--set", "lr=1e30", "--set", "epochs=2", "--set", "width=4")
 
 
-@case(1, r"out exists already; choose another --out")
+@case(1, r"out exists.*--out")
 def out_in_use(place: Place) -> list[str | Path]:
     place.out.mkdir()
     return place.forget()
 
 
-@case(1, r"out exists already; choose another --out")
+@case(1, r"out exists.*--out")
 def out_is_a_file(place: Place) -> list[str | Path]:
     place.out.write_text("mine")
     return place.train()
 
 
-@case(1, r"cannot write .*file/out")
+@case(1, r"file/out")
 def parent_is_a_file(place: Place) -> list[str | Path]:
     place.file("file", b"mine")
     return place.forget("--out", place.root / "file/out")
@@ -397,7 +389,7 @@ def test_a_place_that_cannot_be_written(place: Place) -> None:
     closed.mkdir(mode=0o500)
     before = tree(place.root)
     done = expunge(*place.forget("--out", closed / "out"))
-    check_failure(done, 1, "cannot write .*closed/out.*Permission denied")
+    check_failure(done, 1, "closed/out.*Permission denied")
     assert tree(place.root) == before
 
 
@@ -415,7 +407,7 @@ def test_a_full_disk(place: Place, command: str) -> None:
     if command == "record":
         announced, _, done.stderr = done.stderr.partition("\n")
         assert announced.startswith("the update log will take")
-    check_failure(done, 1, "cannot write .*the disk is full")
+    check_failure(done, 1, "disk")
     assert tree(place.root) == before
 
 
@@ -497,22 +489,22 @@ ZEROS = torch.zeros(4, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("model", "forget", "error", "said"),
     [
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS.float()), InputError, "integer class, not float"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS.bool()), InputError, "integer class, not bool"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS + 4), InputError, r"label 4 is outside \[0, 4\)"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS - 1), InputError, r"label -1 is outside \[0, 4\)"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES * float("nan"), ZEROS), InputError, "NaN or infinity"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES / 0, ZEROS), InputError, "NaN or infinity"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES[:0], ZEROS[:0]), InputError, "forget set is empty"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES), InputError, "not a pair"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS, ZEROS), InputError, "not a pair"),
-        (NETWORKS["batch_norm"](), Labelled("cat"), InputError, "not str"),
-        (NETWORKS["batch_norm"](), Labelled(None), InputError, "not NoneType"),
-        (NETWORKS["batch_norm"](), iter(pairs(3, 0)), InputError, "must be a dataset"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES[..., :5], ZEROS), InputError, "cannot take"),
-        (NETWORKS["batch_norm"](), TensorDataset(IMAGES[:, 0, 0, 0], ZEROS), InputError, "cannot take"),
-        (poisoned(), pairs(4, 0), InputError, "the model holds NaN or infinity in '0.weight'"),
-        (nn.Flatten(), pairs(4, 0), InputError, "no parameters"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS.float()), InputError, "float"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS.bool()), InputError, "bool"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS + 4), InputError, r"label 4 .* \[0, 4\)"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS - 1), InputError, r"label -1 .* \[0, 4\)"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES * float("nan"), ZEROS), InputError, "NaN"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES / 0, ZEROS), InputError, "infinity"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES[:0], ZEROS[:0]), InputError, "forget.*empty"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES), InputError, "pair"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS, ZEROS), InputError, "pair"),
+        (NETWORKS["batch_norm"](), Labelled("cat"), InputError, "str"),
+        (NETWORKS["batch_norm"](), Labelled(None), InputError, "NoneType"),
+        (NETWORKS["batch_norm"](), iter(pairs(3, 0)), InputError, "dataset"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES[..., :5], ZEROS), InputError, "take"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES[:, 0, 0, 0], ZEROS), InputError, "take"),
+        (poisoned(), pairs(4, 0), InputError, "NaN .*'0.weight'"),
+        (nn.Flatten(), pairs(4, 0), InputError, "parameters"),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), pairs(4, 0), InputError, "C ≥ 2"),
         (nn.Conv2d(1, 4, 1), pairs(4, 0), InputError, r"logits \(N, C\)"),
     ],
@@ -529,7 +521,7 @@ def test_unlearn_refuses(model: nn.Module, forget: Any, error: type[ExpungeError
 def test_a_loss_that_becomes_nan_names_the_step_and_leaves_the_model(optimizer: str) -> None:
     model = NETWORKS["batch_norm"]()
     before = state_bits(model)
-    with pytest.raises(NonFiniteError, match=r"after \d+ steps"):
+    with pytest.raises(NonFiniteError, match=r"\d+ steps"):
         unlearn(model, pairs(6, 0), method=make_method("neg_grad", lr=1e30, optimizer=optimizer, epochs=20))
     assert state_bits(model) == before
 
@@ -537,13 +529,13 @@ def test_a_loss_that_becomes_nan_names_the_step_and_leaves_the_model(optimizer: 
 def test_overlapping_and_unfit_retain_sets_are_refused() -> None:
     model, forget = NETWORKS["batch_norm"](), pairs(4, 0)
     method = make_method("finetune", epochs=1)
-    with pytest.raises(InputError, match="4 of the retain examples are in the forget set"):
+    with pytest.raises(InputError, match=r"4 .*forget"):
         unlearn(model, forget, method=method, retain=pairs(4, 0))
-    with pytest.raises(InputError, match="retained inputs have shape"):
+    with pytest.raises(InputError, match="shape"):
         unlearn(model, forget, method=method, retain=pairs(4, 1, (1, 5, 5)))
-    with pytest.raises(InputError, match="retain set is empty"):
+    with pytest.raises(InputError, match=r"retain.*empty"):
         unlearn(model, forget, method=method, retain=pairs(0, 1))
-    with pytest.raises(SettingError, match="needs retained examples"):
+    with pytest.raises(SettingError, match="retain"):
         unlearn(model, forget, method=method)
 
 

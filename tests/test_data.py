@@ -80,11 +80,11 @@ def test_the_real_fashion_mnist() -> None:
     ("damage", "said"),
     [
         (lambda content: content[:-1], "truncated"),
-        (lambda content: content + b"\0", "truncated or damaged"),
+        (lambda content: content + b"\0", "damaged"),
         (lambda content: content[:6], "truncated"),
-        (lambda content: b"", "not an IDX file"),
-        (lambda content: b"\0\0\x0d" + content[3:], "not an IDX file"),
-        (lambda content: b"\x80\x04" + content, "not an IDX file"),
+        (lambda content: b"", "IDX"),
+        (lambda content: b"\0\0\x0d" + content[3:], "IDX"),
+        (lambda content: b"\x80\x04" + content, "IDX"),
     ],
 )
 def test_damaged_idx_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, said: str) -> None:
@@ -103,7 +103,7 @@ def test_damaged_gzip_files_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "data/train-images-idx3-ubyte.gz"
     content = path.read_bytes()
     path.write_bytes(content[:-20] if cut == "end" else content[:40] + b"\xff" * 40 + content[80:])
-    with pytest.raises(InputError, match="get the file again"):
+    with pytest.raises(InputError, match="again"):
         load_data("fashion-mnist")
 
 
@@ -111,10 +111,10 @@ def test_images_and_labels_must_be_as_many(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path / "data"))
     write_idx(tmp_path / "data")
     (tmp_path / "data/train-labels-idx1-ubyte").write_bytes(idx(np.zeros(6, np.uint8)))
-    with pytest.raises(InputError, match="7 images but 6 labels"):
+    with pytest.raises(InputError, match=r"7 .*6 "):
         load_data("fashion-mnist")
     (tmp_path / "data/train-labels-idx1-ubyte").write_bytes(idx(np.full(7, 10, np.uint8)))
-    with pytest.raises(InputError, match=r"label 10 is outside \[0, 10\)"):
+    with pytest.raises(InputError, match=r"label 10 .* \[0, 10\)"):
         load_data("fashion-mnist")
 
 
@@ -225,7 +225,7 @@ def test_a_hostile_batch_is_refused_and_does_not_run(tmp_path: Path, monkeypatch
     mark = tmp_path / "it ran"
     content = pickle.dumps({"data": Hostile(mark), "labels": []}, protocol=2)
     (tmp_path / "data_batch_1").write_bytes(content)
-    with pytest.raises(InputError, match=r"posix\.mkdir, which a data batch never needs"):
+    with pytest.raises(InputError, match=r"posix\.mkdir"):
         load_data("cifar10")
     assert not mark.exists()
     pickle.loads(content)  # noqa: S301  (it is hostile indeed)
@@ -235,13 +235,13 @@ def test_a_hostile_batch_is_refused_and_does_not_run(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([1, 2], "holds list"),
+        ([1, 2], "list"),
         ({"data": np.zeros((2, 3072), np.uint8)}, "labels"),
-        ({"data": np.zeros((2, 99), np.uint8), "labels": [0, 1]}, "as published"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "2 images but 1 labels"),
+        ({"data": np.zeros((2, 99), np.uint8), "labels": [0, 1]}, "published"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "2 .*1 "),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "outside"),
-        ({"data": np.zeros((1, 3072), np.uint8), "labels": [1.5]}, "labels must be integers"),
-        ({"data": np.zeros((1, 3072), np.uint8), "labels": ["cat"]}, "as published"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": [1.5]}, "integers"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": ["cat"]}, "published"),
     ],
 )
 def test_foreign_batches_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, said: str) -> None:
@@ -258,7 +258,7 @@ def test_truncated_batches_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     whole = (tmp_path / "test_batch").read_bytes()
     for size in (0, 1, 30, len(whole) - 2):
         (tmp_path / "test_batch").write_bytes(whole[:size])
-        with pytest.raises(InputError, match="not a CIFAR batch"):
+        with pytest.raises(InputError, match="CIFAR"):
             load_data("cifar10:test")
 
 
@@ -278,7 +278,7 @@ def test_cifar_as_a_tree_of_image_files(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_tree_of_something_else_is_not_taken_for_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path))
     write_folder(tmp_path / "train", pixels(2, channels=3), ["cat", "dog"])
-    with pytest.raises(InputError, match="2 classes, not the 10 of cifar10:train"):
+    with pytest.raises(InputError, match=r"2 classes.*10 .*cifar10:train"):
         load_data("cifar10")
 
 
@@ -328,7 +328,7 @@ def test_a_class_that_wnids_lacks_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path))
     write_tiny_imagenet(tmp_path)
     (tmp_path / "wnids.txt").write_text("n01\nn02\n")
-    with pytest.raises(InputError, match="unknown classes"):
+    with pytest.raises(InputError, match="classes"):
         load_data("tiny-imagenet:test")
 
 
@@ -375,12 +375,12 @@ def test_an_image_that_would_be_left_out_of_a_folder_is_refused(tmp_path: Path) 
         path.unlink()
     for name in ("a/2", "b/3.png.bak"):  # images by their content
         (tmp_path / "one" / name).write_bytes((tmp_path / "one/a/0000.png").read_bytes())
-        with pytest.raises(InputError, match=f"{name} would be left out; give it the suffix"):
+        with pytest.raises(InputError, match=f"{name} .*suffix"):
             load_data(f"folder:{tmp_path}/one")
         (tmp_path / "one" / name).unlink()
     write_folder(tmp_path, pixels(1), ["more"])
     (tmp_path / "one/a/linked").symlink_to(tmp_path / "more", target_is_directory=True)
-    with pytest.raises(InputError, match="a/linked would be left out; links to directories are not followed"):
+    with pytest.raises(InputError, match=r"a/linked .*links"):
         load_data(f"folder:{tmp_path}/one")
 
 
@@ -388,7 +388,7 @@ def test_an_image_that_would_be_left_out_of_a_folder_is_refused(tmp_path: Path) 
 def test_images_of_rare_formats_are_refused(tmp_path: Path, name: str) -> None:
     write_folder(tmp_path, pixels(2), ["a", "b"])
     (tmp_path / "a" / name).write_bytes(b"whatever")
-    with pytest.raises(InputError, match=f"a/{name} would be left out; convert it"):
+    with pytest.raises(InputError, match=f"a/{name} .*convert"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -405,14 +405,14 @@ def test_images_of_rare_formats_without_their_suffix_are_refused(tmp_path: Path,
         (tmp_path / "a/k").write_bytes(b"\0\0\0\x20ftypavif\0\0\0\0")
     else:
         Image.fromarray(pixels(1)[0, 0].numpy()).convert("RGB").save(tmp_path / "a/k", form)
-    with pytest.raises(InputError, match="a/k would be left out; give it the suffix"):
+    with pytest.raises(InputError, match=r"a/k .*suffix"):
         load_data(f"folder:{tmp_path}")
 
 
 def test_what_cannot_be_read_of_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, pixels(3), ["a", "b", "b"])
     (tmp_path / "b/x.png").mkdir()  # no image
-    (tmp_path / "b/notes").write_text("no image")
+    (tmp_path / "b/notes").write_text("image")
     assert len(load_data(f"folder:{tmp_path}")) == 3
     write_folder(tmp_path / "b", pixels(1), ["session.raw"])
     assert len(load_data(f"folder:{tmp_path}")) == 4
@@ -433,7 +433,7 @@ def test_what_cannot_be_read_of_a_folder_is_refused(tmp_path: Path, monkeypatch:
             if call == "hidden":
                 assert len(load_data(f"folder:{tmp_path}")) == 4
                 continue
-            with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+            with pytest.raises(InputError, match=r"Permission denied"):
                 load_data(f"folder:{tmp_path}")
 
 
@@ -452,9 +452,9 @@ def test_a_user_without_a_home_reads_data(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "home", homeless)
     write_folder(tmp_path, pixels(3), ["a", "b", "b"])
     assert len(load_data(f"folder:{tmp_path}")) == 3
-    with pytest.raises(InputError, match="cifar10 is not on this machine"):
+    with pytest.raises(InputError, match="cifar10"):
         load_data("cifar10")
-    with pytest.raises(ExpungeError, match="no home directory"):
+    with pytest.raises(ExpungeError, match="home"):
         download("cifar10")
 
 
@@ -470,7 +470,7 @@ def test_a_cache_that_one_may_not_look_into_stops_nobody(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "stat", refusing)
     write_folder(tmp_path / "images", pixels(3), ["a", "b", "b"])
     assert len(load_data(f"folder:{tmp_path}/images")) == 3
-    with pytest.raises(InputError, match="cifar10 is not on this machine"):
+    with pytest.raises(InputError, match="cifar10"):
         load_data("cifar10")
 
 
@@ -482,7 +482,7 @@ def test_named_data_is_matched_by_name_to_the_models_classes(tmp_path: Path, mon
     assert [names[n] for n in loaded.labels.tolist()] == [plain.class_names[n] for n in plain.labels.tolist()]
     numbers = tuple(map(str, range(10)))
     assert torch.equal(load_data("sample:test", class_names=numbers).labels, plain.labels)
-    with pytest.raises(InputError, match="that the model does not know"):
+    with pytest.raises(InputError, match="model"):
         load_data("sample:test", class_names=names[:9])
 
 
@@ -498,7 +498,7 @@ def test_a_folders_classes_are_matched_by_name_to_the_models(tmp_path: Path) -> 
     write_folder(tmp_path, pixels(3), ["T-shirt_top", "Bag", "Bag"])
     loaded = load_data(f"folder:{tmp_path}", class_names=FASHION_MNIST_CLASSES)
     assert loaded.labels.tolist() == [8, 8, 0]
-    with pytest.raises(InputError, match=r"has a class 'Bag' that the model does not know.*one, two"):
+    with pytest.raises(InputError, match=r"'Bag'.*one, two"):
         load_data(f"folder:{tmp_path}", class_names=("one", "two"))
 
 
@@ -523,7 +523,7 @@ def test_a_folder_is_grey_only_where_all_of_it_is(tmp_path: Path) -> None:
 def test_resizing(tmp_path: Path) -> None:
     write_folder(tmp_path, torch.full((1, 1, 40, 40), 200, dtype=torch.uint8), ["a"])
     write_image(tmp_path / "a/1.png", torch.full((1, 20, 30), 100, dtype=torch.uint8))
-    with pytest.raises(InputError, match=r"30 × 20 pixels, 0000\.png is 40 × 40"):
+    with pytest.raises(InputError, match=r"30 × 20 .*0000\.png .*40 × 40"):
         load_data(f"folder:{tmp_path}")
     loaded = load_data(f"folder:{tmp_path}", size=28)
     assert loaded.images.shape == (2, 1, 28, 28)
@@ -532,9 +532,9 @@ def test_resizing(tmp_path: Path) -> None:
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     for make, said in (
-        (tmp_path / "none", "there is no directory"),
-        (tmp_path / "empty", "no sub-directories"),
-        (tmp_path / "classes", "holds no images"),
+        (tmp_path / "none", "directory"),
+        (tmp_path / "empty", "sub-directories"),
+        (tmp_path / "classes", "images"),
     ):
         if make.name != "none":
             make.mkdir()
@@ -558,7 +558,7 @@ def png(width: int, height: int, *, depth: int = 8) -> bytes:
 def test_a_tiny_file_that_claims_a_huge_image_is_refused(tmp_path: Path, side: int) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/bomb.png").write_bytes(png(side, side))
-    with pytest.raises(InputError, match=r"bomb.png claims .* pixels.* over the limit of 50,000,000"):
+    with pytest.raises(InputError, match=r"bomb.png .*50,000,000"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -566,14 +566,14 @@ def test_unreadable_images_are_refused_by_name(tmp_path: Path) -> None:
     good = write_image(tmp_path / "a/0.png", pixels(1, side=64)[0]).read_bytes()
     for content in (b"", b"no image at all", good[:200], good[:-30], png(4, 4)):
         (tmp_path / "a/1.png").write_bytes(content)
-        with pytest.raises(InputError, match=r"a/1.png is not a readable PNG/JPEG/BMP/WEBP image"):
+        with pytest.raises(InputError, match=r"a/1.png .*PNG/JPEG/BMP/WEBP"):
             load_data(f"folder:{tmp_path}")
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "PPM", "ICO"])
 def test_other_formats_are_refused_whatever_their_suffix(tmp_path: Path, form: str) -> None:
     write_image(tmp_path / "a/0.png", pixels(1)[0], form)
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(InputError, match="readable"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -586,7 +586,7 @@ def test_colours_of_16_bits_are_refused_rather_than_cut(tmp_path: Path, kind: in
     chunks = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts]
     (tmp_path / "a").mkdir()
     (tmp_path / "a/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    with pytest.raises(InputError, match="more than 8 bits"):
+    with pytest.raises(InputError, match="8 bits"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -595,18 +595,18 @@ def test_images_of_16_bits_are_refused_rather_than_clipped(tmp_path: Path) -> No
 
     (tmp_path / "a").mkdir()
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "a/0.png")
-    with pytest.raises(InputError, match="more than 8 bits"):
+    with pytest.raises(InputError, match="8 bits"):
         load_data(f"folder:{tmp_path}")
 
 
 def test_broken_links_and_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, pixels(2, side=4), ["a", "b"])
     (tmp_path / "a/gone.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match="is not a readable"):
+    with pytest.raises(InputError, match="readable"):
         load_data(f"folder:{tmp_path}")
     (tmp_path / "a/gone.png").unlink()
     (tmp_path / os.fsdecode(b"a/\xff.png")).write_bytes((tmp_path / "a/0000.png").read_bytes())
-    with pytest.raises(InputError, match="is not UTF-8; rename it"):
+    with pytest.raises(InputError, match="UTF-8"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -655,9 +655,9 @@ def test_the_split_of_a_saved_dataset_dict(tmp_path: Path) -> None:
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     assert torch.equal(load_data(f"hf:{tmp_path}/saved:test").images, images[2:])
     assert torch.equal(load_data(f"hf:{tmp_path}/saved").images, images[:2])
-    with pytest.raises(InputError, match=r"has no split 'valid'; it has train, test"):
+    with pytest.raises(InputError, match=r"'valid'.*train, test"):
         load_data(f"hf:{tmp_path}/saved:valid")
-    with pytest.raises(InputError, match=r"has no split 'test'; it has train"):  # one that was saved alone
+    with pytest.raises(InputError, match=r"'test'.*train"):  # one that was saved alone
         load_data(f"hf:{tmp_path}/saved/train:test")
 
 
@@ -678,7 +678,7 @@ def test_a_hugging_face_image_is_upright_and_has_a_label(tmp_path: Path) -> None
     assert loaded.shape == (6, 8)
     assert np.array_equal(loaded.numpy(), np.asarray(saved[0]["image"]))
     datasets.Dataset.from_dict(rows | {"label": [None]}, features=kinds).save_to_disk(tmp_path / "bare")
-    with pytest.raises(InputError, match="example 0 has no label"):
+    with pytest.raises(InputError, match=r"example 0 .*label"):
         load_data(f"hf:{tmp_path}/bare")
 
 
@@ -695,7 +695,7 @@ def test_hugging_face_images_have_the_same_limits_as_files(tmp_path: Path) -> No
 def test_a_hugging_face_dataset_without_images_is_refused(tmp_path: Path) -> None:
     datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
-    with pytest.raises(InputError, match="one Image and one ClassLabel column, not none and none"):
+    with pytest.raises(InputError, match="ClassLabel"):
         load_data(f"hf:{tmp_path}/text:train")
 
 
@@ -707,7 +707,7 @@ def test_a_safetensors_file(tmp_path: Path, dtype: torch.dtype) -> None:
     assert torch.equal(loaded.images, images)
     assert loaded.labels.tolist() == [2, 0, 1, 2]
     assert loaded.class_names == ("0", "1", "2")
-    with pytest.raises(InputError, match=r"label 2 is outside \[0, 2\)"):
+    with pytest.raises(InputError, match=r"label 2 .* \[0, 2\)"):
         load_data(f"safetensors:{tmp_path}/d.safetensors", class_names=("a", "b"))
 
 
@@ -715,17 +715,17 @@ def test_a_safetensors_file(tmp_path: Path, dtype: torch.dtype) -> None:
     ("tensors", "said"),
     [
         ({"images": pixels(2)}, "labels"),
-        ({"images": pixels(2), "labels": torch.tensor([0.0, 1.0])}, "labels must be integers"),
-        ({"images": pixels(2), "labels": torch.tensor([True, False])}, "labels must be integers"),
-        ({"images": pixels(2), "labels": torch.tensor([0, -1])}, "label -1 is outside"),
-        ({"images": pixels(2), "labels": torch.tensor([0, 10**12])}, "too large"),
+        ({"images": pixels(2), "labels": torch.tensor([0.0, 1.0])}, "integers"),
+        ({"images": pixels(2), "labels": torch.tensor([True, False])}, "integers"),
+        ({"images": pixels(2), "labels": torch.tensor([0, -1])}, "label -1 "),
+        ({"images": pixels(2), "labels": torch.tensor([0, 10**12])}, "large"),
         ({"images": pixels(2), "labels": torch.tensor([[0], [1]])}, "one an example"),
         ({"images": pixels(2), "labels": torch.tensor(1)}, "one an example"),
-        ({"images": pixels(2), "labels": torch.tensor([0j, 1j])}, "labels must be integers"),
-        ({"images": pixels(2)[:, :0], "labels": torch.tensor([0, 1])}, "have no pixels"),
-        ({"images": pixels(2), "labels": torch.tensor([0])}, "2 images but 1 labels"),
-        ({"images": pixels(2)[:, 0], "labels": torch.tensor([0, 1])}, "images must be uint8"),
-        ({"images": torch.rand(2, 1, 4, 4), "labels": torch.tensor([0, 1])}, "images must be uint8"),
+        ({"images": pixels(2), "labels": torch.tensor([0j, 1j])}, "integers"),
+        ({"images": pixels(2)[:, :0], "labels": torch.tensor([0, 1])}, "no pixels"),
+        ({"images": pixels(2), "labels": torch.tensor([0])}, "2 .*1 "),
+        ({"images": pixels(2)[:, 0], "labels": torch.tensor([0, 1])}, "uint8"),
+        ({"images": torch.rand(2, 1, 4, 4), "labels": torch.tensor([0, 1])}, "uint8"),
     ],
 )
 def test_unfit_tensors_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], said: str) -> None:
@@ -746,12 +746,12 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     assert load_data("py:their_data:make").class_names == ("a", "b")
     for spec, said in (
-        ("py:their_data:wrong", "returned list"),
-        ("py:their_data:broken", "py:their_data:broken failed: KeyError: 'images'"),
-        ("py:their_data:constant", "not callable"),
-        ("py:their_data:none", "cannot import"),
-        ("py:their_data", "cannot import"),
-        ("py:no_such_module:make", "cannot import"),
+        ("py:their_data:wrong", "list"),
+        ("py:their_data:broken", "py:their_data:broken .*KeyError: 'images'"),
+        ("py:their_data:constant", "callable"),
+        ("py:their_data:none", "import"),
+        ("py:their_data", "import"),
+        ("py:no_such_module:make", "import"),
         ("py:their_broken_data:make", "division by zero"),
     ):
         with pytest.raises(InputError, match=said):
@@ -774,7 +774,7 @@ def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(where: str, tmp_path:
 def test_unknown_data(spec: str) -> None:
     with pytest.raises(SettingError, match="unknown data"):
         load_data(spec)
-    with pytest.raises(SettingError, match="splits train and test, not 'valid'"):
+    with pytest.raises(SettingError, match=r"train .*'valid'"):
         load_data("sample:valid")
 
 
@@ -822,11 +822,11 @@ def test_select_take_and_without() -> None:
     assert images.take([0, 0][:1]).ids == ("0",)
     assert images.take(torch.tensor([False, True, False, False, True, False])).ids == ("1", "4")
     assert len(images.take([])) == 0
-    with pytest.raises(InputError, match=r"positions are integers, not torch\.float32"):
+    with pytest.raises(InputError, match=r"integers.*torch\.float32"):
         images.take(torch.tensor([1.7]))
-    with pytest.raises(InputError, match="a mask of 2 is not of 6 images"):
+    with pytest.raises(InputError, match=r"mask of 2 .*6 "):
         images.take(torch.tensor([True, False]))
-    with pytest.raises(InputError, match="no example '9'"):
+    with pytest.raises(InputError, match="'9'"):
         images.select([9])  # type: ignore[list-item]
     with torch.device("meta"):
         assert images.without(images.take([1, 2])).ids == ("0", "3", "4", "5")
@@ -841,7 +841,7 @@ def test_select_take_and_without() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "said"),
-    [(["9"], "no example '9'.*run from '0' to '5'"), (["1", "1"], "'1' is listed more than once"), ([], "empty")],
+    [(["9"], "no example '9'.*run from '0' to '5'"), (["1", "1"], "'1' .*once"), ([], "empty")],
 )
 def test_bad_ids_are_refused(ids: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
@@ -853,11 +853,11 @@ def test_bad_ids_are_refused(ids: list[str], said: str) -> None:
     [
         (torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), (), "uint8"),
         (pixels(2)[0], torch.tensor([0, 1]), (), "shape"),
-        (pixels(2), torch.tensor([0, 3]), (), "label 3 is outside"),
-        (pixels(2), torch.tensor([0, -1]), (), "label -1 is outside"),
+        (pixels(2), torch.tensor([0, 3]), (), "label 3 "),
+        (pixels(2), torch.tensor([0, -1]), (), "label -1 "),
         (pixels(2), torch.tensor([0.0, 1.0]), (), "integers"),
-        (pixels(2), torch.tensor([0]), (), "2 images but 1"),
-        (pixels(2), torch.tensor([0, 1]), ("a",), "one id for each"),
+        (pixels(2), torch.tensor([0]), (), "2 .*1"),
+        (pixels(2), torch.tensor([0, 1]), ("a",), "id "),
         (pixels(2), torch.tensor([0, 1]), ("a", "a"), "unique"),
     ],
 )
@@ -875,7 +875,7 @@ def test_ids_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not UTF-8 .*; save it as such"):
         read_ids(file)
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(InputError, match="cannot read the list of ids"):
+        with pytest.raises(InputError, match="ids"):
             read_ids(path)
 
 
@@ -899,7 +899,7 @@ def test_digests_tell_values_shapes_and_dtypes_apart() -> None:
 def test_sets_that_share_an_image_are_refused() -> None:
     a, b = pixels(5, seed=1), pixels(5, seed=2)
     check_disjoint(a, b, "forget", "test")
-    with pytest.raises(InputError, match="1 of the test examples are in the forget set too"):
+    with pytest.raises(InputError, match=r"1 .*forget"):
         check_disjoint(a, torch.cat([b, a[2:3]]), "forget", "test")
 
 
@@ -929,21 +929,21 @@ GOOD = torch.ones(2)
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        ([], "the forget set is empty"),
-        ([GOOD], "example 0 is not a pair"),
-        ([(GOOD, 1), (GOOD, 1, 2)], "example 1 is not a pair"),
-        ([{"image": GOOD, "label": 1}], "not a pair"),
-        ([(GOOD, 1), (torch.ones(3), 1)], r"example 1 has shape \(3,\), the first one \(2,\)"),
-        ([(GOOD * float("nan"), 1)], "NaN or infinity"),
-        ([(GOOD * float("inf"), 1)], "NaN or infinity"),
-        ([(GOOD, 1.0)], "integer class, not float"),
-        ([(GOOD, torch.tensor(1.0))], "integer class, not float"),
-        ([(GOOD, True)], "integer class, not bool"),
-        ([(GOOD, torch.tensor(True))], "integer class, not bool"),
-        ([(GOOD, "cat")], "integer class, not str"),
-        ([(GOOD, torch.tensor([0, 1]))], "integer class, not Tensor"),
+        ([], "forget.*empty"),
+        ([GOOD], "example 0 .*pair"),
+        ([(GOOD, 1), (GOOD, 1, 2)], "example 1 .*pair"),
+        ([{"image": GOOD, "label": 1}], "pair"),
+        ([(GOOD, 1), (torch.ones(3), 1)], r"example 1 .*\(3,\).*\(2,\)"),
+        ([(GOOD * float("nan"), 1)], "NaN"),
+        ([(GOOD * float("inf"), 1)], "infinity"),
+        ([(GOOD, 1.0)], "float"),
+        ([(GOOD, torch.tensor(1.0))], "float"),
+        ([(GOOD, True)], "bool"),
+        ([(GOOD, torch.tensor(True))], "bool"),
+        ([(GOOD, "cat")], "str"),
+        ([(GOOD, torch.tensor([0, 1]))], "Tensor"),
         ([("a path", 1)], "of str, cannot become a tensor"),
-        ([(None, 1)], "of NoneType, cannot become a tensor"),
+        ([(None, 1)], "NoneType"),
     ],
 )
 def test_materialise_refuses(items: list[Any], said: str) -> None:
@@ -952,7 +952,7 @@ def test_materialise_refuses(items: list[Any], said: str) -> None:
 
 
 def test_materialise_refuses_what_is_no_dataset() -> None:
-    with pytest.raises(InputError, match="must be a dataset with __len__ and __getitem__, not generator"):
+    with pytest.raises(InputError, match=r"__len__ .*generator"):
         materialise((pair for pair in [(GOOD, 1)]), "forget")  # type: ignore[arg-type]
 
 
@@ -963,5 +963,5 @@ def test_a_model_without_class_names_takes_folders_named_by_number(tmp_path: Pat
     assert [images.labels[n].item() for n in range(3)] == [int(i.split("/")[0]) for i in images.ids]
     assert len(images.class_names) == 11
     named = write_folder(tmp_path / "b", pixels(2, channels=1, side=9), ["cat", "dog"])
-    with pytest.raises(InputError, match="must be named by class number"):
+    with pytest.raises(InputError, match="class number"):
         load_data(f"folder:{named}", class_names=())

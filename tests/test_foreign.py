@@ -248,7 +248,7 @@ def test_what_was_infinite_before_a_training_is_no_failure_of_it() -> None:
 def test_a_refused_training_leaves_no_update_log(tmp_path: Any) -> None:
     updates = UpdateRecorder(tmp_path / "log")
     flat = Examples(IMAGES.flatten(1), LABELS)
-    with pytest.raises(SettingError, match="is for images"):
+    with pytest.raises(SettingError, match="images"):
         train(nn.Linear(36, 4), flat, Recipe(epochs=1, augment="shift"), rng=torch.Generator(), updates=updates)
     assert not (tmp_path / "log" / "watched.json").exists()
 
@@ -300,14 +300,14 @@ def test_methods_that_change_inputs_refuse_models_that_round_them(method: str) -
             return super().forward(ids)
 
     for model in (Rounds(), Asserts()):
-        with pytest.raises(InputError, match=r"takes its torch\.int64 inputs as integers alone"):
+        with pytest.raises(InputError, match=r"torch\.int64"):
             unlearn(model, TensorDataset(TOKENS[:9], LABELS[:9]), method=method)
 
     class Levels(Network):
         def prepare(self, inputs: Tensor) -> Tensor:
             return inputs.to(torch.float32).round() / 255
 
-    with pytest.raises(InputError, match=r"takes its torch\.uint8 inputs as integers alone"):
+    with pytest.raises(InputError, match=r"torch\.uint8"):
         unlearn(Levels(), TensorDataset(PIXELS[:9], LABELS[:9]), method=method)
 
 
@@ -353,9 +353,9 @@ def test_a_model_that_cannot_take_mixtures_is_told_of_the_setting() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "hold no values yet"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(36, 4, device="meta")), "hold no values yet"),
-        (lambda inputs: inputs, "torch.nn.Module, not function"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "values"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 4, device="meta")), "values"),
+        (lambda inputs: inputs, "function"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
@@ -399,17 +399,17 @@ def test_a_factory_for_another_network_is_told_before_it_is_trained() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"heldout": TensorDataset(IMAGES[9:], LABELS[9:] + 4)}, InputError, "label [4-7] is outside"),
-        ({"recipe": Recipe(epochs=1, augment="shift"), "flat": True}, SettingError, "augment='shift' is for images"),
+        ({"heldout": TensorDataset(IMAGES[9:], LABELS[9:] + 4)}, InputError, "label [4-7] "),
+        ({"recipe": Recipe(epochs=1, augment="shift"), "flat": True}, SettingError, "augment='shift'"),
         ({"factory": lambda: Network().requires_grad_(False)}, SettingError, "frozen"),
-        ({"factory": lambda: nn.Linear(5, 4)}, InputError, "cannot take inputs"),
+        ({"factory": lambda: nn.Linear(5, 4)}, InputError, "inputs"),
         (
             {
                 "heldout": TensorDataset(IMAGES[9:] * 1e9, LABELS[9:]),
                 "recipe": Recipe(epochs=1, batch_size=300, lr=3e38),
             },
             NonFiniteError,
-            "after 1 steps the network holds NaN or infinity",
+            "1 steps .*NaN",
         ),
     ],
 )
@@ -460,22 +460,22 @@ def test_scripted_models_are_told_what_to_give_instead() -> None:
         (
             {"forget": TensorDataset(IMAGES[:9, :, :5], LABELS[:9])},
             InputError,
-            "evaluating forget set: the model cannot take",
+            "forget set",
         ),
         (
             {"test": TensorDataset(IMAGES[9:, :, :5], LABELS[9:])},
             InputError,
-            "evaluating test set: the model cannot take",
+            "test set",
         ),
         (
             {"test": TensorDataset(IMAGES[9:].long(), LABELS[9:])},
             InputError,
-            "evaluating test set: the model cannot take",
+            "test set",
         ),
-        ({"seed": 1.5}, SettingError, "seed must be an integer"),
-        ({"seed": 2**64}, SettingError, "seed must be"),
-        ({"ids": ["a"]}, InputError, "1 ids for 9 forgotten examples"),
-        ({"before": nn.Flatten(), "after": nn.Flatten()}, InputError, "no parameters"),
+        ({"seed": 1.5}, SettingError, "seed"),
+        ({"seed": 2**64}, SettingError, "seed"),
+        ({"ids": ["a"]}, InputError, "1 ids .*9 "),
+        ({"before": nn.Flatten(), "after": nn.Flatten()}, InputError, "parameters"),
     ],
 )
 def test_what_an_audit_cannot_use_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -497,7 +497,7 @@ def test_a_last_layer_without_bias_on_dead_features_is_audited() -> None:
     nn.init.constant_(model[1].bias, -1e3)  # type: ignore[arg-type]
     report = audit(model, model, FORGET, TEST)
     assert report.relearning is None
-    assert any("features are all zero" in caveat for caveat in report.caveats)
+    assert any("features" in caveat for caveat in report.caveats)
 
 
 class Reads(Dataset[Any]):
@@ -537,13 +537,13 @@ class Uncounted(Unsized):
     ("data", "message"),
     [
         (Stream(), "by position"),
-        (Uncounted(), "cannot tell its length: TypeError: the length is known only online"),
+        (Uncounted(), "length.*TypeError: the length is known only online"),
         (Unsized(), "__len__"),
         (Reads((IMAGES[0], 2**63)), "label"),
         (Reads((IMAGES[0], -(2**63) - 1)), "label"),
-        (Reads((np.array(["a"]), 0)), "cannot become a tensor"),
-        (dict.fromkeys(range(1, 4), (IMAGES[0], 0)), "example 0 cannot be read: KeyError: 0"),
-        ([(IMAGES[0], 0), (PIXELS[1], 0)], r"example 1 is torch.uint8, the first one torch.float32"),
+        (Reads((np.array(["a"]), 0)), "tensor"),
+        (dict.fromkeys(range(1, 4), (IMAGES[0], 0)), "example 0 .*KeyError: 0"),
+        ([(IMAGES[0], 0), (PIXELS[1], 0)], r"example 1 .*torch.uint8.*torch.float32"),
     ],
 )
 @pytest.mark.parametrize("role", ["forget", "retain", "test"])
@@ -598,7 +598,7 @@ def test_an_overlap_shows_in_whatever_dtype(first: Tensor, second: Tensor) -> No
 
     model = Any4()
     forget = TensorDataset(first[:9], LABELS[:9])
-    with pytest.raises(InputError, match="9 of the 300 test examples are in the forget set"):
+    with pytest.raises(InputError, match=r"9 of the 300 .*forget"):
         audit(model, model, forget, TensorDataset(second, LABELS))
 
 
@@ -620,7 +620,7 @@ def test_a_forgotten_example_on_the_audits_side_of_the_held_out_ones_is_refused(
     audited = ~calibration_side(IMAGES, 0)
     at = int(audited.nonzero()[0])
     forget = TensorDataset(IMAGES[at : at + 1], LABELS[at : at + 1])
-    with pytest.raises(InputError, match="1 of the test examples"):
+    with pytest.raises(InputError, match=r"1 .*test"):
         unlearn(Network(), forget, method="calibrated", test=TensorDataset(IMAGES, LABELS))
 
 
@@ -636,10 +636,10 @@ def test_seeds_may_be_numpys(seed: Any) -> None:
 
 @pytest.mark.parametrize("seed", [1.5, "3", None, 2**64, -(2**63) - 1])
 def test_other_seeds_are_refused(seed: Any) -> None:
-    with pytest.raises(SettingError, match="seed must be an integer"):
+    with pytest.raises(SettingError, match="seed"):
         unlearn(Network(), FORGET, method="targeted", seed=seed)
     data = Examples(*TEST.tensors)
-    with pytest.raises(SettingError, match="seed must be an integer"):
+    with pytest.raises(SettingError, match="seed"):
         difficulty_of(Examples(*FORGET.tensors), data, factory=Network, recipe=Recipe(epochs=1), seed=seed)
 
 
@@ -654,17 +654,17 @@ def test_settings_may_be_numpys(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (expunge.Targeted, {"max_steps": 2.5}, "max_steps=2.5 is not a whole number"),
+        (expunge.Targeted, {"max_steps": 2.5}, "max_steps=2.5"),
         (expunge.Targeted, {"epochs": torch.tensor(2.5)}, "is not a whole number"),
-        (expunge.Targeted, {"batch_size": "many"}, "batch_size='many' is not a whole number"),
+        (expunge.Targeted, {"batch_size": "many"}, "batch_size='many'"),
         (expunge.Targeted, {"epochs": Fraction(5, 2)}, "is not a whole number"),
-        (expunge.Targeted, {"lr": None}, "lr=None is not a number"),
-        (expunge.Targeted, {"lr": np.inf}, "lr=inf is not a finite number"),
-        (expunge.Targeted, {"stop": 3}, "stop=3: it is one of"),
-        (expunge.Amnesiac, {"retain_size": 2.5}, "retain_size=2.5 is not a whole number"),
-        (expunge.SSD, {"alpha": "x"}, "alpha='x' is not a number"),
-        (Recipe, {"epochs": 1.5}, "epochs=1.5 is not a whole number"),
-        (Recipe, {"lr": float("inf")}, "lr=inf is not a finite number"),
+        (expunge.Targeted, {"lr": None}, "lr=None"),
+        (expunge.Targeted, {"lr": np.inf}, "lr=inf"),
+        (expunge.Targeted, {"stop": 3}, "stop=3"),
+        (expunge.Amnesiac, {"retain_size": 2.5}, "retain_size=2.5"),
+        (expunge.SSD, {"alpha": "x"}, "alpha='x'"),
+        (Recipe, {"epochs": 1.5}, "epochs=1.5"),
+        (Recipe, {"lr": float("inf")}, "lr=inf"),
     ],
 )
 def test_settings_of_another_type_are_refused_when_they_are_made(kind: Any, settings: Any, message: str) -> None:
@@ -751,5 +751,5 @@ def test_integers_of_another_type_are_given_as_the_forgotten_ones_are(method: st
     assert result.trace.steps > 0
     name = "test" if method == "calibrated" else "retain"
     given[name] = TensorDataset(images[9:] + 256, labels[9:])
-    with pytest.raises(InputError, match=r"are torch\.int64 and do not fit into torch\.uint8"):
+    with pytest.raises(InputError, match=r"torch\.int64 .*torch\.uint8"):
         unlearn(ScalesBytes(), TensorDataset(PIXELS[:9], labels[:9]), method=method, **given)

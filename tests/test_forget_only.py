@@ -102,6 +102,8 @@ def test_boundary_shrink_takes_the_class_beyond_the_nearest_boundary_not_the_run
     labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.1)
     assert labels.tolist() == [2]
     assert (counts.adversarial, counts.second_best) == (1, 0)
+    at_its_end = Continuous(torch.zeros(1, 2), -2.0, 0.0)  # the same step would leave the range
+    assert nearest_wrong(steep(), at_its_end, torch.tensor([0]), 0.1)[0].tolist() == [1]
     labels, counts = nearest_wrong(steep(), forget, torch.tensor([0]), 0.01)
     assert labels.tolist() == [1]
     assert (counts.adversarial, counts.second_best) == (0, 1)
@@ -154,7 +156,7 @@ def test_uint8_images_are_perturbed_as_the_model_scales_them(name: str) -> None:
 def test_inputs_that_cannot_be_perturbed_are_refused(name: str) -> None:
     model = nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(6, 3))
     forget = Pairs(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1]))
-    with pytest.raises(InputError, match="integers alone"):
+    with pytest.raises(InputError, match="integers"):
         unlearn(model, forget, method=make_method(name))
 
 
@@ -205,7 +207,7 @@ def test_jit_says_where_smoothing_forgets_not_all() -> None:
     method = make_method("jit", stop="forgotten", optimizer="sgd", lr=1e-6, epochs=2, draws=1)
     trace = unlearn(network(W, B), forget, method=method).trace
     assert trace.forget_accuracy_after == 1
-    assert any("before every example was forgotten" in warning for warning in trace.warnings)
+    assert any("budget" in warning for warning in trace.warnings)
 
 
 def test_jit_takes_inputs_without_spread() -> None:
@@ -280,5 +282,5 @@ def test_adamw_decays_weights_apart_from_the_gradient() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, setting: dict[str, Any]) -> None:
-    with pytest.raises(SettingError, match="out of range"):
+    with pytest.raises(SettingError, match=f"{next(iter(setting))}="):
         make_method(name, **setting)

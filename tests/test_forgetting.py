@@ -136,11 +136,11 @@ class Shaken(Dataset[Any]):
 def test_random_transforms_are_refused(name: str) -> None:
     given: dict[str, Any] = sets()
     given[name] = Shaken(given[name])
-    with pytest.raises(InputError, match="random transforms"):
+    with pytest.raises(InputError, match="random"):
         expunge.forget(network(), **given, method="scrub")
     forget, test = given["examples"], given["test"]
     if name != "retain":
-        with pytest.raises(InputError, match="random transforms"):
+        with pytest.raises(InputError, match="random"):
             audit(network(), network(), forget, test)
 
 

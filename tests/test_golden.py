@@ -292,6 +292,23 @@ def test_the_first_adam_step_is_the_sign_of_the_decayed_gradient() -> None:
     np.testing.assert_allclose(arrays(model)[0], expected, rtol=0, atol=1e-12)
 
 
+def test_the_papers_settings_are_the_defaults() -> None:
+    """Section 5: Adam, learning rate 1e-4, weight decay 1e-5."""
+    for name in ("neg_grad", "random_label", "targeted"):
+        method: Any = make_method(name, protocol="paper")
+        assert (method.optimizer, method.lr, method.weight_decay, method.epochs) == ("adam", 1e-4, 1e-5, 20)
+
+
+def test_the_bad_teachers_loss_is_a_mean_over_classes_or_not() -> None:
+    moved = []
+    for divide in (True, False):
+        settings: dict[str, Any] = {"optimizer": "sgd", "lr": LR, "weight_decay": 0, "epochs": 1, "temperature": 2.0}
+        method = make_method("bad_teacher", **settings, divide_by_classes=divide)
+        given: dict[str, Any] = {"retain": data(XR, YR), "factory": lambda: network(WT, BT)}
+        moved.append(arrays(unlearn(network(W, B), data(X, Y), method=method, **given).model)[0] - W)
+    np.testing.assert_allclose(C * moved[0], moved[1], rtol=0, atol=1e-14)
+
+
 def test_the_printed_equation_divides_by_the_size_twice() -> None:
     once, twice = (
         unlearn(

@@ -143,7 +143,7 @@ def test_a_model_that_only_casts_gets_its_own_scale() -> None:
 def test_inputs_without_gradient_are_refused() -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, NUM_CLASSES))
     tokens = Pairs(torch.randint(0, 9, (4, 3)), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(InputError, match="this method must change them"):
+    with pytest.raises(InputError, match="integers"):
         unlearn(model, tokens, method="instance_wise")
     method = make_method("instance_wise", adversarial=0, epochs=1)
     assert unlearn(model, tokens, method=method).trace.steps == 1

@@ -89,10 +89,8 @@ def test_no_more_than_a_batch_is_differentiated_at_once(method: str, tmp_path: P
 
 def test_what_does_not_fit_into_memory_is_one_line_that_says_what_to_lower() -> None:
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout.splitlines() == [
-        "there is not enough memory for what is computed at once: lower batch_size (now all) with --set",
-        "fits",
-    ], done.stderr
+    said = done.stdout.splitlines()
+    assert ["memory" in said[0], "batch_size" in said[0], said[1:]] == [True, True, ["fits"]], done.stderr
 
 
 def test_tied_weights_stay_tied(method: str, tmp_path: Path) -> None:
@@ -207,7 +205,7 @@ def test_zero_steps_is_identity(name: str, network: str, tmp_path: Path) -> None
     for settings in ({"max_steps": 0}, {"epochs": 0}):
         result = arrangement.run(**settings)
         assert state_bits(result.model) == state_bits(arrangement.model)
-        assert "nothing was forgotten" in result.trace.warnings[0]
+        assert "nothing" in result.trace.warnings[0]
         assert result.trace.steps == 0
 
 
@@ -215,9 +213,16 @@ def test_forgotten_examples_that_were_never_used_are_told(tmp_path: Path) -> Non
     arrangement = arrange("neg_grad", "batch_norm", tmp_path, num_forget=12)
     cut = arrangement.run(batch_size=5, max_steps=2).trace
     assert cut.examples_seen == 10
-    assert any("2 forgotten examples were never used" in warning for warning in cut.warnings)
+    assert any("2 forgotten" in warning for warning in cut.warnings)
     for settings in ({"batch_size": 5, "max_steps": 3}, {"max_steps": 1}):
-        assert not any("never used" in warning for warning in arrangement.run(**settings).trace.warnings)
+        assert not any("never" in warning for warning in arrangement.run(**settings).trace.warnings)
+
+
+def test_retained_examples_are_no_forgotten_ones_that_were_never_used(tmp_path: Path) -> None:
+    arrangement = arrange("finetune", "layer_norm", tmp_path)
+    for seed in range(4):
+        cut = arrangement.run(seed=seed, batch_size=4, max_steps=1).trace
+        assert not any("never" in warning for warning in cut.warnings)
 
 
 @pytest.mark.parametrize("network", ["batch_norm", "layer_norm"])
@@ -316,7 +321,7 @@ def test_stop_forgotten_ends_when_every_example_is_forgotten(name: str, tmp_path
 
 def test_a_run_that_max_steps_ends_is_not_told_to_raise_epochs(tmp_path: Path) -> None:
     trace = arrange("targeted", "layer_norm", tmp_path).run(max_steps=1, stop="forgotten").trace
-    assert trace.warnings == ("max_steps ended the run before every example was forgotten; raise it",)
+    assert ["max_steps" in warning for warning in trace.warnings] == [True]
 
 
 def test_networks_without_normalisation_layers_are_not_told_of_them() -> None:
@@ -330,7 +335,7 @@ def test_a_loss_that_no_free_parameter_enters_is_told() -> None:
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].weight.requires_grad_(False)
     forget = TensorDataset(torch.rand(4, 3), torch.arange(4) % 3)
-    with pytest.raises(SettingError, match="depends on no parameter that may change"):
+    with pytest.raises(SettingError, match="requires_grad"):
         unlearn(model, forget, method="mu_mis")
 
 
@@ -348,11 +353,14 @@ def test_the_first_step_of_all_is_never_said_of_mini_batches_that_saw_different_
         assert first is not None
         cut = arrangement.run(batch_size=batch_size, stop=stop, epochs=60, lr=3e-3, max_steps=first)
         assert cut.trace.forget_accuracy_after == 0
+        if batch_size is None and name == "neg_grad":  # which asks for no other class in particular
+            short = arrangement.run(stop=stop, epochs=60, lr=3e-3, max_steps=first - 1)
+            assert short.trace.forget_accuracy_after > 0
 
 
 def test_a_budget_that_ends_too_early_is_reported(tmp_path: Path) -> None:
     trace = arrange("targeted", "layer_norm", tmp_path).run(stop="forgotten", epochs=1, lr=1e-5).trace
-    assert trace.warnings == ("the budget ended before every example was forgotten; raise epochs or lr",)
+    assert ["budget" in warning and "epochs" in warning for warning in trace.warnings] == [True]
 
 
 @pytest.mark.parametrize("name", sorted(set(ON_FORGET) - UNBOUNDED))
@@ -367,10 +375,20 @@ def test_stop_epsilon_ends_below_the_threshold(name: str, tmp_path: Path) -> Non
     assert trace.steps == len(losses) - 1, "Algorithm 1 makes no update once the loss is below ε"
 
 
+def test_in_mini_batches_epsilon_is_held_against_the_loss_of_a_pass(tmp_path: Path) -> None:
+    arrangement = arrange("targeted", "layer_norm", tmp_path)
+    settings: dict[str, Any] = {"batch_size": 2, "lr": 3e-3}
+    first = arrangement.run(epochs=1, **settings).trace.epochs[0].loss
+    assert first is not None
+    trace = arrangement.run(stop="epsilon", epsilon=0.5 * first, epochs=300, **settings).trace
+    losses = [epoch.loss for epoch in trace.epochs if epoch.loss is not None]
+    assert losses[-1] < 0.5 * first <= min(losses[:-1])
+
+
 def test_an_epsilon_that_is_never_reached_is_told() -> None:
     model = NETWORKS["layer_norm"]()
     result = unlearn(model, pairs(5, seed=1), method=make_method("targeted", stop="epsilon", epsilon=1e-6, epochs=2))
-    assert result.trace.warnings == ("the budget ended before the loss was below epsilon=1e-06; raise epochs, or lr",)
+    assert ["epsilon=1e-06" in warning for warning in result.trace.warnings] == [True]
 
 
 STEADY: dict[str, dict[str, Any]] = {
@@ -411,9 +429,7 @@ def test_outputs_that_are_probabilities_are_told() -> None:
     network = NETWORKS["layer_norm"]()
     forget = pairs(5, seed=1)
     told = [
-        any(
-            "look like probabilities" in warning for warning in unlearn(model, forget, method="neg_grad").trace.warnings
-        )
+        any("probabilities" in warning for warning in unlearn(model, forget, method="neg_grad").trace.warnings)
         for model in (network, nn.Sequential(network, nn.Softmax(1)))
     ]
     assert told == [False, True]
@@ -449,7 +465,7 @@ def test_retained_draws_are_shared_by_methods(tmp_path: Path) -> None:
 def test_a_retained_example_that_is_to_be_forgotten_is_refused(tmp_path: Path) -> None:
     arrangement = arrange("finetune", "layer_norm", tmp_path)
     arrangement.retain = arrangement.forget
-    with pytest.raises(InputError, match="6 of the retain examples are in the forget set"):
+    with pytest.raises(InputError, match=r"6 .*forget"):
         arrangement.run()
 
 
@@ -459,10 +475,16 @@ def test_collapse_is_reported(tmp_path: Path) -> None:
     assert any("collapsed" in warning for warning in warnings)
 
 
+def test_retraining_counts_the_steps_and_examples_of_whole_batches(tmp_path: Path) -> None:
+    """Of 12 retained examples two are left over in each of the three epochs."""
+    trace = arrange("retrain", "layer_norm", tmp_path).run(epochs=3, batch_size=5).trace
+    assert (trace.steps, trace.examples_seen) == (6, 30)
+
+
 def test_a_factory_for_another_network_is_refused(tmp_path: Path) -> None:
     arrangement = arrange("retrain", "layer_norm", tmp_path)
     arrangement.factory = NETWORKS["dropout"]
-    with pytest.raises(InputError, match="another network"):
+    with pytest.raises(InputError, match="network"):
         arrangement.run()
 
 
@@ -487,7 +509,7 @@ def test_updates_are_taken_back_once(tmp_path: Path) -> None:
     again = unlearn(first.model, arrangement.forget, method=AmnesiacUndo(updates=arrangement.updates))
     assert (again.trace.steps, again.trace.change.l1) == (0, 0)
     steps = first.trace.steps
-    assert f"{steps} of {steps} updates were taken back before, and not again" in again.trace.warnings
+    assert [f"{steps} of {steps}" in warning for warning in again.trace.warnings if "updates" in warning] == [True]
     assert undone_steps(again.model) == undone_steps(first.model)
     assert undone_steps(arrangement.model) == ()
 
@@ -495,7 +517,7 @@ def test_updates_are_taken_back_once(tmp_path: Path) -> None:
 def test_undo_refuses_examples_that_were_not_recorded(tmp_path: Path) -> None:
     arrangement = arrange("amnesiac_undo", "layer_norm", tmp_path)
     arrangement.forget = pairs(3, seed=77)
-    with pytest.raises(InputError, match="recorded for other examples than 3 of the 3 to forget"):
+    with pytest.raises(InputError, match="3 of the 3"):
         arrangement.run()
 
 
@@ -509,7 +531,7 @@ class _Wide(nn.Module):
 
 
 def test_a_model_without_logits_is_refused() -> None:
-    with pytest.raises(InputError, match=r"logits \(N, C\)"):
+    with pytest.raises(InputError, match=r"\(N, C\)"):
         unlearn(_Wide(), pairs(2, seed=0))
 
 

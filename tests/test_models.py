@@ -134,19 +134,19 @@ def test_the_stem_follows_the_size_of_the_images(
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        (spec("resnet19"), "unknown model 'resnet19'; there are small_resnet, resnet18"),
-        (spec("resnet18", stem="tiny"), "stem=standard, stem=pooled or stem=small"),
-        (spec("resnet18", width=3), "stem=standard, stem=pooled or stem=small"),
-        (spec(wide=3), "small_resnet cannot be built with"),
-        (spec(width="broad"), "small_resnet cannot be built with"),
-        (spec(width=-4), "small_resnet cannot be built with"),
-        (spec("vit", side=31), "divisible by 8 or 7"),
-        (spec("vit", heads=2), "vit cannot be built with"),
-        (spec("vit", num_heads=5), "vit cannot be built with"),
-        (spec("vit", norm_layer="nothing"), "vit cannot be built with"),
-        (spec("timm:vit_tiny_patch16_224", num_heads=5), "timm cannot build"),
-        (spec("timm:resnet_of_nobody"), "timm cannot build"),
-        (spec("timm:resnet10t", nonsense=3), "timm cannot build"),
+        (spec("resnet19"), "'resnet19'.*small_resnet, resnet18"),
+        (spec("resnet18", stem="tiny"), "stem=small"),
+        (spec("resnet18", width=3), "stem=small"),
+        (spec(wide=3), "small_resnet"),
+        (spec(width="broad"), "small_resnet"),
+        (spec(width=-4), "small_resnet"),
+        (spec("vit", side=31), "8 or 7"),
+        (spec("vit", heads=2), "vit"),
+        (spec("vit", num_heads=5), "vit"),
+        (spec("vit", norm_layer="nothing"), "vit"),
+        (spec("timm:vit_tiny_patch16_224", num_heads=5), "timm"),
+        (spec("timm:resnet_of_nobody"), "timm"),
+        (spec("timm:resnet10t", nonsense=3), "timm"),
     ],
 )
 def test_what_cannot_be_built_says_why(described: ModelSpec, said: str) -> None:
@@ -174,9 +174,9 @@ def test_a_spec_goes_to_json_and_back() -> None:
     ],
 )
 def test_a_foreign_spec_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(SettingError, match="incomplete or foreign"):
+    with pytest.raises(SettingError, match="incomplete"):
         ModelSpec.from_dict({**spec().to_dict(), **change})
-    with pytest.raises(SettingError, match="incomplete or foreign"):
+    with pytest.raises(SettingError, match="incomplete"):
         ModelSpec.from_dict({"architecture": "vit"})
 
 
@@ -286,17 +286,17 @@ def tampered(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"spec": {"num_classes": 6}}, "do not fit the network"),
-        ({"spec": {"options": {"width": 8}}}, "do not fit the network"),
-        ({"spec": {"architecture": "resnet18", "options": {}}}, "do not fit the network: .* missing"),
-        ({"spec": {"architecture": "nonsense"}}, "cannot be built: unknown model 'nonsense'"),
-        ({"spec": {"num_classes": "5"}}, "header is damaged"),
-        ({"spec": {"surplus": 1}}, "header is damaged"),
-        ({"recipe": []}, "header is damaged"),
-        ({"history": [1]}, "header is damaged"),
-        ({"history": [{"calibration_seeds": None}]}, "header is damaged"),
-        ({"history": [{"undone_steps": ["1"]}]}, "header is damaged"),
-        ({"class_names": 7}, "header is damaged"),
+        ({"spec": {"num_classes": 6}}, "fit"),
+        ({"spec": {"options": {"width": 8}}}, "fit"),
+        ({"spec": {"architecture": "resnet18", "options": {}}}, "missing"),
+        ({"spec": {"architecture": "nonsense"}}, "'nonsense'"),
+        ({"spec": {"num_classes": "5"}}, "header"),
+        ({"spec": {"surplus": 1}}, "header"),
+        ({"recipe": []}, "header"),
+        ({"history": [1]}, "header"),
+        ({"history": [{"calibration_seeds": None}]}, "header"),
+        ({"history": [{"undone_steps": ["1"]}]}, "header"),
+        ({"class_names": 7}, "header"),
     ],
 )
 def test_a_tampered_header_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -330,20 +330,20 @@ def test_timm_models_take_foreign_weights(tmp_path: Path) -> None:
     assert told.class_names == ("0", "1", "2", "3", "4")
     assert (told.spec.in_channels, told.spec.num_classes) == (1, 5)
     assert model.spec.mean[0] == pytest.approx((0.485 + 0.456 + 0.406) / 3)
-    with pytest.raises(InputError, match="do not fit the network"):
+    with pytest.raises(InputError, match="fit"):
         load_model("timm:resnet10t", weights=tmp_path / "weights.safetensors")
-    with pytest.raises(SettingError, match="says nothing of the weights; add --weights"):
+    with pytest.raises(SettingError, match="--weights"):
         load_model("timm:resnet10t")
     smaller, told = load_model(
         "timm:resnet10t,num_classes=5,in_chans=1,image_size=28", weights=tmp_path / "weights.safetensors"
     )
     assert told.spec.image_size == 28
     assert smaller(torch.zeros(1, 1, 28, 28)).shape == (1, 5)
-    with pytest.raises(SettingError, match="takes images of 224 pixels alone; img_size=28 may build another"):
+    with pytest.raises(SettingError, match=r"224 .*img_size=28"):
         load_model("timm:vit_tiny_patch16_224,image_size=28", weights=tmp_path / "weights.safetensors")
-    with pytest.raises(SettingError, match="write timm:NAME"):
+    with pytest.raises(SettingError, match="timm:NAME"):
         load_model("timm:resnet10t,num_classes=five", weights=tmp_path / "weights.safetensors")
-    with pytest.raises(SettingError, match="timm does not know 'nothing'"):
+    with pytest.raises(SettingError, match=r"timm .*'nothing'"):
         load_model("timm:nothing", weights=tmp_path / "weights.safetensors")
 
 
@@ -357,16 +357,16 @@ def test_timm_models_of_ours_are_normalised_as_they_were_trained(tmp_path: Path)
     images = pixels(3, side=32)
     assert torch.equal(logits_of(again, images), logits_of(model, images))
     assert told == header(described)
-    with pytest.raises(SettingError, match=r"says num_classes=7, and .* num_classes=5: leave it out"):
+    with pytest.raises(SettingError, match=r"num_classes=7.* num_classes=5"):
         load_model("timm:resnet10t,num_classes=7,in_chans=1", weights=tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="was written for timm:resnet10t: give that as the model"):
+    with pytest.raises(InputError, match="timm:resnet10t"):
         load_model("timm:resnet18", weights=tmp_path / "model.safetensors")
 
 
 def test_a_missing_package_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = spec("timm:resnet10t", side=32)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match="needs timm"):
+    with pytest.raises(MissingExtraError, match="timm"):
         build(described)
     monkeypatch.setattr("expunge.models.building.small_resnet", lambda **_: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
@@ -378,12 +378,12 @@ def test_a_description_cannot_have_timm_read_other_files(tmp_path: Path, options
     pytest.importorskip("timm", reason="the extra vision is not installed")
     described = spec("timm:resnet10t", side=32)
     save_checkpoint(tmp_path / "model.safetensors", build(described), header(replace(described, options=options)))
-    with pytest.raises(InputError, match="would read other files"):
+    with pytest.raises(InputError, match="files"):
         load_model(tmp_path)
     for name in ("hf-hub:someone/something", "local-dir:/tmp"):
-        with pytest.raises(SettingError, match="would read other files"):
+        with pytest.raises(SettingError, match="files"):
             build(spec(f"timm:{name}"))
-        with pytest.raises(SettingError, match="would read other files"):
+        with pytest.raises(SettingError, match="files"):
             load_model(f"timm:{name}", weights=tmp_path / "model.safetensors")
 
 
@@ -433,7 +433,7 @@ class Sharing(nn.Module):
 
 def test_weights_of_another_of_our_networks_are_refused(tmp_path: Path, module: Any) -> None:
     save_checkpoint(tmp_path / "model.safetensors", tiny(), header(spec(width=4)))
-    with pytest.raises(InputError, match="was written for small_resnet: give that as the model"):
+    with pytest.raises(InputError, match="small_resnet"):
         load_model("py:their_models:Tied", weights=tmp_path / "model.safetensors")
 
 
@@ -471,13 +471,13 @@ def test_factories_take_foreign_weights(tmp_path: Path, module: Any) -> None:
     for name in ("weights.safetensors", "weights.pt", "nested.pt"):
         model, _ = load_model("py:their_models:Tied", weights=tmp_path / name, allow_pickle=name.endswith("pt"))
         assert torch.equal(logits_of(model, images), logits_of(network, images)), name
-    with pytest.raises(InputError, match="add --allow-pickle"):
+    with pytest.raises(InputError, match="--allow-pickle"):
         load_model("py:their_models:Tied", weights=tmp_path / "weights.pt")
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="fit"):
         load_model("py:their_models:three", weights=tmp_path / "weights.safetensors")
-    with pytest.raises(InputError, match="returned int; it must return an nn"):
+    with pytest.raises(InputError, match=r"int.*nn"):
         load_model("py:their_models:wrong", weights=tmp_path / "weights.safetensors")
-    with pytest.raises(InputError, match="cannot import py:their_models:none"):
+    with pytest.raises(InputError, match="py:their_models:none"):
         load_model("py:their_models:none", weights=tmp_path / "weights.safetensors")
 
 
@@ -572,8 +572,8 @@ def test_hugging_face_models_whose_inputs_cannot_be_made_are_refused(tmp_path: P
     hugging_face(tmp_path / "hf")
     told, config = tmp_path / "hf/preprocessor_config.json", tmp_path / "hf/config.json"
     for processor, said in (
-        ({"do_flip_channel_order": True}, "sets do_flip_channel_order"),
-        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean is of 3 channels, the model takes 1"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean .*3 .*1"),
     ):
         told.write_text(json.dumps(processor))
         with pytest.raises(InputError, match=said):
@@ -587,7 +587,7 @@ def test_hugging_face_models_whose_inputs_cannot_be_made_are_refused(tmp_path: P
         load_model(f"hf:{tmp_path}/hf")
     config.write_text(json.dumps(plain))
     told.unlink()
-    with pytest.raises(InputError, match="no preprocessor_config"):
+    with pytest.raises(InputError, match="preprocessor_config"):
         load_model(f"hf:{tmp_path}/hf")
 
 
@@ -600,7 +600,7 @@ def test_weights_of_several_precisions_are_taken_as_the_widest(tmp_path: Path) -
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     for dtype in (torch.int8, torch.float8_e4m3fn):
         save_file({name: value.to(dtype) for name, value in state.items()}, tmp_path / "odd.safetensors")
-        with pytest.raises(InputError, match="give weights in floats of 16 bits or more"):
+        with pytest.raises(InputError, match="16 bits"):
             load_weights(network, tmp_path / "odd.safetensors")
 
 
@@ -622,21 +622,21 @@ def test_hugging_face_models(tmp_path: Path, kind: str) -> None:
 
 
 def test_hugging_face_directories_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no .*none/config\.json"):
+    with pytest.raises(InputError, match=r"none/config\.json"):
         load_model(f"hf:{tmp_path}/none")
     original = hugging_face(tmp_path / "hf")
     weights = tmp_path / "hf/model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-50])
-    with pytest.raises(InputError, match="cannot load hf:"):
+    with pytest.raises(InputError, match="hf:"):
         load_model(f"hf:{tmp_path}/hf")
     state = {name: value for name, value in original.state_dict().items() if not name.startswith("classifier")}
     save_file(state, weights, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks weights of the classifier, such as 'classifier\.bias'"):
+    with pytest.raises(InputError, match=r"'classifier\.bias'"):
         load_model(f"hf:{tmp_path}/hf")
     weights.unlink()
     torch.save(original.state_dict(), tmp_path / "hf/pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot load hf:"):
+    with pytest.raises(InputError, match="hf:"):
         load_model(f"hf:{tmp_path}/hf")
 
 
@@ -647,14 +647,14 @@ def test_code_that_a_model_directory_brings_along_is_not_run(tmp_path: Path) -> 
     config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForImageClassification": "theirs.Model"}
     (tmp_path / "hf/config.json").write_text(json.dumps(config))
     (tmp_path / "hf/theirs.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
-    with pytest.raises(InputError, match="cannot load hf:"):
+    with pytest.raises(InputError, match="hf:"):
         load_model(f"hf:{tmp_path}/hf")
     assert not (tmp_path / "it ran").exists()
 
 
 def test_weights_are_given_where_they_are_needed_and_nowhere_else(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.safetensors", tiny(), header(spec(width=4)))
-    with pytest.raises(SettingError, match="brings its own weights; leave out --weights"):
+    with pytest.raises(SettingError, match="--weights"):
         load_model(str(tmp_path), weights=tmp_path / "model.safetensors")
 
 
@@ -746,19 +746,19 @@ def test_copies_of_a_hugging_face_model_are_one_network(tmp_path: Path) -> None:
 def test_resizing_needs_to_know_the_models_size(tmp_path: Path, module: Any) -> None:
     save_file({name: value.clone() for name, value in module.Tied().state_dict().items()}, tmp_path / "w.safetensors")
     _, told = load_model("py:their_models:Tied", weights=tmp_path / "w.safetensors")
-    with pytest.raises(SettingError, match="give --model py:their_models:Tied,image_size=224"):
+    with pytest.raises(SettingError, match="py:their_models:Tied,image_size=224"):
         load_for("sample", told, resize=True)
     write_folder(tmp_path / "images", pixels(2, side=40), ["0", "1"])
     model, told = load_model("py:their_models:Tied,image_size=28,in_chans=1", weights=tmp_path / "w.safetensors")
     images = load_for(f"folder:{tmp_path}/images", told, resize=True).images
     assert images.shape == (2, 1, 28, 28)
     assert logits_of(model, images).shape == (2, 5)
-    with pytest.raises(InputError, match="the model takes 1 × 28 × 28"):
+    with pytest.raises(InputError, match="1 × 28 × 28"):
         load_for(f"folder:{tmp_path}/images", told, resize=False)
     assert is_same_network(told.spec, replace(told.spec, image_size=0, in_channels=0))
     assert not is_same_network(told.spec, replace(told.spec, architecture="py:their_models:Other"))
     for wrong in ("size=28", "image_size=big", "image_size"):
-        with pytest.raises(SettingError, match=r"write py:package\.module:factory,image_size=224"):
+        with pytest.raises(SettingError, match=r"py:package\.module:factory,image_size=224"):
             load_model(f"py:their_models:Tied,{wrong}", weights=tmp_path / "w.safetensors")
 
 
@@ -814,16 +814,16 @@ def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     for name in ("out", "link", "file"):
-        with pytest.raises(InputError, match="exists already"), new_directory(tmp_path / name):
+        with pytest.raises(InputError, match="exists"), new_directory(tmp_path / name):
             pytest.fail("it went on")
-        with pytest.raises(InputError, match="exists already"):
+        with pytest.raises(InputError, match="exists"):
             check_unused(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "out"]
 
 
 def test_a_directory_that_another_process_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ExpungeError, match="cannot write"), new_directory(out) as temporary:  # noqa: PT012
+    with pytest.raises(ExpungeError, match="write"), new_directory(out) as temporary:  # noqa: PT012
         (temporary / "mine").write_text("")
         out.mkdir()
         (out / "theirs").write_text("")

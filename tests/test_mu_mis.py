@@ -117,7 +117,7 @@ def test_recovery_ends_the_run(batch_size: int | None, tmp_path: Path) -> None:
 
 def test_a_budget_that_ends_before_recovery_is_reported(tmp_path: Path) -> None:
     trace = arrange("mu_mis", "layer_norm", tmp_path).run(epochs=2, recovery=50.0).trace
-    assert trace.warnings == ("the budget ended before the sensitivity to other classes recovered; raise epochs or lr",)
+    assert ["recovered" in warning for warning in trace.warnings] == [True]
 
 
 @pytest.mark.parametrize("recovery", [0.0, -1.0, float("inf")])

@@ -43,7 +43,8 @@ def test_what_is_in_two_sets_counts_in_one_and_is_said() -> None:
     assert numbers(sets.retain) == list(range(60, 90))
     assert sets.ids == tuple(f"n{n}" for n in range(20))
     assert [said.split()[2:5:2] for said in sets.left_out] == [["3", "23"], ["2", "32"], ["2", "43"], ["1", "43"]]
-    assert [name in said for name, said in zip(("copies", "forgotten", "forget", "retain"), sets.left_out, strict=True)]
+    named = zip(("copies", "forgotten", "forget", "retain"), sets.left_out, strict=True)
+    assert all(name in said for name, said in named)
     for name, given in (("forget", numbered(0, 20, 3, 3, 4)), ("retain", retain)):
         assert numbers(given.take(sets.positions[name])) == numbers(sets.by_name[name])
 
@@ -53,18 +54,18 @@ def test_what_is_in_two_sets_counts_in_one_and_is_said() -> None:
     [
         (
             lambda: prepare(numbered(0, 20), numbered(20, 60, 1, 2, 3)),
-            "3 of the 43 test examples are in the forget set",
+            "3 of the 43 .*forget",
         ),
-        (lambda: prepare(numbered(0, 9), numbered(20, 60, 1)), "1 of the 41 test examples are in the forget set"),
+        (lambda: prepare(numbered(0, 9), numbered(20, 60, 1)), "1 of the 41 .*forget"),
         (lambda: prepare(numbered(0, 9, *range(9)), numbered(20, 60, 1)), "1 of the 41"),  # copies are no more examples
         (
             lambda: prepare(numbered(0, 20), numbered(20, 40), numbered(30, 60)),
-            "10 of the 20 test examples are in the retain set",
+            "10 of the 20 .*retain",
         ),
-        (lambda: prepare(numbered(0, 20), numbered(1, 2)), "no test example is left"),
-        (lambda: prepare(numbered(0, 20), None, numbered(1, 5)), "every retained example"),
-        (lambda: prepare(numbered(0, 20), ids=["one"]), "1 ids for 20"),
-        (lambda: prepare(numbered(0, 0)), "forget set is empty"),
+        (lambda: prepare(numbered(0, 20), numbered(1, 2)), "test"),
+        (lambda: prepare(numbered(0, 20), None, numbered(1, 5)), "every"),
+        (lambda: prepare(numbered(0, 20), ids=["one"]), "1 ids .*20"),
+        (lambda: prepare(numbered(0, 0)), "forget.*empty"),
     ],
 )
 def test_more_than_a_few_shared_examples_are_refused(call: Callable[[], AuditSets], said: str) -> None:
@@ -83,11 +84,11 @@ def test_what_a_model_was_calibrated_on_is_left_out() -> None:
     left = sets.uncalibrated(model)
     assert numbers(left.test) == numbers(numbered(20, 60).take(side.nonzero()[:, 0]))
     assert numbers(numbered(20, 60, 5).take(left.positions["test"])) == numbers(left.test)
-    assert [f"{int((~side).sum())} of 40 test examples" in said for said in left.left_out] == [False, True]
+    assert [f"{int((~side).sum())} of 40" in said for said in left.left_out] == [False, True]
     alone = prepare(numbered(0, 20))
     assert alone.uncalibrated(model) is alone
     used = numbered(20, 60).take((~side).nonzero()[:, 0])
-    with pytest.raises(InputError, match="calibrated on all"):
+    with pytest.raises(InputError, match="calibrated"):
         prepare(numbered(0, 20), used).uncalibrated(model)
 
 

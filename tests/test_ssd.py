@@ -70,7 +70,7 @@ def test_the_order_of_the_data_does_not_matter() -> None:
 def test_a_large_alpha_dampens_nothing_and_says_so(tmp_path: Path) -> None:
     trace = arrange("ssd", "layer_norm", tmp_path).run(alpha=1e12).trace
     assert trace.change.l1 == 0
-    assert "nothing was forgotten" in trace.warnings[0]
+    assert "nothing" in trace.warnings[0]
 
 
 def test_a_forget_set_that_is_a_tenth_of_the_reference_is_not_dampened_at_ten() -> None:

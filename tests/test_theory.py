@@ -295,6 +295,13 @@ def test_majorizes_keeps_to_its_tolerance_and_knows_incomparable_vectors() -> No
     assert not majorizes(b, a)
 
 
+@PROPERTY
+@given(arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(1, 8)), elements=st.floats(0.125, 5, width=16)))
+def test_the_gini_coefficient_is_half_the_mean_difference_over_the_mean(a: Floats) -> None:
+    differences = np.abs(a[:, :, None] - a[:, None, :]).mean((1, 2))
+    assert np.allclose(gini(a), differences / (2 * a.mean(1)), rtol=1e-12, atol=1e-15)
+
+
 def test_participation_multiplies_over_an_outer_product() -> None:
     v, w = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.3])
     assert participation_ratio(np.outer(v, w).ravel()) == pytest.approx(participation_ratio(v) * participation_ratio(w))
@@ -499,16 +506,16 @@ def test_that_one_row_alone_grows_does_not_make_an_update_more_concentrated() ->
 @pytest.mark.parametrize(
     ("p", "label", "message"),
     [
-        ([0.5, 0.6], 0, "sum to 1"),
-        ([1.5, -0.5], 0, "lie in"),
+        ([0.5, 0.6], 0, "sum"),
+        ([1.5, -0.5], 0, r"\[0, 1\]"),
         ([np.nan, 1.0], 0, "NaN"),
         ([1.0], 0, "C ≥ 2"),
-        ("text", 0, "array of numbers"),
-        ([0.5, 0.5], 2, "must lie in"),
-        ([0.5, 0.5], -1, "must lie in"),
-        ([0.5, 0.5], 0.0, "integer classes"),
+        ("text", 0, "numbers"),
+        ([0.5, 0.5], 2, r"\[0, 2\)"),
+        ([0.5, 0.5], -1, r"\[0, 2\)"),
+        ([0.5, 0.5], 0.0, "integer"),
         ([0.5, 0.5], [0, 1], "examples"),
-        ([1.0, 0.0], 0, "gradient is zero"),
+        ([1.0, 0.0], 0, "gradient"),
     ],
 )
 def test_probabilities_and_labels_out_of_range_are_refused(p: Any, label: Any, message: str) -> None:
@@ -517,11 +524,13 @@ def test_probabilities_and_labels_out_of_range_are_refused(p: Any, label: Any, m
 
 
 def test_other_unusable_arguments_are_refused() -> None:
-    with pytest.raises(InputError, match="must differ"):
+    with pytest.raises(InputError, match="differ"):
         pair_share([0.5, 0.5], 0, 0)
-    with pytest.raises(InputError, match="same totals"):
+    with pytest.raises(InputError, match="totals"):
         majorizes([1.0, 0.0], [1.0, 1.0])
-    with pytest.raises(InputError, match="must be alike"):
+    with pytest.raises(InputError, match="totals"):
+        majorizes([1.0, 0.0], [0.5, 0.5 + 1e-6])
+    with pytest.raises(InputError, match="alike"):
         majorizes([1.0], [0.5, 0.5])
     with pytest.raises(InputError, match="shapes"):
         majorizes(np.ones((2, 3)), np.ones((3, 3)))
@@ -620,9 +629,9 @@ class Scaled(nn.Module):
 
 def test_models_that_the_theorem_is_not_about_are_refused() -> None:
     data = Examples(torch.randn(2, 8), torch.tensor([0, 1]))
-    with pytest.raises(InputError, match="puts out"):
+    with pytest.raises(InputError, match="linear"):
         concentration(Scaled(), data)
-    with pytest.raises(InputError, match="not a plain linear layer"):
+    with pytest.raises(InputError, match="linear"):
         concentration(nn.Sequential(nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 5, 1), nn.Flatten()), data)
     with pytest.raises(InputError, match="outside"):
         concentration(network(), Examples(data.inputs, torch.tensor([0, 5])))

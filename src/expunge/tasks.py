@@ -14,6 +14,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -186,6 +187,8 @@ def _here(workers: int) -> tuple[Callable[..., Any], ...]:
         done = futures.wait(running, PATIENCE, futures.FIRST_COMPLETED).done
         return sorted(done, key=lambda future: future.exception() is not None)
 
+    # As the process ends, before the queues by which idle workers are told to end: it would wait for them for ever.
+    Finalize(None, end, exitpriority=10)
     return executor.submit, ready, lambda future: future.result(), lambda _: end()
 
 

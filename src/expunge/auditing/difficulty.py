@@ -75,8 +75,9 @@ def difficulty_of(
             members, place = torch.nonzero(dealt[name] == number).unbind(1)
             if len(members):
                 outputs = outputs_of(network, held.take(members), label=label)
-                scores[name][members, place] = outputs.scores
-                right[name][members, place] = outputs.logits.argmax(1) == outputs.labels
+                at = members.numpy(), place.numpy()
+                scores[name][at] = outputs.scores
+                right[name][at] = outputs.logits.argmax(1) == outputs.labels
     return Difficulty(
         forget=scores["forget"].mean(1),
         test=scores["heldout"].mean(1),
