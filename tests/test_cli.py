@@ -176,7 +176,7 @@ def test_forget_with_a_model_and_a_folder_alone(tmp_path: Path, trained: Path) -
     names = [images.class_names[label].replace("/", "_") for label in images.labels.tolist()]
     folder = write_folder(tmp_path / "images", images.images, names)
     text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out")
-    for told in ("targeted", "4 examples", "not given", str(tmp_path / "out")):
+    for told in ("held_boundary", "4 examples", "not given", str(tmp_path / "out")):
         assert told in text
     assert (tmp_path / "out/model.safetensors").is_file()
 
@@ -330,7 +330,7 @@ def test_a_stopped_training_says_where_it_is_kept(tmp_path: Path) -> None:
     assert errors.count("\n") == 1
 
 
-def test_retraining_takes_the_originals_recipe_with_a_protocol_too(trained: Path, ids: Path, tmp_path: Path) -> None:
+def test_retraining_takes_the_originals_recipe_with_a_preset_too(trained: Path, ids: Path, tmp_path: Path) -> None:
     recipe = json.loads((trained / "training.json").read_text())["recipe"]
     assert recipe["batch_size"] != Recipe().batch_size
     for out, more in (("plain", ()), ("paper", ("--preset", "paper"))):

@@ -295,7 +295,7 @@ def test_the_first_adam_step_is_the_sign_of_the_decayed_gradient() -> None:
 def test_the_papers_settings_are_the_defaults() -> None:
     """Section 5: Adam, learning rate 1e-4, weight decay 1e-5."""
     for name in ("neg_grad", "random_label", "targeted"):
-        method: Any = make_method(name, protocol="paper")
+        method: Any = make_method(name, preset="paper")
         assert (method.optimizer, method.lr, method.weight_decay, method.epochs) == ("adam", 1e-4, 1e-5, 20)
 
 

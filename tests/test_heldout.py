@@ -537,8 +537,9 @@ def task_of(num_forget: int, num_test: int, shape: tuple[int, ...] = (1, 6, 6)) 
 def test_at_least_as_many_are_held_as_are_forgotten() -> None:
     model, task = task_of(20, 60)
     for size, num in ((3, 20), (30, 30)):
-        method = Calibrated(retention_size=size, mixtures=False)
-        assert len(_distilling.Held(method, model, task, torch.Generator().manual_seed(0)).inputs) == 20 + num
+        rng = torch.Generator().manual_seed(0)
+        held = _distilling.Held(Calibrated(retention_size=size), model, task, rng, mixtures=False)
+        assert len(held.inputs) == 20 + num
 
 
 def test_the_first_step_takes_its_share_off_the_pull_of_256_examples_evenly_spaced() -> None:
@@ -694,12 +695,12 @@ def test_forget_and_audit_split_one_test_set_and_say_so(tmp_path: Path, trained:
 
 def test_where_no_method_is_named_held_out_examples_decide(tmp_path: Path, trained: Path) -> None:
     model, forget, heldout = network(), pairs(6, seed=2), pairs(60, seed=8)
-    assert unlearn(model, forget).trace.method == default_method(False) == "targeted"
+    assert unlearn(model, forget).trace.method == default_method(False) == "held_boundary"
     assert unlearn(model, forget, test=heldout).trace.method == default_method(True) == "calibrated"
     ids = tmp_path / "ids.txt"
     ids.write_text("3\n4\n")
     shared = ("forget", "--model", trained, "--forget", "sample", "--ids", ids, "--json")
-    for more, name in (((), "targeted"), (("--test", "sample:test"), "calibrated")):
+    for more, name in (((), "held_boundary"), (("--test", "sample:test"), "calibrated")):
         done = expunge(*shared, *more, "--set", "epochs=1", "--out", tmp_path / name)
         assert json.loads(done.stdout)["trace"]["method"] == name, done.stderr
 

@@ -350,7 +350,7 @@ def test_a_log_of_another_training_of_the_same_network_is_refused(tmp_path: Path
         train(
             models[-1], data, Recipe(epochs=1, batch_size=4), rng=torch.Generator().manual_seed(seed), updates=updates
         )
-    asked: dict[str, Any] = {"method": "amnesiac_undo", "updates": tmp_path / "0"}
+    asked: dict[str, Any] = {"method": AmnesiacUndo(updates=tmp_path / "0")}
     first, second = (TensorDataset(data.inputs[part], data.labels[part]) for part in (slice(0, 2), slice(2, 4)))
     with pytest.raises(InputError, match=r"0 .*parameters"):
         unlearn(models[1], first, **asked)

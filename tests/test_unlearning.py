@@ -136,7 +136,7 @@ def test_traces_are_standard_json() -> None:
 
 def test_names_and_objects_are_accepted_as_methods() -> None:
     model, forget = NETWORKS["layer_norm"](), pairs(3, 0)
-    default, explicit = unlearn(model, forget), unlearn(model, forget, method=expunge.Targeted())
+    default, explicit = unlearn(model, forget), unlearn(model, forget, method=expunge.HeldBoundary())
     assert default.trace.settings == explicit.trace.settings
     assert default.trace.change == explicit.trace.change
     assert unlearn(model, forget, method="neg_grad").trace.method == "neg_grad"
@@ -162,7 +162,7 @@ def test_names_and_objects_are_accepted_as_methods() -> None:
         ("bad_teacher", {"temperature": 0}, "temperature=0"),
         ("bad_teacher", {"divide_by_classes": "perhaps"}, "true"),
         ("amnesiac", {"retain_size": 0}, "retain_size=0"),
-        ("amnesiac_undo", {"lr": 1}, "none"),
+        ("amnesiac_undo", {"lr": 1}, "'lr'.*updates"),
         ("retrain", {"warmup": 1}, "warmup=1"),
         ("finetune", {"preset": "chundawat2023"}, "preset"),
     ],

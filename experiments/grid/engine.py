@@ -17,6 +17,7 @@ from experiments.grid.measuring import Outcome, Task, failed, measure, model_dig
 from expunge import progress, tasks
 from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
+from expunge.training_state import OtherTrainingError
 
 Train = Callable[..., Any]
 """`expunge.trainer.train`, or another function with its arguments."""
@@ -48,17 +49,23 @@ class Engine:
         with an update log, of the examples whose ids the file `record` lists, begins anew.
         """
         state = directory.with_name(f".{directory.name}.training.pt")
+        train = partial(
+            self._train,
+            f"{original.dataset}:train",
+            original.architecture,
+            directory,
+            settings=original.settings,
+            seed=original.seed,
+            device=self.device if self._cluster is None else "auto",
+            record_updates=None if record is None else str(record),
+            state=state if record is None else None,
+        )
         with progress.checked(idle):
-            self._train(
-                f"{original.dataset}:train",
-                original.architecture,
-                directory,
-                settings=original.settings,
-                seed=original.seed,
-                device=self.device if self._cluster is None else "auto",
-                record_updates=None if record is None else str(record),
-                state=state if record is None else None,
-            )
+            try:
+                train()
+            except OtherTrainingError:  # an earlier version began it
+                state.unlink()
+                train()
         state.unlink(missing_ok=True)  # of an earlier training, without a log
 
     def run(self, todo: Sequence[Task], idle: Callable[[], None]) -> Iterator[tuple[Task, Outcome]]:

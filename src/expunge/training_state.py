@@ -58,10 +58,14 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
         temporary.write_bytes(whole.getbuffer())
 
 
+class OtherTrainingError(InputError):
+    """A state is of another training, or damaged: nothing can go on from it."""
+
+
 def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator) -> dict[str, Any] | None:
     """Restores what `keep` wrote, and returns what it was told; None where there is no file.
 
-    Raises `InputError` where it is damaged, or of another training.
+    Raises `OtherTrainingError` where it is damaged, or of another training.
     """
     if not path.exists():
         return None
@@ -69,9 +73,9 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
         content = torch.load(path, map_location="cpu", weights_only=True)
         known = content["of"]
     except (RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is no state of a training, or damaged; remove it to start anew") from error
+        raise OtherTrainingError(f"{path} is no state of a training, or damaged; remove it to start anew") from error
     if known != of:
-        raise InputError(
+        raise OtherTrainingError(
             f"{path} is of a training with other settings, data or seed, or by another version of expunge; remove it "
             "to start anew, or name another file"
         )
@@ -79,7 +83,7 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
         try:
             part.load_state_dict(content["parts"][name])
         except RuntimeError as error:
-            raise InputError(
+            raise OtherTrainingError(
                 f"{path} cannot be resumed: the network makes some of its tensors only when it runs; remove the file "
                 "to start anew"
             ) from error

@@ -781,6 +781,10 @@ def test_the_limit_ends_a_run_cleanly(models: Path, tmp_path: Path) -> None:
     assert "still training sample-small_resnet" in told
     (state,) = tmp_path.glob("models/*")
     assert state.name == ".sample-small_resnet.training.pt"
+    # What is left of another training is no obstacle.
+    brief = load_grid(grid_with(tmp_path / "brief.toml", [QUICK])).cells("cpu")
+    assert run_cells(brief, tmp_path / "out3", tmp_path / "models", engine).originals[0].left == 0
+    assert not state.exists()
 
 
 def test_results_of_two_originals_are_told_apart() -> None:

@@ -67,8 +67,6 @@ class Distilling(GradientMethod):
         relax: what that is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
         retention_size: held-out examples, or mixtures without any, that are distilled an epoch, ≥ 1; at least as many
             as are forgotten, where there are so many.
-        mixtures: whether as many mixtures of a held-out and a forgotten example are distilled too, which takes about
-            twice the time. Integers such as token ids are never mixed. Without held-out examples it has no effect.
         norm: as in `GradientMethod`; `eval` without held-out examples, since mixtures alone would spoil the statistics.
     """
 
@@ -82,7 +80,6 @@ class Distilling(GradientMethod):
     retention: float = 64.0
     relax: float = 0.98
     retention_size: int = 256
-    mixtures: bool = True
 
     dropout: ClassVar[bool] = False
     missed: ClassVar[str] = "the budget ended before every example was forgotten; raise epochs"
@@ -148,7 +145,9 @@ class Held:
         InputError: no held-out examples, and a single forgotten one or inputs that cannot be mixed.
     """
 
-    def __init__(self, method: Distilling, model: nn.Module, task: Task, rng: torch.Generator) -> None:
+    def __init__(
+        self, method: Distilling, model: nn.Module, task: Task, rng: torch.Generator, *, mixtures: bool
+    ) -> None:
         inputs, self._num = task.forget.inputs, len(task.forget)
         lacks = "one forgotten example alone leaves nothing to hold" if self._num < 2 else ""
         if not lacks and not mixable(inputs):
@@ -157,7 +156,7 @@ class Held:
             raise InputError(
                 f"{lacks}: give held-out examples (test=, --test), or name another method, such as targeted"
             )
-        self._method, self._task, self._rng = method, task, rng
+        self._method, self._task, self._rng, self._mixtures = method, task, rng, mixtures
         self._original = copy.deepcopy(model)
         held = self._drawn()
         self.inputs = torch.cat([inputs, held])
@@ -189,8 +188,8 @@ class Held:
         return torch.where(index < num, pull(logits, forgotten) * (whole / num), held * (whole / (whole - num)))
 
     def _drawn(self) -> Tensor:
-        method, size = self._method, max(self._method.retention_size, self._num)
-        held = drawn(self._task, size, method.mixtures, self._rng)
+        size = max(self._method.retention_size, self._num)
+        held = drawn(self._task, size, self._mixtures, self._rng)
         with refusing(held, "what is held (mixtures=false holds no mixtures)"):
             self.taught = logits_of(self._original, held).log_softmax(1)
         return held

@@ -55,11 +55,10 @@ class Calibrated(Distilling):
         tolerance: `stop="forgotten"` ends when the mean distance to the targets, in eval mode, is at most this share of
             the standard deviation of the held-out φ, > 0.
         match: `margin` pulls φ; `distribution` the output, to the original one with φ set to the target.
-        rank: who gets which target: `margin` goes by the original model's φ, `student` by the sum of that rank and the
-            one by φ under a student that was not taught on forgotten examples, which tells typical examples from odd
-            ones. Without held-out examples it is `margin`.
+        rank: who gets which target: `margin` goes by the original model's φ, `student` by the sum of that rank and that
+            by φ under a student which never met them. Without held-out examples it is `margin`.
         follow: whether targets move with the φ of unseen examples; never with fewer than 100 to calibrate on.
-        pace, retention, relax, retention_size, mixtures, norm: as in `Distilling`.
+        mixtures: as in `MaskedDistillation`; pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """
@@ -68,6 +67,7 @@ class Calibrated(Distilling):
     pace: float | None = 0.5
     retention: float = 1.0
     relax: float = 0.99
+    mixtures: bool = True
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
     rank: Literal["margin", "student"] = "student"
@@ -122,7 +122,7 @@ class Calibrated(Distilling):
             gap = (scaled_confidence(logits, labels) - targets) / unit
             return (gap.abs().mean() <= self.tolerance).expand(len(labels))
 
-        held = Held(self, model, task, rng)
+        held = Held(self, model, task, rng, mixtures=self.mixtures)
         settled = self.adapted(model, task, pull, record)
         descent = settled.descent(model, task, inputs=held.inputs, goal=goal, rng=rng, record=record)
         for epoch in descent.epochs():
