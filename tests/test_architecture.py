@@ -88,10 +88,11 @@ def test_every_public_name_loads_and_is_listed_once() -> None:
 def test_the_core_runs_without_the_extras() -> None:
     """A network without torchvision and the like is trained, made to forget, saved and loaded."""
     code = """
-import sys, tempfile, pathlib
+import sys, tempfile, pathlib, warnings
 blocked = ("torchvision", "timm", "PIL", "transformers", "datasets", "matplotlib", "ray", "sklearn", "jinja2")
 sys.modules.update(dict.fromkeys(blocked))  # None: an import of it fails
 import expunge
+warnings.simplefilter("ignore", expunge.ExpungeWarning)
 out = pathlib.Path(tempfile.mkdtemp())
 expunge.train("sample", "small_resnet", out / "a", settings={"epochs": "1", "width": "4"})
 from expunge.cli.forget import run as forget

@@ -201,7 +201,7 @@ class Stage:
         if cell.method == BEFORE:
             return {**shared, **self._as_it_is(forget, positions, audited, conditions.precision)}
         precision = "bf16" if conditions.precision == "bf16" else self.precision
-        where = {"updates": self.updates} if cell.reads_updates else {}
+        where: dict[str, Any] = {"updates": self.updates} if cell.reads_updates else {}
         method = make_method(cell.method, **cell.settings, **where)
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
         reads_test = Needs.TEST in method.needs

@@ -32,7 +32,7 @@ class Sources:
     resize: bool = False
 
     @classmethod
-    def of(cls, context: typer.Context, **more: str) -> "Sources":
+    def of(cls, context: typer.Context, **more: Any) -> "Sources":
         """Those among the options of a command, with `more` of other names."""
         return cls(**{f.name: context.params[f.name] for f in fields(cls) if f.name in context.params}, **more)
 
