@@ -162,7 +162,7 @@ def test_names_and_objects_are_accepted_as_methods() -> None:
         ("bad_teacher", {"temperature": 0}, "temperature=0"),
         ("bad_teacher", {"divide_by_classes": "perhaps"}, "true or false"),
         ("amnesiac", {"retain_size": 0}, "retain_size=0"),
-        ("amnesiac_undo", {"lr": 1}, "it has none"),
+        ("amnesiac_undo", {"lr": 1}, "it has updates"),
         ("retrain", {"warmup": 1}, "warmup=1"),
         ("finetune", {"preset": "chundawat2023"}, "no preset"),
     ],
