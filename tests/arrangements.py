@@ -137,7 +137,7 @@ class Arrangement:
 
     def run(self, seed: int = 0, **settings: Any) -> Unlearned:
         """Runs `unlearn` with the inputs that the method reads."""
-        where = {"updates": self.updates} if Needs.UPDATES in METHODS[self.name].needs else {}
+        where: dict[str, Any] = {"updates": self.updates} if Needs.UPDATES in METHODS[self.name].needs else {}
         method = make_method(self.name, **{**SHORT[self.name], **self.settings, **where, **settings})
         given = read_by(method, retain=self.retain, test=self.heldout, factory=self.factory)
         return unlearn(self.model, self.forget, method=method, seed=seed, **given)

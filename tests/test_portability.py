@@ -31,9 +31,10 @@ def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_unlearning_in_python_needs_no_posix() -> None:
     code = """
-import expunge, torch
+import expunge, torch, warnings
 from torch.utils.data import TensorDataset
 
+warnings.simplefilter("ignore", expunge.ExpungeWarning)
 data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 2)
 done = expunge.unlearn(torch.nn.Linear(3, 2), data, method="neg_grad")
 assert done.trace.peak_bytes is None

@@ -1,6 +1,7 @@
 """Training from scratch and the update log."""
 
 import importlib
+import logging
 import math
 import random
 import time
@@ -447,3 +448,14 @@ def test_a_training_refuses_what_is_no_seed(tmp_path: Path, seed: Any) -> None:
     with pytest.raises(SettingError, match="seed"):
         train_command("sample:train", "small_resnet", tmp_path / "run", seed=seed, device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_phases_and_epochs_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    data = Examples(torch.rand(8, 3), torch.arange(8) % 2)
+    with caplog.at_level(logging.DEBUG, "expunge"):
+        history = train(nn.Linear(3, 2), data, Recipe(epochs=3, batch_size=4), rng=torch.Generator().manual_seed(0))
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    assert len(lines) == 3
+    assert all(str(epoch) in line for epoch, line in zip(history, lines, strict=True))
+    phases = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert [line.split()[1] for line in phases] == ["begins:", "ends:"]

@@ -131,7 +131,7 @@ class Bench:
         forget = self.train.select(draw_ids(self.train, cell["size"], cell["seed"]))
         retain = self.train.take([n for n, i in enumerate(self.train.ids) if i not in chosen]).without(forget)
         recipe = dict(self.header.recipe) if name == "retrain" else {}
-        where = {"updates": self.directory / "updates"} if Needs.UPDATES in METHODS[name].needs else {}
+        where: dict[str, Any] = {"updates": self.directory / "updates"} if Needs.UPDATES in METHODS[name].needs else {}
         method = make_method(name, preset=cell.get("preset"), **{**recipe, **cell["settings"], **where})
         result = unlearn(
             self.model,

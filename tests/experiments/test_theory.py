@@ -203,7 +203,9 @@ def test_matplotlib_is_needed_for_the_figure_alone(trained: Path, tmp_path: Path
     code = f"""
 import sys, pathlib
 sys.modules["matplotlib"] = None  # an import of it fails
-from expunge import MissingExtraError
+import warnings
+from expunge import ExpungeWarning, MissingExtraError
+warnings.simplefilter("ignore", ExpungeWarning)
 from experiments.theory.measure import theory
 settings = dict(num=3, batch=2, steps=[1])
 assert theory({str(trained)!r}, "sample", **settings).single.num_examples == 3

@@ -56,7 +56,7 @@ def audit(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Tell how well a model forgot, from what it was before, what it is now, and examples it never saw."""
+    """Test whether an unlearned model still reveals the forgotten examples."""
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
     of_full: dict[str, object] = {"--train": train, "--method": method, "--references": references}
