@@ -15,11 +15,11 @@ from typing import Any
 from experiments import places
 from experiments.audits import cost, difficulty, full, simulation
 from experiments.comparisons import better, chains, ranking
-from experiments.markdown import markdown
 from experiments.paper import page as paper
 from experiments.paper import protocol
 from experiments.speed import grid as grid_speed
 from experiments.theory import page as theory
+from expunge.markdown import markdown
 
 PAGES = (places.ROOT / "README.md", *sorted((places.ROOT / "docs").rglob("*.md")))
 BLOCK = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,14 +1,7 @@
-"""Tables for the docs."""
+"""The line under a table of the docs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-
-def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; the first column left, the others right."""
-    head = list(head)
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def sourced(table: str, record: Mapping[str, Any], *parts: str) -> str:

@@ -1,4 +1,4 @@
-"""The order of the experiments: a list of steps in `grids/plan.toml`."""
+"""The order of the experiments: a list of steps in `grids/background-steps.toml`."""
 
 import tomllib
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from experiments import places
 from experiments.grid import Cell, load_grid, only
 from expunge.errors import InputError
 
-PLAN = places.ROOT / "grids" / "plan.toml"
+PLAN = places.ROOT / "grids" / "background-steps.toml"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from expunge.cli.printing import print_table
 
 if TYPE_CHECKING:
     from experiments.grid import BenchSummary
-    from experiments.paper.compare import Comparison
+    from experiments.paper.claims import Comparison
 
 
 def print_grid(done: "BenchSummary", as_json: bool) -> None:
@@ -34,7 +34,7 @@ def print_comparison(found: "Comparison", as_json: bool) -> None:
         return
     from textwrap import fill
 
-    from experiments.paper.compare import rules
+    from experiments.paper.claims import rules
 
     rows = [(fill(c.claim, 32), c.verdict, fill(c.measured, 28), fill(c.paper, 20)) for c in found.claims]
     print_table("The paper's claims", ["claim", "verdict", "what we measured", "what the paper has"], rows)

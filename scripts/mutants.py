@@ -119,7 +119,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("(alarms[1:]) != np.diff(hits[1:])", "(alarms[1:]) == np.diff(hits[1:])"),
         ],
     ),
-    "metrics/ranks.py": (
+    "metrics/rank_test.py": (
         f"{SCORES} -k 'null or standard or ranks or p_value or a2'",
         [
             ("UNIFORM_VARIANCE = 1 / 12", "UNIFORM_VARIANCE = 1 / 13"),
@@ -166,7 +166,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("np.logaddexp(0.0, -logit", "np.logaddexp(0.0, logit"),
         ],
     ),
-    "metrics/tails.py": (
+    "metrics/tail_counts.py": (
         f"{SCORES} -k '(tail or ties or k_plus or chance) and not tiny'",
         [
             ("TAIL = 0.01", "TAIL = 0.02"),

@@ -15,7 +15,7 @@ SOURCE = Path(expunge.__file__).parent
 ROOT = SOURCE.parents[1]
 LAYERS = [
     {"errors", "progress", "randomness", "settings", "tasks"},
-    {"arrays"},
+    {"arrays", "markdown"},
     {"metrics", "theory"},
     {"records", "files"},
     {"data", "models"},

@@ -16,10 +16,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from expunge.errors import InputError, SettingError
 from expunge.metrics.membership import auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
-from expunge.metrics.ranks import PercentileRanks, null_moments, percentile_ranks, standard_errors
-from expunge.metrics.ranks import p_values as rank_p_values
+from expunge.metrics.rank_test import PercentileRanks, null_moments, percentile_ranks, standard_errors
+from expunge.metrics.rank_test import p_values as rank_p_values
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
-from expunge.metrics.tails import Tails, chance_of_as_many, tail_rank, tails
+from expunge.metrics.tail_counts import Tails, chance_of_as_many, tail_rank, tails
 
 Floats = NDArray[np.float64]
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)

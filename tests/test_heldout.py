@@ -30,7 +30,7 @@ from expunge.methods._distilling import (
 )
 from expunge.methods._inputs import mixed, mixed_with
 from expunge.methods._task import Recorder, Task
-from expunge.metrics.ranks import percentile_ranks
+from expunge.metrics.rank_test import percentile_ranks
 from expunge.models import calibration_seeds, load_model
 from expunge.unlearning import unlearn
 from tests.arrangements import NUM_CLASSES, Pairs, pairs, state_bits

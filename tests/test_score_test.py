@@ -16,8 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from expunge.errors import InputError
 from expunge.metrics.membership import auc_interval, tpr_at_fpr
-from expunge.metrics.ranks import p_values, percentile_ranks, standard_errors
-from expunge.metrics.tails import tails
+from expunge.metrics.rank_test import p_values, percentile_ranks, standard_errors
+from expunge.metrics.tail_counts import tails
 from expunge.metrics.verdict import MARGIN, ScoreTest, Z, alarms, can_pass, score_test
 
 Floats = NDArray[np.float64]

@@ -11,9 +11,10 @@ import time
 
 from experiments import places
 from experiments.commit import origin
-from experiments.markdown import markdown, sourced
+from experiments.markdown import sourced
 from expunge.auditing import audit
 from expunge.data import draw_ids, load_data
+from expunge.markdown import markdown
 from expunge.models import load_model
 
 TARGET = places.RESULTS / "audit" / "cost.json"

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from experiments import places
 from experiments.commit import origin
-from experiments.markdown import markdown, sourced
+from experiments.markdown import sourced
 from expunge.auditing import difficulty_of
 from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, load_data
 from expunge.files import written_whole
+from expunge.markdown import markdown
 from expunge.metrics import difficulty_calibrated_scores, score_test
 from expunge.models import ModelSpec, build
 from expunge.randomness import stream

@@ -19,7 +19,7 @@ from scipy import special
 
 from experiments import places
 from experiments.commit import commit
-from experiments.markdown import markdown
+from expunge.markdown import markdown
 from expunge.metrics.membership import auc_interval
 from expunge.metrics.verdict import alarms, score_test
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from experiments import places
 from experiments.grid import Result, current, load_grid, read_results
 from experiments.grid.measuring import model_digest
-from experiments.markdown import markdown
 from experiments.paper.statistics import Summary, summarize
+from expunge.markdown import markdown
 from expunge.methods import METHODS, Needs
 from expunge.models.checkpoint import FILE_NAME
 

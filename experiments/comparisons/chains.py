@@ -18,11 +18,11 @@ import torch
 from experiments import places
 from experiments.commit import origin
 from experiments.grid.measuring import model_digest
-from experiments.markdown import markdown
 from expunge.auditing import audit
 from expunge.data import ImageSet, audit_side, draw_ids, load_data
+from expunge.markdown import markdown
 from expunge.methods import Method, Needs, make_method, settings_of
-from expunge.metrics.ranks import percentile_ranks
+from expunge.metrics.rank_test import percentile_ranks
 from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import load_model, logits_of
 from expunge.models.checkpoint import FILE_NAME

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from experiments import places
 from experiments.audits.full import SETTINGS
 from experiments.commit import origin
-from experiments.markdown import markdown, sourced
+from experiments.markdown import sourced
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
+from expunge.markdown import markdown
 from expunge.methods._distilling import ranks, scaled_confidence, student_confidence
 from expunge.models import build, logits_of
 from expunge.trainer import spec_for

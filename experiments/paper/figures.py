@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.paper.compare import correlations
+from experiments.paper.claims import correlations
 from experiments.paper.measured import Measured
 from experiments.paper.plots import (
     PERCENT,

@@ -12,12 +12,12 @@ from statistics import mean
 
 from experiments import places
 from experiments.grid import Result, current, load_grid, read_results
-from experiments.markdown import markdown
-from experiments.paper.compare import compare
+from experiments.paper.claims import compare
 from experiments.paper.figures import draw_figures
 from experiments.paper.measured import Measured, load_measured
 from experiments.paper.printed import DATASETS, ROWS, SIZES
 from experiments.paper.tables import entries, to_markdown
+from expunge.markdown import markdown
 
 RESULTS = places.ROOT / "results" / "paper"
 GRID = places.ROOT / "grids" / "paper.toml"

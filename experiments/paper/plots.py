@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from experiments.paper.compare import AXES, Correlations, correlations
+from experiments.paper.claims import AXES, Correlations, correlations
 from experiments.paper.measured import MEASURES, Measured
 from experiments.paper.printed import ARCHITECTURES, BASELINES, DATASETS, OURS, SIZES
 from experiments.paper.statistics import Correlation
+from expunge.markdown import markdown
 
 PERCENT = {"test", "retain"}
 """Measures that are drawn in percent."""
@@ -190,12 +191,12 @@ def coefficients(found: dict[str, Correlations]) -> str:
         "Pearson within one size and λ": lambda c: c.pearson_within,
         "Spearman within one size and λ": lambda c: c.spearman_within,
     }
-    lines = [f"| | n | {' | '.join(kinds)} |", "|---|---:|" + "---:|" * len(kinds)]
+    rows = []
     for panel, all_kinds in found.items():
         cells = []
         for kind in kinds.values():
             one = kind(all_kinds)
             cells.append("–" if one is None else f"{one.r:+.2f} [{one.low:+.2f}, {one.high:+.2f}]".replace("-", "−"))
         number = 0 if all_kinds.pearson is None else all_kinds.pearson.n
-        lines.append(f"| {panel} | {number or '–'} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append((panel, f"{number or '–'}", *cells))
+    return markdown(("", "n", *kinds), rows)

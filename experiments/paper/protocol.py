@@ -18,8 +18,8 @@ from experiments import places
 from experiments.grid import Cell, Original, Result, read_results
 from experiments.grid.engine import Engine
 from experiments.grid.runner import run_cells
-from experiments.markdown import markdown
 from experiments.paper.printed import printed
+from expunge.markdown import markdown
 from expunge.methods import make_method, settings_of
 from expunge.trainer import train
 from expunge.training import recipe_for

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from experiments.paper.compare import Comparison
-from experiments.paper.compare import compare as judge
+from experiments.paper.claims import Comparison
+from experiments.paper.claims import compare as judge
 from experiments.paper.measured import load_measured
 from experiments.paper.tables import entries, to_csv, to_latex, to_markdown
 from expunge.files import check_unused, new_directory
@@ -66,7 +66,7 @@ def bench_figures(directory: str | Path, out: str | Path) -> str:
 
 
 def bench_compare(directory: str | Path, *, out: str | Path | None = None) -> Comparison:
-    """Which of the paper's claims hold in the results in a directory; see `experiments.paper.compare` for the rules.
+    """Which of the paper's claims hold in the results in a directory; see `experiments.paper.claims` for the rules.
 
     Args:
         directory: results of `python -m experiments run`.

@@ -26,6 +26,7 @@ from experiments.paper.printed import (
     title,
 )
 from experiments.paper.statistics import BySeed, ahead, pooled_sd, summarize
+from expunge.markdown import markdown
 
 MISSING = "–"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -178,14 +179,14 @@ def to_markdown(found: Entries, measured: Measured, *, beside_paper: bool = Fals
     parts = [heading, *_legend(beside_paper)]
     cell = _beside if beside_paper else _alone
     for table in measured_tables(found):
-        head = "| | method | " + " | ".join(f"{size}" for size in SIZES) + " |"
-        lines = [head, "|---|---|" + "---:|" * len(SIZES)]
+        rows = []
         for split, sign in SPLITS.items():
             for row, name in ROWS.items():
                 label = f"{name}{' ᴿ' if row in USES_RETAIN else ''}"
-                cells = " | ".join(cell(found[table, split, row, size]) for size in SIZES)
-                lines.append(f"| {sign if row == 'before' else ''} | {label} | {cells} |")
-        parts += [f"## {title(table)}", "\n".join(lines), *_gaps(found, measured, table)]
+                cells = (cell(found[table, split, row, size]) for size in SIZES)
+                rows.append((sign if row == "before" else "", label, *cells))
+        head = ("", "method", *map(str, SIZES))
+        parts += [f"## {title(table)}", markdown(head, rows, left=2), *_gaps(found, measured, table)]
     return "\n\n".join([*parts, *_absent(found), *measured.notes]) + "\n"
 
 

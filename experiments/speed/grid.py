@@ -28,9 +28,10 @@ from experiments import places
 from experiments.commit import origin
 from experiments.grid import load_grid
 from experiments.grid.measuring import Stage
-from experiments.markdown import markdown, sourced
+from experiments.markdown import sourced
 from experiments.speed.library import bare_loop
 from expunge.data import ImageSet, draw_ids
+from expunge.markdown import markdown
 from expunge.methods import make_method, settings_of
 
 TARGET = places.ROOT / "results" / "bench_speed.json"

@@ -17,11 +17,11 @@ import torch
 
 from experiments import places
 from experiments.commit import commit
-from experiments.markdown import markdown
 from experiments.theory.figure import draw_theory
 from experiments.theory.measure import theory
 from experiments.theory.report import TheoryReport
 from experiments.theory.tables import Table, facts, runs, single_steps
+from expunge.markdown import markdown
 
 RESULTS = places.ROOT / "results" / "theory"
 FIGURE = places.ROOT / "docs" / "theory.svg"

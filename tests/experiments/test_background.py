@@ -20,7 +20,7 @@ SMOKE = ROOT / "grids" / "smoke.toml"
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     """A job of eight cells that is not started yet."""
-    plan = tmp_path / "plan.toml"
+    plan = tmp_path / "background-steps.toml"
     plan.write_text(
         '[[steps]]\ngrid = "small.toml"\nresults = "small"\noriginals = "small"\nhours = 1.0\n'
         'only = ["method=before", "method=neg_grad"]\n'
@@ -95,6 +95,6 @@ def test_the_plan_holds_every_cell_of_the_papers_grid() -> None:
 
 def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
     for text in ("steps", "[[steps]]\nname = 1\n", "[other]\n"):
-        (tmp_path / "plan.toml").write_text(text)
+        (tmp_path / "background-steps.toml").write_text(text)
         with pytest.raises(InputError):
-            load_plan(tmp_path / "plan.toml")
+            load_plan(tmp_path / "background-steps.toml")

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from experiments.grid.results import Result
-from experiments.paper.compare import Judged, Outcome, compare, correlations, paper_wins, verdict
+from experiments.paper.claims import Judged, Outcome, compare, correlations, paper_wins, verdict
 from experiments.paper.figures import draw_figures
 from experiments.paper.measured import Measured, load_measured
 from experiments.paper.plots import PLOTS, panels

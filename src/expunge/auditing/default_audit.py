@@ -30,9 +30,9 @@ from expunge.errors import InputError, caution
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
 from expunge.metrics.distances import parameter_change, update_leakage
 from expunge.metrics.membership import clopper_pearson, roc
-from expunge.metrics.ranks import percentile_ranks
+from expunge.metrics.rank_test import percentile_ranks
 from expunge.metrics.scores import cross_entropy
-from expunge.metrics.tails import chance_of_as_many, tails
+from expunge.metrics.tail_counts import chance_of_as_many, tails
 from expunge.metrics.verdict import score_test
 from expunge.models import device_and_dtype, device_name, last_layer
 from expunge.randomness import as_seed

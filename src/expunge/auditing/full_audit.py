@@ -13,6 +13,7 @@ from scipy import special
 from expunge.arrays import Floats, Integers
 from expunge.auditing.references import References
 from expunge.errors import InputError
+from expunge.markdown import markdown
 from expunge.metrics.distances import activation_distance
 from expunge.metrics.epsilon import EpsilonBound, epsilon_bound
 from expunge.metrics.klom import klom
@@ -126,9 +127,7 @@ class FullAudit:
 
     def table(self) -> str:
         """The same as a Markdown table."""
-        head, rows = self.cells()
-        lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+        return markdown(*self.cells())
 
 
 def full_audit(references: References, *, num_bootstrap: int = 2000, seed: int = 0) -> FullAudit:

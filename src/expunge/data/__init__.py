@@ -4,8 +4,6 @@ from expunge.data.examples import (
     Examples,
     ImageSet,
     as_examples,
-    audit_side,
-    calibration_side,
     check_disjoint,
     digests,
     draw_ids,
@@ -14,6 +12,7 @@ from expunge.data.examples import (
 )
 from expunge.data.named import NAMED, download
 from expunge.data.specs import load_data
+from expunge.data.split import audit_side, calibration_side
 
 __all__ = [
     "NAMED",

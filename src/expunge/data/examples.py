@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from expunge.errors import InputError, one_line
-from expunge.randomness import as_seed, stream
+from expunge.randomness import stream
 
 SCALE = 255
 """What 8-bit images are divided by where they become floats."""
@@ -338,29 +338,3 @@ def as_label(value: object, name: str) -> int:
     if not -(2**63) <= value < 2**63:
         raise InputError(f"{name}: label {value} is outside of any classes")
     return value
-
-
-def calibration_side(inputs: Tensor, seed: int) -> Tensor:
-    """Which held-out examples, inputs (N, ...), a method that ran with `seed` may have seen: about half of them.
-
-    The side is a hash of an example's content (`content_digests`) and the seed, so whoever knows the seed finds the
-    same split, whatever the order of the examples and whatever else is in the set; equal inputs are on one side.
-
-    Returns:
-        bool, shape (N,), on the CPU.
-
-    >>> side = calibration_side(torch.arange(100.0)[:, None], seed=0)
-    >>> int(side.sum()), bool((side.flip(0) == calibration_side(torch.arange(100.0).flip(0)[:, None], seed=0)).all())
-    (54, True)
-    """
-    salt = f"heldout:{as_seed(seed)}:".encode()
-    sides = [blake2b(salt + digest, digest_size=1).digest()[0] < 128 for digest in content_digests(inputs)]
-    return torch.tensor(sides, dtype=torch.bool, device="cpu")
-
-
-def audit_side(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Which held-out examples are on the calibration side of none of `seeds`: bool, shape (N,), on the CPU."""
-    left = torch.ones(len(inputs), dtype=torch.bool, device="cpu")
-    for seed in seeds:
-        left &= ~calibration_side(inputs, seed)
-    return left

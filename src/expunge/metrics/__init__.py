@@ -6,10 +6,10 @@ from expunge.metrics.epsilon import EpsilonBound, epsilon_bound, epsilon_ceiling
 from expunge.metrics.klom import Klom, klom
 from expunge.metrics.lira import Lira, example_aucs, likelihood_ratios, lira
 from expunge.metrics.membership import Rate, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
-from expunge.metrics.ranks import PercentileRanks, percentile_ranks
+from expunge.metrics.rank_test import PercentileRanks, percentile_ranks
 from expunge.metrics.relearning import relearn_statistic
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
-from expunge.metrics.tails import Tails, tails
+from expunge.metrics.tail_counts import Tails, tails
 from expunge.metrics.verdict import ScoreTest, score_test
 
 __all__ = [

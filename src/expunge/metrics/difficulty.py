@@ -8,7 +8,7 @@ from scipy import special
 
 from expunge.arrays import Floats, as_scores
 from expunge.errors import InputError
-from expunge.metrics.ranks import positions
+from expunge.metrics.rank_test import positions
 
 FULL_CORRELATION = 0.5
 """From this correlation of scores and difficulty on, over held-out examples, all of the difficulty is taken off."""

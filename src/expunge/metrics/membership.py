@@ -9,7 +9,7 @@ from scipy import special
 
 from expunge.arrays import Floats, Integers, as_scores
 from expunge.errors import SettingError
-from expunge.metrics.ranks import contributions, positions
+from expunge.metrics.rank_test import contributions, positions
 
 DELONG_FROM = 64
 """Forgotten examples, and held-out ones, from which on `auc_interval` is DeLong's, on the logit scale."""

@@ -8,8 +8,8 @@ from typing import Literal
 from numpy.typing import ArrayLike
 
 from expunge.metrics.membership import Rate, auc, auc_interval, tpr_at_fpr
-from expunge.metrics.ranks import UNIFORM_VARIANCE, PercentileRanks, p_values, percentile_ranks, standard_errors
-from expunge.metrics.tails import Tails, tails
+from expunge.metrics.rank_test import UNIFORM_VARIANCE, PercentileRanks, p_values, percentile_ranks, standard_errors
+from expunge.metrics.tail_counts import Tails, tails
 
 FALSE_ALARMS = 0.05
 """FAIL is returned with at most this probability where nothing is recognisable; each of three tests has a third."""

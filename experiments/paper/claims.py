@@ -40,6 +40,7 @@ from experiments.paper.statistics import (
     spearman_within,
     summarize,
 )
+from expunge.markdown import markdown
 
 FORMAT = "expunge-bench-compare/1"
 LEAST_CHANGE = 1e-12  # in place of a change of 0, which has no logarithm
@@ -88,7 +89,7 @@ class Claim:
         paper: the paper's own evidence.
         estimates: what `Judged.estimate` is.
         measured: our evidence, in a sentence.
-        verdict: by the rules of `experiments.paper.compare`.
+        verdict: by the rules of `experiments.paper.claims`.
         settings: those that were judged.
     """
 
@@ -114,9 +115,9 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The claims as a table, then the rules."""
-        lines = ["| claim | verdict | what we measured | what the paper gives |", "|---|---|---|---|"]
-        lines += [f"| {c.claim} | {c.verdict} | {c.measured} | {c.paper} |" for c in self.claims]
-        parts = ["# The paper's claims in our measurements", "\n".join(lines), "## Rules", rules(), *self.notes]
+        head = ("claim", "verdict", "what we measured", "what the paper gives")
+        table = markdown(head, [(c.claim, c.verdict, c.measured, c.paper) for c in self.claims], left=4)
+        parts = ["# The paper's claims in our measurements", table, "## Rules", rules(), *self.notes]
         return "\n\n".join(parts) + "\n"
 
 
