@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments import places
 from experiments.audits import cost, difficulty, full, simulation
-from experiments.comparisons import better, chains, ranking
+from experiments.comparisons import alone, better, chains, ranking
 from experiments.paper import page as paper
 from experiments.paper import protocol
 from experiments.speed import grid as grid_speed
@@ -227,6 +227,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-audits": paper.audit_table,
     "paper-retrain": lambda: paper.single_table(paper.RETRAIN),
     "paper-undo": lambda: paper.single_table(paper.UNDO),
+    "alone-digits": lambda: alone.alone_table("digits"),
+    "alone-sample": lambda: alone.alone_table("sample"),
     "chains": chains.chains_table,
     "ranking": ranking.ranking_table,
     "better-choices": better.choices_table,
