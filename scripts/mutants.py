@@ -218,7 +218,6 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("+ self.features * moved", ""),
             ("/ spread", ""),
             ("hook.remove()", "pass", "tests/test_held_boundary.py -k hook"),
-            ("[other]).square()", "[index - num]).square()"),
         ],
     ),
     "auditing/preparation.py": (

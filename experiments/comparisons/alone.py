@@ -2,8 +2,8 @@
 
     python -m experiments alone
 
-Measures rows of numbers and a network that keeps no statistics (scikit-learn's digits; results/alone/digits.jsonl; what is
-there already is not done again). Images are of grids/alone-sample.toml and grids/alone.toml, by the background job.
+Measures rows of numbers and a network that keeps no statistics: scikit-learn's digits, into results/alone-digits.jsonl.
+What is there already is not done again. Images are of grids/alone-sample.toml and grids/alone.toml.
 """
 
 import json
@@ -24,7 +24,7 @@ from expunge.methods import make_method
 from expunge.unlearning import unlearn
 
 RESULTS = places.RESULTS / "alone"
-DIGITS = RESULTS / "digits.jsonl"
+DIGITS = places.RESULTS / "alone-digits.jsonl"
 GRIDS = {"sample": "alone-sample.toml", "fashion-mnist": "alone.toml", "cifar10": "alone.toml"}
 SIZES = (16, 64, 128, 512)
 SEEDS = range(5)
@@ -43,7 +43,6 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Runs what is missing."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     known = _digits()
     made = origin()
     for seed in SEEDS:
@@ -151,4 +150,5 @@ def _of_grid(dataset: str) -> tuple[Found, str]:
 
 def _told(command: str, sources: Iterable[dict[str, Any]]) -> str:
     parts = [", ".join(sorted({source[key] for source in sources})) for key in ("device", "torch", "commit")]
-    return f"Means with 95% intervals. `python -m experiments {command}` · {parts[0]} · torch {parts[1]} · commit {parts[2]}"
+    of = f"{parts[0]} · torch {parts[1]} · commit {parts[2]}"
+    return f"Means with 95% intervals. `python -m experiments {command}` · {of}"
