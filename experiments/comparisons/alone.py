@@ -108,13 +108,14 @@ def alone_table(dataset: str) -> str:
 
 
 def _cell(values: Sequence[tuple[float, float]]) -> str:
-    """The mean with its 95% interval, and the forget accuracy where it is not 0."""
+    """The mean with its 95% interval, how many draws where not all, and the forget accuracy where it is not 0."""
     if not values:
         return "–"
     lost, right = [one for one, _ in values], fmean(one for _, one in values)
     text = f"{fmean(lost):.1f}"
     if len(lost) > 1:
         text += f" ± {stats.t.ppf(0.975, len(lost) - 1) * stdev(lost) / len(lost) ** 0.5:.1f}"
+    text += f" n={len(lost)}" if len(lost) < len(SEEDS) else ""
     return text + (f" ({100 * right:.0f}% still right)" if right > 0 else "")
 
 
