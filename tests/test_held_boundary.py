@@ -146,3 +146,22 @@ def test_it_is_the_default_where_there_is_nothing_else() -> None:
     assert expunge.unlearn(nn.Linear(4, 3), TensorDataset(torch.eye(4), torch.arange(4) % 3)).trace.method == (
         "held_boundary"
     )
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_last_layer_that_is_not_run_once_is_not_held(times: int) -> None:
+    """What enters it then says nothing of one example each; outputs are held all the same."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.last = nn.Linear(4, 3), nn.Linear(4, 4)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            for _ in range(times):
+                inputs = inputs + self.last(inputs)
+            logits: Tensor = self.head(inputs)
+            return logits
+
+    done = unlearn(Odd(), TensorDataset(torch.eye(4), torch.arange(4) % 3), method=HeldBoundary(epochs=3))
+    assert done.trace.steps > 0

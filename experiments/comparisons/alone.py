@@ -145,8 +145,9 @@ def _of_grid(dataset: str) -> tuple[Found, str]:
         was, now = before.get((cell.forget_size, cell.seed)), result.test_accuracy
         if cell.row != "before" and was is not None and now is not None:
             found.setdefault((cell.row, cell.forget_size), []).append((100 * (was - now), result.forget_accuracy or 0))
+    models = " --models results/better/originals" if dataset == "sample" else ""
     sources = [{"device": r.device, "commit": r.commit, "torch": r.versions.get("torch", "")} for _, r in done]
-    return found, _told(f"run grids/{GRIDS[dataset]} --out results/alone", sources)
+    return found, _told(f"run grids/{GRIDS[dataset]} --out results/alone{models}", sources)
 
 
 def _told(command: str, sources: Iterable[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,8 +188,7 @@ def _here(workers: int) -> tuple[Callable[..., Any], ...]:
         done = futures.wait(running, PATIENCE, futures.FIRST_COMPLETED).done
         return sorted(done, key=lambda future: future.exception() is not None)
 
-    # As the process ends, before the queues by which idle workers are told to end: it would wait for them for ever.
-    Finalize(None, end, exitpriority=10)
+    _end_at_exit(os.getpid())
     return executor.submit, ready, lambda future: future.result(), lambda _: end()
 
 
@@ -241,6 +241,12 @@ def end() -> None:
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+
+
+@cache
+def _end_at_exit(process: int) -> None:
+    """Has idle workers ended before the queues that would tell them to: a forked `process` would wait for ever."""
+    Finalize(None, end, exitpriority=10)
 
 
 def _end_with(parent: int) -> None:

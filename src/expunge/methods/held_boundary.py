@@ -65,21 +65,22 @@ class HeldBoundary(Distilling):
             best = logits.scatter(1, own, -torch.inf).amax(1)
             return (logits.gather(1, own)[:, 0] - best + self.gap).clamp(min=0)
 
-        inputs = torch.cat([forget.inputs, forget.inputs[torch.zeros(made, dtype=torch.int64)]])
+        inputs = torch.cat([forget.inputs, forget.inputs.new_empty(made, *forget.inputs.shape[1:])])
         settled = self.paced(model, task, pull)
         descent = settled.descent(model, task, inputs=inputs, rng=rng, record=record)
         with entering_last_layer(model) as entering, entering_last_layer(original) as taught_entering:
             for _ in descent.epochs():
                 held = pasted(forget.inputs, forget.labels, made, rng)
-                taught_entering.clear()
                 inputs[num:], taught = held, logits_of(original, held).log_softmax(1)
-                taught_features = torch.cat(taught_entering)
-                spread = taught_features.var(0).sum().clamp(min=1e-12)
-                entering.clear()
+                taught_features = once_each(taught_entering, made)
+                entering.clear()  # of the stop rule's passes
                 for index, logits in descent.batches():
                     forgotten, other = index < num, (index - num).clamp(min=0)
-                    moved = (entering.pop() - taught_features[other]).square().sum(1) / spread
-                    apart = divergence(taught[other], logits) + self.features * moved
+                    apart, features = divergence(taught[other], logits), once_each(entering, len(index))
+                    if features is not None and taught_features is not None:
+                        spread = taught_features.var(0).sum().clamp(min=1e-12)
+                        moved = (features - taught_features[other]).square().sum(1)
+                        apart = apart + self.features * moved / spread
                     weight = self.retention * self.relax**record.steps
                     share = len(inputs) / num, len(inputs) / made
                     losses = torch.where(
@@ -91,11 +92,18 @@ class HeldBoundary(Distilling):
 
 @contextmanager
 def entering_last_layer(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what enters the last layer inside the block, shape (B, D) for each forward pass."""
+    """Collects what enters the last layer inside the block, shape (B, D) each time that it is run."""
     caught: list[Tensor] = []
     layer = model.get_submodule(last_layer(model))
-    hook = layer.register_forward_pre_hook(lambda _, entering: caught.append(entering[0].flatten(1)))
+    hook = layer.register_forward_pre_hook(lambda _, entering: caught.extend(part.flatten(1) for part in entering[:1]))
     try:
         yield caught
     finally:
         hook.remove()
+
+
+def once_each(caught: list[Tensor], num: int) -> Tensor | None:
+    """Takes out what entered for `num` examples, (num, D); None where the layer was not run once for each."""
+    taken = list(caught)
+    caught.clear()
+    return torch.cat(taken) if sum(map(len, taken)) == num else None
