@@ -118,7 +118,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def read_by(method: Method, **given: Any) -> dict[str, Any]:
     """Those of `unlearn`'s inputs that the method reads."""
-    needs = {"retain": Needs.RETAIN, "test": Needs.TEST, "factory": Needs.FACTORY}
+    needs = {"retain": Needs.RETAIN, "test": Needs.TEST, "unlabelled": Needs.UNLABELLED, "factory": Needs.FACTORY}
     return {name: value for name, value in given.items() if needs[name] in method.needs}
 
 

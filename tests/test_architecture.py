@@ -21,7 +21,7 @@ LAYERS = [
     {"data", "models"},
     {"update_log", "training", "training_state"},
     {"methods"},
-    {"unlearning"},
+    {"method_inputs", "unlearning"},
     {"auditing"},
     {"report"},
     {"forgetting", "trainer"},

@@ -20,7 +20,7 @@ from expunge.auditing.difficulty import difficulty_of
 from expunge.auditing.forward import outputs_of
 from expunge.data import Examples, ImageSet, calibration_side, check_disjoint
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import METHODS, make_method
+from expunge.methods import METHODS, Delete, make_method
 from expunge.models import load_weights
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
@@ -326,8 +326,9 @@ def test_token_ids_are_never_mixed_as_pixels_are(method: str, dtype: torch.dtype
 
     tokens = TOKENS.to(dtype) // 2 * 2  # even, so that half of what lies between two is odd
     forget = TensorDataset(tokens[:30], LABELS[:30])
-    with pytest.raises(InputError, match="held-out examples"):
-        unlearn(Sees(), forget, method=method)
+    if method == "calibrated":
+        with pytest.raises(InputError, match="held-out examples"):
+            unlearn(Sees(), forget, method=method)
     held = TensorDataset(tokens[30:], LABELS[30:])
     result = unlearn(Sees(), forget, method=make_method(method, epochs=2), test=held)
     assert result.trace.steps > 0
@@ -345,8 +346,8 @@ def test_a_model_that_cannot_take_mixtures_is_told_of_the_setting() -> None:
     codes = torch.randint(5, (300, 1, 6, 6), generator=torch.Generator().manual_seed(5)).float()
     forget, held = (TensorDataset(codes[part], LABELS[part]) for part in (slice(0, 9), slice(9, 300)))
     with pytest.raises(InputError, match=r"mixtures=false.*whole numbers are wanted"):
-        unlearn(Whole(), forget, method="masked_distillation", test=held)
-    chosen = make_method("masked_distillation", mixtures=False, epochs=1)
+        unlearn(Whole(), forget, method=make_method("calibrated", rank="margin"), test=held)
+    chosen = make_method("calibrated", mixtures=False, rank="margin", epochs=1)
     assert unlearn(Whole(), forget, method=chosen, test=held).trace.steps > 0
 
 
@@ -657,7 +658,7 @@ def test_settings_may_be_numpys(kind: Any) -> None:
         (expunge.Targeted, {"epochs": torch.tensor(2.5)}, "is not a whole number"),
         (expunge.Targeted, {"batch_size": "many"}, "batch_size='many'"),
         (expunge.Targeted, {"epochs": Fraction(5, 2)}, "is not a whole number"),
-        (expunge.Targeted, {"lr": None}, "lr=None"),
+        (Delete, {"lr": None}, "lr=None"),
         (expunge.Targeted, {"lr": np.inf}, "lr=inf"),
         (expunge.Targeted, {"stop": 3}, "stop=3"),
         (expunge.Amnesiac, {"retain_size": 2.5}, "retain_size=2.5"),

@@ -16,11 +16,17 @@ from torch import Tensor, nn
 
 from expunge.auditing import audit
 from expunge.data import Examples, audit_side, calibration_side
-from expunge.errors import InputError
-from expunge.methods import Calibrated, MaskedDistillation, _distilling, default_method, make_method
-from expunge.methods._distilling import (
+from expunge.errors import InputError, SettingError
+from expunge.methods import (
+    Calibrated,
+    MaskedDistillation,
+    _confidence,
+    _distilling,
+    default_method,
+    make_method,
+)
+from expunge.methods._confidence import (
     apart,
-    divergence,
     followed,
     ranks,
     scaled_confidence,
@@ -28,6 +34,7 @@ from expunge.methods._distilling import (
     transported,
     with_confidence,
 )
+from expunge.methods._distilling import divergence
 from expunge.methods._inputs import mixed, mixed_with
 from expunge.methods._task import Recorder, Task
 from expunge.metrics.rank_test import percentile_ranks
@@ -150,7 +157,7 @@ def test_without_held_out_examples_images_serve_and_anything_else_is_refused() -
     larger = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
     trace = unlearn(larger, pairs(20, seed=2, shape=(1, 8, 8)), method=Calibrated(epochs=2)).trace
     assert trace.num_calibration == 0
-    assert any("held-out" in warning for warning in trace.warnings)
+    assert any("shifted" in warning for warning in trace.warnings)
     for shape in ((49,), (1, 7, 7)):  # the latter would be shifted by less than a pixel
         smaller = nn.Sequential(nn.Flatten(), nn.Linear(49, NUM_CLASSES))
         with pytest.raises(InputError, match=r"held-out .* 8 "):
@@ -264,7 +271,7 @@ def test_a_student_has_parameters_of_every_kind(num: int) -> None:
 
 
 def test_a_student_that_diverges_is_told_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_distilling, "STUDENT_NOISE", 1e30)
+    monkeypatch.setattr(_confidence, "STUDENT_NOISE", 1e30)
     model, record = network(), Recorder()
     forget, heldout = (Examples(part.inputs, part.labels) for part in (pairs(6, seed=2), pairs(40, seed=8)))
     found = student_confidence(model, forget, heldout, torch.Generator().manual_seed(0), record=record)
@@ -399,12 +406,12 @@ def test_what_is_held_is_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPatch, 
 def test_held_images_are_shifted_where_epochs_would_share_many() -> None:
     pixels = torch.arange(1.0, 1 + 16 * 16).view(1, 1, 16, 16).expand(40, 1, 16, 16)
     heldout = Examples(pixels.contiguous(), torch.zeros(40, dtype=torch.int64))
-    task = Task(forget=heldout.take(torch.tensor([0])), forget_digests=(b"",), forget_logits=torch.zeros(1, 2))
-    plain = _distilling.drawn(replace(task, calibration=heldout), 10, False, torch.Generator().manual_seed(0))
+    forget = heldout.take(torch.tensor([0]))
+    plain = _distilling.drawn(forget, heldout, 10, torch.Generator().manual_seed(0), None)
     assert torch.equal(plain, pixels[:10])
-    eleven = _distilling.drawn(replace(task, calibration=heldout), 11, False, torch.Generator().manual_seed(0))
+    eleven = _distilling.drawn(forget, heldout, 11, torch.Generator().manual_seed(0), None)
     assert not torch.equal(eleven, pixels[:11]), "more than a quarter of them"
-    found = _distilling.drawn(replace(task, calibration=heldout), 40, False, torch.Generator().manual_seed(0))
+    found = _distilling.drawn(forget, heldout, 40, torch.Generator().manual_seed(0), None)
     assert found.shape == (40, 1, 16, 16)
     assert len(found.unique(dim=0)) > 10
     assert torch.equal(found.flatten(1).amax(1) > 200, torch.ones(40, dtype=torch.bool))
@@ -413,17 +420,23 @@ def test_held_images_are_shifted_where_epochs_would_share_many() -> None:
 def test_mixtures_of_held_out_and_forgotten_examples_are_held_beside() -> None:
     """Here one pixel says where an input comes from: held-out ones have 100, forgotten ones 200."""
     heldout, forget = (
-        Examples(torch.full((num, 1), value), torch.zeros(num, dtype=torch.int64))
+        Examples(torch.full((num, 20), value), torch.zeros(num, dtype=torch.int64))
         for num, value in ((30, 100.0), (5, 200.0))
     )
-    task = Task(forget=forget, forget_digests=(b"",) * 5, forget_logits=torch.zeros(5, 2), calibration=heldout)
     rng = torch.Generator().manual_seed(0)
-    first, second = (_distilling.drawn(task, 40, True, rng)[:, 0] for _ in range(2))
+    first, second = (_distilling.drawn(forget, heldout, 40, rng, "blend")[:, 0] for _ in range(2))
     assert first.shape == (60,), "all held-out ones, and as many mixtures"
     assert bool((first[:30] == 100).all())
     assert 100 <= first[30:].min() < 110
     assert 140 < first[30:].max() <= 150, "nearer to the held-out one"
     assert not torch.equal(first[30:], second[30:])
+    pasted = _distilling.drawn(forget, heldout, 40, rng, "paste")
+    assert pasted.shape == (80, 20), "and pairs of forgotten ones make up for the ten that are missing"
+    assert bool((pasted[:30] == 100).all())
+    assert all(set(row.unique().tolist()) == {100, 200} for row in pasted[30:60])
+    assert 0.25 <= (pasted[30:60] == 100).float().mean() <= 0.75
+    assert bool((pasted[60:] == 200).all())
+    assert _distilling.drawn(forget, heldout, 20, rng, "paste").shape == (40, 20)
 
 
 @pytest.mark.parametrize("method", [Calibrated, MaskedDistillation])
@@ -441,7 +454,7 @@ def test_mixtures_are_a_choice_and_of_the_calibration_side_alone(
     side = heldout.inputs[calibration_side(heldout.inputs, 0)].flatten(1)
     for mixtures in (True, False):
         asked.clear()
-        chosen = method(epochs=3, stop="budget", retention_size=30, mixtures=mixtures)
+        chosen = method(epochs=3, stop="budget", retention_size=30, mixtures=mixtures, mixing="blend")
         unlearn(network(), forget, method=chosen, test=heldout)
         assert [num for *_, num in asked] == ([30] * 3 if mixtures else [])
         for inputs, others, _ in asked:
@@ -449,17 +462,6 @@ def test_mixtures_are_a_choice_and_of_the_calibration_side_alone(
             watched = len(side) // 4 if method is Calibrated else 0
             assert len(inputs) == len(side) - watched, "what targets follow is never held"
             assert bool((inputs.flatten(1)[:, None] == side).all(2).any(1).all())
-
-
-def test_mixtures_of_forgotten_images_alone_never_reach_normalisation_statistics() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, NUM_CLASSES))
-    state = {name: value.clone() for name, value in model[1].named_buffers()}
-    for heldout in (None, pairs(80, seed=8)):
-        method = MaskedDistillation(epochs=2, stop="budget")
-        after = unlearn(model, pairs(6, seed=2), method=method, test=heldout).model
-        assert isinstance(after, nn.Sequential)
-        same = all(torch.equal(value, state[name]) for name, value in after[1].named_buffers())
-        assert same == (heldout is None)
 
 
 @given(st.integers(2, 60), st.floats(0.1, 2), st.floats(-5, 5), st.integers(0, 10**6))
@@ -538,7 +540,7 @@ def test_at_least_as_many_are_held_as_are_forgotten() -> None:
     model, task = task_of(20, 60)
     for size, num in ((3, 20), (30, 30)):
         rng = torch.Generator().manual_seed(0)
-        held = _distilling.Held(Calibrated(retention_size=size), model, task, rng, mixtures=False)
+        held = _distilling.Held(Calibrated(retention_size=size, mixtures=False), model, task, rng)
         assert len(held.inputs) == 20 + num
 
 
@@ -552,7 +554,7 @@ def test_the_first_step_takes_its_share_off_the_pull_of_256_examples_evenly_spac
     mean = np.mean([n * 1000 // 256 for n in range(256)])
     for lr, expected in ((1.0, 0.2 / mean), (1e-6, 1e-6)):
         method = Calibrated(pace=0.2, lr=lr)
-        settled = method.adapted(model, task, lambda logits, index: logits[:, 0] + 1, Recorder())
+        settled = method.paced(model, task, lambda logits, index: logits[:, 0] + 1)
         assert settled.lr == pytest.approx(expected, rel=1e-9)
 
 
@@ -590,13 +592,13 @@ def test_a_run_ends_when_margins_are_on_average_within_the_tolerance_of_their_ta
 
 
 def test_sixteen_shifted_copies_stand_for_unseen_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    calibrated, shifts = importlib.import_module("expunge.methods.calibrated"), []
+    shifts = []
 
     def noting(images: Tensor, augment: str, rng: torch.Generator) -> Tensor:
         shifts.append(augment)
         return images
 
-    monkeypatch.setattr(calibrated, "augmented", noting)
+    monkeypatch.setattr(_confidence, "augmented", noting)
     model, task = task_of(20, 1, (1, 8, 8))
     method = Calibrated(epochs=1, stop="budget")
     method.run(model, replace(task, calibration=None), rng=torch.Generator().manual_seed(0), record=Recorder())
@@ -651,14 +653,36 @@ def test_mixtures_lie_between_what_they_mix(dtype: torch.dtype) -> None:
     assert nearer.max() <= 105
 
 
-@pytest.mark.parametrize(
-    ("method", "num", "said"), [("calibrated", 19, "too few"), ("masked_distillation", 1, "alone")]
-)
-def test_what_is_too_little_to_guess_from_is_refused(method: str, num: int, said: str) -> None:
-    images = Pairs(torch.rand(num, 1, 4, 4), torch.arange(num) % 3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    with pytest.raises(InputError, match=said):
-        unlearn(model, images, method=method)
+def test_what_is_too_little_to_guess_from_is_refused() -> None:
+    images = Pairs(torch.rand(19, 1, 8, 8), torch.arange(19) % 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(InputError, match="too few"):
+        unlearn(model, images, method="calibrated")
+
+
+@pytest.mark.parametrize("accuracy", [None, 0.25, 0.9])
+def test_where_the_accuracy_is_known_so_many_targets_are_right(
+    monkeypatch: pytest.MonkeyPatch, accuracy: float | None
+) -> None:
+    given: list[Tensor] = []
+
+    def noting(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
+        given.append(unseen)
+        return transported(order, labels, unseen, unseen_labels)
+
+    monkeypatch.setattr(importlib.import_module("expunge.methods.calibrated"), "transported", noting)
+    monkeypatch.setattr(_confidence, "augmented", lambda images, augment, rng: images)
+    forget, model = pairs(100, seed=2, shape=(1, 8, 8)), nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES))
+    unlearn(model, forget, method=Calibrated(epochs=1, accuracy=accuracy))
+    (unseen,) = given
+    own = scaled_confidence(model(forget.inputs).detach(), forget.labels)
+    if accuracy is None:
+        torch.testing.assert_close(unseen, own)
+    else:
+        assert (unseen > 0).double().mean() == pytest.approx(accuracy, abs=0.011)
+        torch.testing.assert_close(unseen - unseen.mean(), own - own.mean())
+    with pytest.raises(SettingError, match="test"):
+        unlearn(model, forget, method=Calibrated(accuracy=0.9), test=pairs(60, seed=3, shape=(1, 8, 8)))
 
 
 def test_an_8_bit_image_is_on_one_side_as_integers_and_as_floats() -> None:

@@ -163,9 +163,10 @@ def test_every_example_is_used_once_a_pass(method: str, tmp_path: Path) -> None:
     if method in GRADIENT and method != "scrub":  # whose epochs are of one pass or two
         needs: Needs = METHODS[method].needs
         retained = 12 if Needs.RETAIN in needs else 0
-        # Adversarial or pasted examples; mixtures of held-out and forgotten ones, as many as are held out.
-        made = {"instance_wise": 12, "held_boundary": 12}.get(method, trace.num_calibration)
-        each = retained + trace.num_calibration + made + (6 if Needs.FORGET in needs else 0)
+        # Adversarial examples; held-out ones with as many mixtures; where they are pasted, so many whatever there is.
+        made = {"instance_wise": 12, "held_boundary": 12, "masked_distillation": 2 * 256}
+        made["calibrated"] = 2 * trace.num_calibration
+        each = retained + made.get(method, 0) + (6 if Needs.FORGET in needs else 0)
         assert trace.examples_seen == 3 * each
         assert trace.steps == 3 * -(-each // (trace.settings["batch_size"] or each))
         assert trace.num_retain == retained

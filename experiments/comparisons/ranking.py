@@ -22,7 +22,7 @@ from experiments.commit import origin
 from experiments.markdown import sourced
 from expunge.data import Examples, ImageSet, calibration_side, draw_ids, load_data
 from expunge.markdown import markdown
-from expunge.methods._distilling import ranks, scaled_confidence, student_confidence
+from expunge.methods._confidence import ranks, scaled_confidence, student_confidence
 from expunge.models import build, logits_of
 from expunge.trainer import spec_for
 from expunge.training import Recipe, augmented, recipe_for, train

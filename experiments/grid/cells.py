@@ -27,6 +27,20 @@ fp32. `augment`: inputs are augmented in train mode, as in training. `schedule`:
 cosine over the budget. `carried`: Adam starts with the moments that it would have at the end of training."""
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "calibrated": {"mixing": "blend", "accuracy": None},
+    "masked_distillation": {"mixing": "blend"},
+}
+"""{method: {setting: value}}: settings that came when there were results, and the value that means what was before. A
+key leaves them out at that value."""
+
+
+def as_before(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those of `LATER` that change nothing."""
+    later = LATER.get(method, {})
+    return {name: value for name, value in settings.items() if name not in later or later[name] != value}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Original:
     """A model that the methods start from, and how it is trained.
@@ -109,7 +123,7 @@ class Cell(Run):
             "architecture": self.original.architecture,
             "original": self.original.training(),
             "method": self.method,
-            "settings": dict(self.settings),
+            "settings": as_before(self.method, self.settings),
             "forget_size": self.forget_size,
             "seed": self.seed,
             "retain_subset": self.retain_subset,

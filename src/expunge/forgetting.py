@@ -1,14 +1,16 @@
 """`forget`: the main job. It splits the unseen examples, unlearns, audits and reports."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from expunge.auditing.default_audit import evaluate, report_of
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
+from expunge.data import materialise_inputs
+from expunge.data.examples import apart_from
 from expunge.errors import caution
 from expunge.methods import Method, Needs
 from expunge.records import Epoch, Measurement, Trace
@@ -46,6 +48,7 @@ def forget(
     *,
     test: Dataset[Any] | None = None,
     retain: Dataset[Any] | None = None,
+    unlabelled: Dataset[Any] | None = None,
     method: Method | str | None = None,
     factory: Callable[[], nn.Module] | None = None,
     callback: Callable[[Epoch], object] | None = None,
@@ -61,6 +64,7 @@ def forget(
             of their content with `seed`, and the audit uses the rest. The trace records the split.
         retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten
             ones among them are left out.
+        unlabelled: other inputs whose labels nobody needs to know, as in `expunge.unlearn`.
         method: a method, or its name; None: `calibrated` with `test`, else `held_boundary`.
         factory: builds the model's network with fresh random weights, for methods that need it.
         callback: called after each epoch of a gradient method; the run ends where it returns True.
@@ -85,6 +89,10 @@ def forget(
     given: dict[str, Any] = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
     given |= {"test": test} if Needs.TEST in chosen.needs else {}
     given = {name: _counted(dataset, sets, name) for name, dataset in given.items() if dataset is not None}
+    if unlabelled is not None:
+        others = {name: held.inputs for name, held in sets.by_name.items() if name != "retain"}
+        inputs, left_out = apart_from(materialise_inputs(unlabelled, "unlabelled"), "unlabelled", others)
+        given["unlabelled"], sets = TensorDataset(inputs), replace(sets, left_out=(*sets.left_out, *left_out))
     result = unlearn(model, examples, method=chosen, factory=factory, callback=callback, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
     evaluations = evaluate(model, sets), evaluate(result.model, sets)

@@ -56,6 +56,7 @@ class Trace:
             the images can recognise it: do not publish it for small sets.
         num_forget, num_retain: examples in the forget set, and retained examples used.
         num_calibration: test examples used: the calibration side of those that were given, by a split with `seed`.
+        num_unlabelled: unlabelled examples used.
         calibration_digest: SHA-256 over the sorted digests of those examples, hexadecimal; None where none were used.
         pseudo_labels: None where the method uses none.
         epochs: one entry a pass.
@@ -94,6 +95,7 @@ class Trace:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     num_calibration: int = 0
+    num_unlabelled: int = 0
     calibration_digest: str | None = None
 
     def summary(self) -> str:

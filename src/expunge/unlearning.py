@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise
-from expunge.data.examples import check_labels, check_logits, check_steady, size_of
+from expunge.data import Examples, digests, materialise
+from expunge.data.examples import check_logits, check_steady
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
+from expunge.method_inputs import calibration_examples, retained_examples, unlabelled_examples
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.metrics import parameter_change
 from expunge.models import (
@@ -59,6 +60,7 @@ def unlearn(
     method: Method | str | None = None,
     retain: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
+    unlabelled: Dataset[Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     callback: Callable[[Epoch], object] | None = None,
     seed: int = 0,
@@ -76,6 +78,9 @@ def unlearn(
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
             the default, and `masked_distillation`. About half of them are used, those on the calibration side of a
             split by `seed` (`expunge.data.calibration_side`). The trace records it, and the audit leaves them out.
+        unlabelled: other inputs whose labels nobody needs to know, such as those that the model is used on, or public
+            images: a dataset of inputs, or of tuples that begin with one. `held_boundary`, `masked_distillation` and
+            `calibrated` hold the model's outputs there. Those that are forgotten or test examples are left out.
         factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
             expunge built need none.
         callback: called after each epoch of a gradient method; the run ends where it returns True.
@@ -118,6 +123,7 @@ def unlearn(
         for need, name, given in (
             (Needs.RETAIN, "retain", retain),
             (Needs.TEST, "test", test),
+            (Needs.UNLABELLED, "unlabelled", unlabelled),
             (Needs.FACTORY, "factory", factory),
         )
         if need not in chosen.needs and given is not None
@@ -159,10 +165,13 @@ def unlearn(
             forget=examples,
             forget_digests=identity,
             forget_logits=logits,
-            retain=_retained(retain, examples, logits.shape[1], chosen, seed) if Needs.RETAIN in chosen.needs else None,
+            retain=retained_examples(retain, examples, logits.shape[1], chosen, seed)
+            if Needs.RETAIN in chosen.needs
+            else None,
             factory=(factory or own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
-            calibration=_calibration(test, examples, logits.shape[1], seed),
+            calibration=calibration_examples(test, examples, logits.shape[1], seed),
+            unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
         with enough_memory(_memory_advice(chosen)):
             result = chosen.run(own, task, rng=rng, record=record)
@@ -188,6 +197,7 @@ def unlearn(
         num_forget=len(examples),
         num_retain=len(task.retain) if task.retain is not None else 0,
         num_calibration=len(task.calibration) if task.calibration is not None else 0,
+        num_unlabelled=len(task.unlabelled) if task.unlabelled is not None else 0,
         calibration_digest=None if task.calibration is None else _digest_of(task.calibration),
         pseudo_labels=record.pseudo_labels,
         epochs=tuple(record.epochs),
@@ -280,62 +290,6 @@ def _check_own(own: nn.Module, model: nn.Module, examples: Examples) -> None:
                 "have; wrap it in a module that does"
             )
         front += [following for following, _ in node.next_functions]
-
-
-def _retained(retain: Dataset[Any] | None, forget: Examples, num_classes: int, method: Method, seed: int) -> Examples:
-    """The retained examples that the method is to have: all, or a uniform draw that depends on `seed` alone.
-
-    Two methods with one seed and one `retain_size` are handed the same examples.
-    """
-    assert retain is not None
-    size = size_of(retain, "retain")
-    wanted = getattr(method, "retain_size", None)
-    index = None
-    if wanted is not None and wanted < size:
-        order = torch.randperm(size, generator=stream("retain", seed), device="cpu")
-        index = sorted(order[:wanted].tolist())
-    examples = materialise(retain, "retain", index)
-    _check_beside(examples, forget, num_classes, "retained", "retain")
-    return _like(examples, forget)
-
-
-def _calibration(test: Dataset[Any] | None, forget: Examples, num_classes: int, seed: int) -> Examples | None:
-    """The test examples on the calibration side of the split by `seed`."""
-    if test is None:
-        return None
-    examples = materialise(test, "test")
-    check_steady(test, examples, "test")  # the split is by content: nothing else tells the audit what was used
-    _check_beside(examples, forget, num_classes, "test", "test")
-    side = calibration_side(examples.inputs, seed)
-    if not side.any() or side.all():
-        raise InputError(
-            f"{len(side)} test examples cannot be split into some to calibrate on and some to audit with; give more"
-        )
-    return _like(examples.take(side.nonzero()[:, 0]), forget)
-
-
-def _check_beside(examples: Examples, forget: Examples, num_classes: int, which: str, name: str) -> None:
-    """Raises `InputError` where examples do not go with the forget set: mislabelled, of another kind, or shared."""
-    check_labels(examples.labels, num_classes, f"{which} set")
-    shapes = tuple(examples.inputs.shape[1:]), tuple(forget.inputs.shape[1:])
-    if shapes[0] != shapes[1]:
-        raise InputError(f"{which} inputs have shape {shapes[0]}, forgotten ones {shapes[1]}")
-    kinds = examples.inputs.dtype, forget.inputs.dtype
-    if kinds[0].is_floating_point != kinds[1].is_floating_point:
-        raise InputError(
-            f"{which} inputs are {kinds[0]} and forgotten ones {kinds[1]}: pixels of 0 to 255 and of 0 to 1 are not "
-            "the same; give both in the model's own form"
-        )
-    if not kinds[0].is_floating_point and not torch.equal(examples.inputs.to(kinds[1]).to(kinds[0]), examples.inputs):
-        raise InputError(f"{which} inputs are {kinds[0]} and do not fit into {kinds[1]}, as forgotten ones are")
-    check_disjoint(forget.inputs, examples.inputs, "forget", name)
-
-
-def _like(examples: Examples, forget: Examples) -> Examples:
-    """Where and as the forget set is: a model may scale 8-bit integers and no others."""
-    return Examples(
-        examples.inputs.to(forget.inputs.device, forget.inputs.dtype), examples.labels.to(forget.labels.device)
-    )
 
 
 def _check_finite(model: nn.Module, masks: Collection[str], error: type[Exception], subject: str, advice: str) -> None:

@@ -63,7 +63,7 @@ def test_carried_moments_are_adams(stage: Stage, monkeypatch: pytest.MonkeyPatch
     assert all(torch.equal(tensor, before[name]) for name, tensor in stage.network.state_dict().items())
     assert {name for name, _ in stage.network.named_parameters()} == set(moments)
     with Conditions(carried=True).applied(1, lambda: moments):
-        optimizer = Targeted().make_optimizer(stage.network)
+        optimizer = Targeted(lr=1e-4).make_optimizer(stage.network)
     for name, parameter in stage.network.named_parameters():
         assert float(optimizer.state[parameter]["step"]) == 3
         assert torch.equal(optimizer.state[parameter]["exp_avg_sq"], moments[name]["exp_avg_sq"])

@@ -354,7 +354,7 @@ def test_a_row_can_withhold_held_out_examples_from_a_method_that_would_read_them
     do([given, without], tmp_path / "out", models)
     results = {r.cell: r for r in read_results(tmp_path / "out")}
     assert results[given.id].test_measured == results[without.id].test_measured
-    said = [any("no held-out examples" in w for w in results[cell.id].warnings) for cell in (given, without)]
+    said = [any("no test examples" in w for w in results[cell.id].warnings) for cell in (given, without)]
     assert said == [False, True]
     for old, new in (("heldout = true", "heldout = false"), ('method = "calibrated"', 'method = "neg_grad"')):
         path.write_text(text.replace(old, new))

@@ -16,6 +16,7 @@ from expunge.cli.options import (
     Retain,
     Seed,
     ToSet,
+    Unlabelled,
     Weights,
     WithImages,
     settings_of,
@@ -40,6 +41,7 @@ def forget(
     test: Annotated[
         str | None, typer.Option(metavar="DATA", help="Unseen examples: half for the method, half for the audit.")
     ] = None,
+    unlabelled: Unlabelled = None,
     method: Annotated[
         str | None, typer.Option(help="See `expunge methods`. Default: calibrated with --test, held_boundary without.")
     ] = None,
@@ -112,6 +114,7 @@ def run(
             notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     forgotten = forget_set(sources, header)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
+    unlabelled = given_set(sources.unlabelled, sources, header, labelled=False)
     if Needs.UPDATES in chosen.needs and (sources.updates or "updates" not in (settings or {})):
         chosen = replace(chosen, updates=updates_of(sources))  # type: ignore[type-var]
     factory = factory_of(network, sources.model) if Needs.FACTORY in chosen.needs else None
@@ -119,7 +122,14 @@ def run(
     with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
         network.to(where)
         done = forgetting.forget(
-            network, forgotten, test=test, retain=retain, method=chosen, factory=factory, seed=seed
+            network,
+            forgotten,
+            test=test,
+            retain=retain,
+            unlabelled=unlabelled,
+            method=chosen,
+            factory=factory,
+            seed=seed,
         )
         trace = done.trace
         report = Report(

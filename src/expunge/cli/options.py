@@ -13,6 +13,10 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Resize a folder's images to the model's size.")]
 Ids = Annotated[Path | None, typer.Option(help="File with one id a line: only these of --forget.")]
 Retain = Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")]
+Unlabelled = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="Other images, of any class: the method holds the model's outputs there."),
+]
 Weights = Annotated[Path | None, typer.Option(help="Weights file of the original, for timm: and py: models.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")]
 WithImages = Annotated[

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from torch import nn
 
-from expunge.data import ImageSet, load_data, read_ids
+from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
 from expunge.errors import InputError, MissingExtraError, SettingError
 from expunge.models import Header, ModelSpec
 from expunge.models.building import Classifier
@@ -26,6 +26,7 @@ class Sources:
     ids: Path | None = None
     retain: str | None = None
     test: str | None = None
+    unlabelled: str | None = None
     weights: Path | None = None
     allow_pickle: bool = False
     updates: Path | None = None
@@ -37,20 +38,26 @@ class Sources:
         return cls(**{f.name: context.params[f.name] for f in fields(cls) if f.name in context.params}, **more)
 
 
-def load_for(spec: str, header: Header, resize: bool) -> ImageSet:
-    """Loads data and checks that the model can take it."""
+def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) -> ImageSet:
+    """Loads data and checks that the model can take it; where it is not `labelled`, its classes do not count."""
     wanted = header.spec
     if resize and not wanted.image_size:
         raise SettingError(
             f"--resize needs the model's image size, which {wanted.architecture} does not say: give "
             f"--model {wanted.architecture},image_size=224 (or what it takes)"
         )
-    size = wanted.image_size if resize and wanted.image_size else None
-    images = load_data(spec, size=size, channels=wanted.in_channels or None, class_names=header.class_names)
-    if wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:
-        raise InputError(
-            f"{spec} has label {int(images.labels.max())}, outside [0, {wanted.num_classes}), the model's classes"
-        )
+    form: dict[str, Any] = {
+        "size": wanted.image_size if resize and wanted.image_size else None,
+        "channels": wanted.in_channels or None,
+    }
+    if labelled:
+        images = load_data(spec, **form, class_names=header.class_names)
+        if wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:
+            raise InputError(
+                f"{spec} has label {int(images.labels.max())}, outside [0, {wanted.num_classes}), the model's classes"
+            )
+    else:
+        images = load_unlabelled(spec, **form)
     shape = tuple(images.images.shape[1:])
     channels, side = wanted.in_channels or shape[0], wanted.image_size
     if wanted.image_size and shape != (channels, side, side):
@@ -72,9 +79,9 @@ def forget_set(sources: Sources, header: Header) -> ImageSet:
     return forgotten
 
 
-def given_set(spec: str | None, sources: Sources, header: Header) -> ImageSet | None:
+def given_set(spec: str | None, sources: Sources, header: Header, *, labelled: bool = True) -> ImageSet | None:
     """The images of a DATA spec, None where there is none."""
-    return None if spec is None else load_for(spec, header, sources.resize)
+    return None if spec is None else load_for(spec, header, sources.resize, labelled=labelled)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:

@@ -8,10 +8,11 @@ from expunge.data.examples import (
     digests,
     draw_ids,
     materialise,
+    materialise_inputs,
     read_ids,
 )
 from expunge.data.named import NAMED, download
-from expunge.data.specs import load_data
+from expunge.data.specs import load_data, load_unlabelled
 from expunge.data.split import audit_side, calibration_side
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "download",
     "draw_ids",
     "load_data",
+    "load_unlabelled",
     "materialise",
+    "materialise_inputs",
     "read_ids",
 ]

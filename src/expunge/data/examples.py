@@ -1,7 +1,7 @@
 """Sets of labelled examples: `ImageSet` as loaded from a DATA spec, `Examples` as a method receives them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import prod
@@ -209,6 +209,22 @@ def shared(first: Tensor, second: Tensor) -> Tensor:
     return torch.tensor([digest in seen for digest in content_digests(second)], dtype=torch.bool, device="cpu")
 
 
+def apart_from(inputs: Tensor, name: str, others: Mapping[str, Tensor]) -> tuple[Tensor, list[str]]:
+    """The inputs that stand in none of the other sets (`shared`), and one sentence on those of each that do.
+
+    Raises `InputError` where none is left.
+    """
+    said, num = [], len(inputs)
+    for other, there in others.items():
+        both = shared(there, inputs)
+        inputs = inputs[~both.to(inputs.device)]
+        if len(inputs) == 0:
+            raise InputError(f"no {name} example is left that is not in the {other} set too; give others")
+        if both.any():
+            said.append(f"Left out {int(both.sum()):,} of {num:,} {name} examples: they are in the {other} set.")
+    return inputs, said
+
+
 def first_copies(inputs: Tensor) -> Tensor:
     """Positions of the inputs that equal no earlier one (`content_digests`), ascending: int64, (M,), on the CPU.
 
@@ -260,7 +276,35 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index), device="cpu"))
     inputs: list[Tensor] = []
     labels: list[int] = []
-    for n in range(size) if index is None else index:
+    for n, item in _items(dataset, name, range(size) if index is None else index):
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise InputError(f"{name} example {n} is not a pair (input, label)")
+        inputs.append(_as_input(item[0], f"{name} example {n}", inputs))
+        labels.append(as_label(item[1], f"{name} example {n}"))
+    return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64, device="cpu"))
+
+
+def materialise_inputs(dataset: "Dataset[Any]", name: str) -> Tensor:
+    """Reads the inputs of a dataset, whose items are an input or a tuple that begins with one: shape (N, ...).
+
+    Raises:
+        InputError: as `materialise` of inputs, or they come out otherwise each time.
+    """
+    size = size_of(dataset, name)
+    if isinstance(dataset, ImageSet):
+        return dataset.images
+    reads: list[list[Tensor]] = [[], []]
+    for inputs, num in zip(reads, (size, min(STEADY, size)), strict=True):
+        for n, item in _items(dataset, name, range(num)):
+            value = item[0] if isinstance(item, tuple | list) and item else item
+            inputs.append(_as_input(value, f"{name} example {n}", inputs))
+    _check_same(torch.stack(reads[0][: len(reads[1])]), torch.stack(reads[1]), name)
+    return torch.stack(reads[0])
+
+
+def _items(dataset: "Dataset[Any]", name: str, index: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    """The positions `index` and what the dataset has there."""
+    for n in index:
         try:
             item = dataset[n]
         except NotImplementedError as error:
@@ -268,28 +312,28 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
             raise InputError(f"the {name} set, of {kind}, cannot be read by position; give a list of it") from error
         except Exception as error:  # the dataset's own code runs here, and may raise anything
             raise InputError(f"{name} example {n} cannot be read: {one_line(error)}") from error
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise InputError(f"{name} example {n} is not a pair (input, label)")
-        try:
-            value = item[0]
-            if not isinstance(value, Tensor):  # a tensor of its own from an array of any strides and byte order
-                array = np.asarray(value)
-                value = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-        except (TypeError, ValueError) as error:
-            kind = type(item[0]).__name__
-            raise InputError(f"{name} example {n}: its input, of {kind}, cannot become a tensor") from error
-        value = value.to_dense() if value.layout != torch.strided else value
-        first = inputs[0] if inputs else value
-        if value.shape != first.shape:
-            shapes = tuple(value.shape), tuple(first.shape)
-            raise InputError(f"{name} example {n} has shape {shapes[0]}, the first one {shapes[1]}; all must be alike")
-        if value.is_floating_point() != first.is_floating_point():
-            raise InputError(f"{name} example {n} is {value.dtype}, the first one {first.dtype}; all must be alike")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InputError(f"{name} example {n} holds NaN or infinity; repair or remove it")
-        inputs.append(value.detach())
-        labels.append(as_label(item[1], f"{name} example {n}"))
-    return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64, device="cpu"))
+        yield n, item
+
+
+def _as_input(given: object, name: str, earlier: Sequence[Tensor]) -> Tensor:
+    """An input as a tensor of its own, of the shape and kind of the earlier ones."""
+    value = given
+    try:
+        if not isinstance(value, Tensor):  # a tensor of its own from an array of any strides and byte order
+            array = np.asarray(value)
+            value = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: its input, of {type(given).__name__}, cannot become a tensor") from error
+    value = value.to_dense() if value.layout != torch.strided else value
+    first = earlier[0] if earlier else value
+    if value.shape != first.shape:
+        shapes = tuple(value.shape), tuple(first.shape)
+        raise InputError(f"{name} has shape {shapes[0]}, the first one {shapes[1]}; all must be alike")
+    if value.is_floating_point() != first.is_floating_point():
+        raise InputError(f"{name} is {value.dtype}, the first one {first.dtype}; all must be alike")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise InputError(f"{name} holds NaN or infinity; repair or remove it")
+    return value.detach()
 
 
 def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
@@ -307,8 +351,11 @@ def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
 def check_steady(dataset: "Dataset[Any]", examples: Examples, name: str) -> None:
     """Raises `InputError` where the first of what was read, `examples`, differ from what the dataset gives now."""
     first = range(min(STEADY, len(examples)))
-    again = materialise(dataset, name, first)
-    if not torch.equal(again.inputs, examples.inputs[: len(first)]):
+    _check_same(examples.inputs[: len(first)], materialise(dataset, name, first).inputs, name)
+
+
+def _check_same(once: Tensor, again: Tensor, name: str) -> None:
+    if not torch.equal(once, again):
         raise InputError(
             f"the {name} set gives examples otherwise each time it is read: take out its random transforms"
         )

@@ -44,12 +44,15 @@ MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
 
 
-def load_folder(folder: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+def load_folder(
+    folder: str, *, size: int | None = None, channels: int | None = None, labelled: bool = True
+) -> ImageSet:
     """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
 
-    Hidden files and directories, whose names begin with a dot, and files that are no images are left out. With `size`
-    images become size × size (bilinear, antialiased); without it they must be alike. They have 1 or 3 `channels`;
-    without it 3 if any image has colour.
+    Where they are not `labelled`, images may lie anywhere in it, and all are of one class. Hidden files and
+    directories, whose names begin with a dot, and files that are no images are left out. With `size` images become
+    size × size (bilinear, antialiased); without it they must be alike. They have 1 or 3 `channels`; without it 3 if any
+    image has colour.
 
     Raises:
         InputError: no such directory, no images, a corrupt or oversized image, images of different sizes, or one that
@@ -59,13 +62,16 @@ def load_folder(folder: str, *, size: int | None = None, channels: int | None = 
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"there is no directory {folder}; give one that holds a folder a class")
-    class_names = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry, root)))
-    if not class_names:
-        raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
+    class_names: tuple[str, ...] = ("",)
+    if labelled:
+        entries = [entry for entry in sorted(root.iterdir()) if not _hidden(entry, root)]
+        class_names = tuple(entry.name for entry in entries if entry.is_dir())
+        if not class_names:
+            raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
+        loose = [path for path in entries if path.suffix.lower() in SUFFIXES | OTHERS and path.is_file()]
+        _refuse(folder, loose, "put it into the folder of its class")
     paths: list[Path] = []
     labels: list[int] = []
-    loose = [path for path in sorted(root.iterdir()) if path.suffix.lower() in SUFFIXES | OTHERS and path.is_file()]
-    _refuse(folder, [path for path in loose if not _hidden(path, root)], "put it into the folder of its class")
     for label, name in enumerate(class_names):
         there = sorted(path for path in _below(root / name) if not _hidden(path, root))
         found = [path for path in there if path.suffix.lower() in SUFFIXES and not path.is_dir()]

@@ -66,6 +66,17 @@ def load_data(
     raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
 
 
+def load_unlabelled(spec: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+    """Loads the images that a DATA spec names, whatever their classes are; `folder:DIR` takes those anywhere below it.
+
+    Args and errors as of `load_data`. The labels say nothing of the model's classes.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "folder" and rest:
+        return load_folder(rest, size=size, channels=channels, labelled=False)
+    return load_data(spec, size=size, channels=channels)
+
+
 def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> ImageSet:
     """Reads `images` (uint8, N × C × H × W) and `labels` (integers, N) from a safetensors file."""
     try:

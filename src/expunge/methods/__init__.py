@@ -58,13 +58,13 @@ def list_methods(needs: Needs | None = None) -> list[str]:
     """The names of the methods, in the registry's order.
 
     Args:
-        needs: what there is, such as `Needs.FORGET | Needs.RETAIN`: only methods that need no more. Test examples are
-            read where they are given, so a method that reads them does not need them. None: all methods.
+        needs: what there is, such as `Needs.FORGET | Needs.RETAIN`: only methods that need no more. Test and unlabelled
+            examples are read where they are given, so a method that reads them does not need them. None: all methods.
 
     >>> "scrub" in list_methods(Needs.FORGET)
     False
     """
-    given = None if needs is None else needs | Needs.TEST
+    given = None if needs is None else needs | Needs.IF_GIVEN
     return [name for name, method in METHODS.items() if given is None or method.needs in given]
 
 

@@ -1,4 +1,4 @@
-"""What `calibrated` and `masked_distillation` share: outputs that are held, and confidences that are moved."""
+"""What methods share that pull on forgotten examples and hold the original's outputs on others."""
 
 import copy
 from collections.abc import Callable
@@ -10,47 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.errors import InputError
 from expunge.methods._gradient import (
-    NORMALISATION,
     GradientMethod,
-    dense_gradients,
-    gradients,
-    kept_statistics,
-    require_gradient,
-    set_mode,
-    trainable,
+    paced_lr,
 )
-from expunge.methods._inputs import mixable, mixed, mixed_with
-from expunge.methods._task import Recorder, Task
-from expunge.models import forward, logits_of, refusing
-from expunge.progress import track
+from expunge.methods._inputs import mixable, mixed_with, pasted
+from expunge.methods._task import Task
+from expunge.models import logits_of, refusing
 from expunge.settings import require
 from expunge.training import are_images, augmented
 
 REPEATED = 0.25
 """Share of the held-out examples above which those of an epoch are shifted: epochs would share many."""
-
-PROBED = 256
-"""Examples, at most, that a step size is chosen on."""
-
-MIN_PER_CLASS = 20
-"""Unseen examples of a class from which on its own confidences are taken; with fewer, those of all classes are."""
-
-STUDENT_PASSES = 6
-"""Passes in which a student is taught, each over inputs of its own."""
-
-STUDENT_DRAWS = 512
-"""Held-out examples of a pass, at most, and as many mixtures."""
-
-STUDENT_BATCH = 128
-"""Inputs of an update of a student, at most."""
-
-STUDENT_LR = 0.2
-"""Its highest step size, relative to the size of each parameter, so that one number suits every network."""
-
-STUDENT_NOISE = 0.5
-"""Standard deviation of the noise that its parameters start with, relative to the size of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +36,9 @@ class Distilling(GradientMethod):
         lr: the highest step size, > 0.
         retention: weight of the distillation, of held-out examples and mixtures together, in the first epoch, ≥ 0.
         relax: what that is multiplied by after each epoch, in (0, 1]: below 1, the pull wins in the end.
-        retention_size: held-out examples, or mixtures without any, that are distilled an epoch, ≥ 1; at least as many
-            as are forgotten, where there are so many.
-        norm: as in `GradientMethod`; `eval` without held-out examples, since mixtures alone would spoil the statistics.
+        retention_size: other examples, or mixtures without any, that are distilled an epoch, ≥ 1; at least as many as
+            are forgotten, where there are so many.
+        norm: as in `GradientMethod`.
     """
 
     lr: float = 1e-3
@@ -89,77 +60,45 @@ class Distilling(GradientMethod):
         pace = self.pace is None or self.pace > 0
         require(self, {"pace": pace, "retention": self.retention >= 0, "relax": 0 < self.relax <= 1})
 
-    def adapted(self, model: nn.Module, task: Task, pull: Callable[[Tensor, Tensor], Tensor], record: Recorder) -> Self:
-        """These settings with the step size that `pace` gives, and with `norm="eval"` without held-out examples.
-
-        `pull` maps logits (B, C) and positions in the forget set (B,) to one loss an example (B,).
-        """
-        settings = self
-        if task.calibration is None and self.norm == "train":
-            if any(isinstance(module, NORMALISATION) for module in model.modules()):
-                record.warn("no held-out examples: normalisation layers kept their statistics, as with norm=eval")
-            settings = replace(settings, norm="eval")
-        return settings.paced(model, task, pull)
-
     def paced(self, model: nn.Module, task: Task, pull: Callable[[Tensor, Tensor], Tensor]) -> Self:
         """These settings with the step size that `pace` gives, where it is set."""
         if self.pace is None:
             return self
-        return replace(self, lr=self._step_size(model, task.forget.inputs, pull, self.pace))
+        return replace(self, lr=paced_lr(self, self.pace, model, task.forget.inputs, pull, most=self.lr))
 
-    def _step_size(
-        self, model: nn.Module, inputs: Tensor, pull: Callable[[Tensor, Tensor], Tensor], pace: float
-    ) -> float:
-        """The step size whose first step lowers the pull by the share `pace`, to first order, but at most `lr`.
 
-        Adam's first step moves each parameter by the step size along its gradient's sign, so that the loss falls by it
-        times ‖g‖₁ (AdamW's too); a plain step lowers it by the step size times ‖g‖₂². The gradient is that of `PROBED`
-        examples, evenly spaced, since they may be sorted by class, with normalisation statistics kept.
-        """
-        set_mode(model, kept_statistics(model, "eval"), dropout=self.dropout)
-        num, parameters, total = min(PROBED, len(inputs)), trainable(model), 0.0
-        slopes = [torch.zeros_like(parameter) for parameter in parameters]
-        probed = torch.arange(num, device=inputs.device) * len(inputs) // num
-        for index in probed.split(self.batch_size or num):
-            value = pull(forward(model, inputs[index]), index).sum() / num
-            for slope, part in zip(slopes, gradients(value, parameters), strict=True):
-                slope += part
-            total += float(value.detach())
-        power = 2 if self.optimizer == "sgd" else 1
-        size = sum(float(slope.abs().pow(power).sum(dtype=torch.float64)) for slope in slopes)
-        fallen = pace * total
-        return min(self.lr, fallen / size) if size > 0 and fallen > 0 else self.lr
+@dataclass(frozen=True, kw_only=True)
+class Mixing(Distilling):
+    """The settings of a method that holds outputs on other examples, where there are any, and on mixtures.
+
+    Attributes:
+        mixtures: whether as many mixtures of a forgotten and another example are held too, which takes about twice the
+            time. Without other examples it has no effect: forgotten ones pasted together are all that is held.
+        mixing: how a forgotten and another example are mixed: `paste` sets a part of one into the other, whatever they
+            are; `blend` takes a weighted mean of two, and nothing of integers such as token ids.
+    """
+
+    mixtures: bool = True
+    mixing: Literal["paste", "blend"] = "paste"
 
 
 class Held:
     """What a run holds: inputs beside the forgotten ones, the original's outputs there, and the weight of that.
 
-    Held are held-out examples and as many mixtures of one of them and a forgotten one, since held-out examples alone
-    say little of the outputs near what is forgotten; without held-out examples, mixtures of two forgotten ones.
+    Held are test and unlabelled examples and as many mixtures of one of them and a forgotten one, since these examples
+    alone say little of the outputs near what is forgotten; without any, forgotten ones that are pasted together.
 
     Attributes:
         inputs: the forgotten inputs and then those that are held, shape (N, ...).
         taught: the original's log-probabilities on the latter.
-
-    Raises:
-        InputError: no held-out examples, and a single forgotten one or inputs that cannot be mixed.
     """
 
-    def __init__(
-        self, method: Distilling, model: nn.Module, task: Task, rng: torch.Generator, *, mixtures: bool
-    ) -> None:
-        inputs, self._num = task.forget.inputs, len(task.forget)
-        lacks = "one forgotten example alone leaves nothing to hold" if self._num < 2 else ""
-        if not lacks and not mixable(inputs):
-            lacks = f"{inputs.dtype} inputs cannot be mixed as images can"
-        if task.calibration is None and lacks:
-            raise InputError(
-                f"{lacks}: give held-out examples (test=, --test), or name another method, such as targeted"
-            )
-        self._method, self._task, self._rng, self._mixtures = method, task, rng, mixtures
+    def __init__(self, method: Mixing, model: nn.Module, task: Task, rng: torch.Generator) -> None:
+        self._method, self._task, self._rng, self._num = method, task, rng, len(task.forget)
         self._original = copy.deepcopy(model)
+        self._others = others_of(task, self._original)
         held = self._drawn()
-        self.inputs = torch.cat([inputs, held])
+        self.inputs = torch.cat([task.forget.inputs, held])
 
     def renew(self, epoch: int) -> None:
         """Sets the weight for an epoch, and draws other inputs for each but the first."""
@@ -188,209 +127,49 @@ class Held:
         return torch.where(index < num, pull(logits, forgotten) * (whole / num), held * (whole / (whole - num)))
 
     def _drawn(self) -> Tensor:
-        size = max(self._method.retention_size, self._num)
-        held = drawn(self._task, size, self._mixtures, self._rng)
+        method = self._method
+        size = max(method.retention_size, self._num)
+        held = drawn(self._task.forget, self._others, size, self._rng, method.mixing if method.mixtures else None)
         with refusing(held, "what is held (mixtures=false holds no mixtures)"):
             self.taught = logits_of(self._original, held).log_softmax(1)
         return held
 
 
-def drawn(task: Task, num: int, mixtures: bool, rng: torch.Generator) -> Tensor:
+def others_of(task: Task, original: nn.Module) -> Examples | None:
+    """All examples but the forgotten ones; those without labels have the model's predictions."""
+    if task.unlabelled is None:
+        return task.calibration
+    guessed = Examples(task.unlabelled, logits_of(original, task.unlabelled).argmax(1))
+    if task.calibration is None:
+        return guessed
+    both = task.calibration, guessed
+    return Examples(torch.cat([part.inputs for part in both]), torch.cat([part.labels for part in both]))
+
+
+def drawn(
+    forget: Examples, others: Examples | None, num: int, rng: torch.Generator, mixing: Literal["paste", "blend"] | None
+) -> Tensor:
     """Inputs whose outputs are to be held, shape (K, ...).
 
-    With held-out examples K is `num`, or how many there are if fewer, and twice that with mixtures; without, K = `num`.
-    Where more than `REPEATED` of the held-out images are drawn, these are shifted at random. Elsewhere they are not: a
+    With other examples K is `num`, or how many there are if fewer, and twice that with mixtures; without, K = `num`. Of
+    pasted ones K is 2 `num` whatever there is: pairs of forgotten ones make up for other examples that are missing.
+    Where more than `REPEATED` of the other images are drawn, these are shifted at random. Elsewhere they are not: a
     network may be poor at shifted images, and holding it there costs accuracy.
     """
-    if task.calibration is None:
-        return mixed(task.forget.inputs, num, rng)
-    everything, forgotten = task.calibration.inputs, task.forget.inputs
-    inputs = everything[torch.randperm(len(everything), generator=rng, device="cpu")[:num].to(everything.device)]
-    if len(inputs) > REPEATED * len(everything) and are_images(inputs):
+    if others is None:
+        return pasted(forget, num, rng)
+    chosen = torch.randperm(len(others), generator=rng, device="cpu")[:num].to(others.inputs.device)
+    inputs = others.inputs[chosen]
+    if len(inputs) > REPEATED * len(others) and are_images(inputs):
         inputs = augmented(inputs, "shift", rng)
-    if not mixtures or not mixable(inputs):
-        return inputs
-    return torch.cat([inputs, mixed_with(everything, forgotten, len(inputs), rng)])
+    if mixing == "paste":
+        crossed, missing = pasted(forget, len(inputs), rng, parts=others), 2 * (num - len(inputs))
+        return torch.cat([inputs, crossed, *([pasted(forget, missing, rng)] if missing else [])])
+    if mixing == "blend" and mixable(inputs):
+        return torch.cat([inputs, mixed_with(others.inputs, forget.inputs, len(inputs), rng)])
+    return inputs
 
 
 def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
     """KL(wanted ‖ softmax(logits)) of each example, shape (N,); `wanted` are log-probabilities, shape (N, C)."""
     return F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)
-
-
-def huber(gap: Tensor) -> Tensor:
-    """½ gap² where |gap| < 1, |gap| − ½ elsewhere (Huber 1964)."""
-    return F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none")
-
-
-def apart(taught: Tensor, logits: Tensor, unit: Tensor) -> Tensor:
-    """How far outputs have left the original's: their divergence, plus the Huber loss of the change of φ, in `unit`.
-
-    `taught` are the original's log-probabilities, (B, C); φ is that of its likeliest class. One loss an example, (B,).
-    """
-    top = taught.argmax(1)
-    return divergence(taught, logits) + huber((scaled_confidence(logits, top) - scaled_confidence(taught, top)) / unit)
-
-
-def scaled_confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """φ = z_y − logsumexp_{j≠y} z_j, the log odds of the true class (Carlini et al. 2022: logit-scaled confidence).
-
-    Args:
-        logits: z, shape (N, C), C ≥ 2.
-        labels: y, int64, shape (N,).
-
-    Returns:
-        shape (N,), in the dtype of `logits`; positive where the true class has more than half of the probability.
-
-    >>> scaled_confidence(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0]))
-    tensor([1.3069])
-    """
-    own = logits.gather(1, labels[:, None])[:, 0]
-    return own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-
-
-def with_confidence(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-    """The same logits but for the true class's, which is set so that φ is `wanted`, shape (N,)."""
-    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-    return logits.scatter(1, labels[:, None], (rest + wanted)[:, None])
-
-
-def ranks(values: Tensor) -> Tensor:
-    """The rank of each of N values, 0 for the lowest, int64, shape (N,); of equal ones the earlier comes first."""
-    return values.argsort(stable=True).argsort()
-
-
-def transported(order: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
-    """Hands the quantiles of unseen φ to N examples in their order: targets, shape (N,).
-
-    First over all classes: the example of rank r gets the quantile (r + ½) / N of all unseen φ. Classes differ in
-    difficulty, and memorised φ show less of that than unseen ones. So the examples are ranked anew by where those
-    quantiles stand among the unseen φ of their own class, and get the quantile (r + ½) / N of these: targets are then
-    spread evenly within classes too. A class with fewer than `MIN_PER_CLASS` unseen φ takes those of all.
-
-    Args:
-        order: by which the examples are ranked, shape (N,).
-        labels: int64, shape (N,).
-        unseen: φ of unseen examples, float, shape (M,), M ≥ 1.
-        unseen_labels: int64, shape (M,).
-
-    >>> zeros = torch.zeros(2, dtype=torch.int64)
-    >>> transported(torch.tensor([5, 1]), zeros, torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1, 1, 1, 1]))
-    tensor([2.5000, 0.5000])
-    """
-    first = _quantiles(unseen, _shares(order, unseen.dtype))
-    groups = [(labels == label, unseen[unseen_labels == label]) for label in labels.unique()]
-    groups = [(mine, among if len(among) >= MIN_PER_CLASS else unseen) for mine, among in groups]
-    placed = torch.empty_like(first)
-    for mine, among in groups:
-        placed[mine] = torch.searchsorted(among.sort().values, first[mine]).to(first.dtype) / len(among)
-    by_order = order.argsort(stable=True)  # so that examples that stand alike in their classes keep their order
-    again = torch.empty_like(by_order)
-    again[by_order] = ranks(placed[by_order])
-    shares = _shares(again, unseen.dtype)
-    targets = torch.empty_like(first)
-    for mine, among in groups:
-        targets[mine] = _quantiles(among, shares[mine])
-    return targets
-
-
-def followed(planned: Tensor, before: Tensor, now: Tensor) -> Tensor:
-    """Targets moved as the φ of other examples moved since: by the change of their mean and of their spread.
-
-    Regression of `now` on `before` would draw targets together, the more the less the two agree. A spread that grows is
-    not followed: where little is held, that of unseen φ grows with that of the targets.
-
-    Args:
-        planned: targets under the original model, shape (N,).
-        before: φ of other examples under the original model, shape (M,), M ≥ 1.
-        now: theirs under the model as it is, shape (M,).
-
-    >>> followed(torch.tensor([0.0, 4.0]), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]))
-    tensor([0.5000, 2.5000])
-    """
-    spread = before.std(correction=0)
-    slope = (now.std(correction=0) / spread).clamp(max=1) if spread > 0 else 1.0
-    return now.mean() + slope * (planned - before.mean())
-
-
-def _quantiles(values: Tensor, shares: Tensor) -> Tensor:
-    """Of M values at `shares` in (0, 1), by Hazen's rule: the i-th lowest, from 0, is at (i + ½) / M.
-
-    That of torch.quantile is at i / (M − 1), so that fewer of the quantiles than of the values would be low.
-    """
-    position = (shares * len(values) - 0.5).clamp(0, len(values) - 1)
-    ascending, below = values.sort().values, position.floor().long()
-    return torch.lerp(ascending[below], ascending[position.ceil().long()], position - below)
-
-
-def _shares(order: Tensor, dtype: torch.dtype) -> Tensor:
-    return (ranks(order) + 0.5).to(dtype) / len(order)
-
-
-def student_confidence(
-    model: nn.Module,
-    forget: Examples,
-    heldout: Examples,
-    rng: torch.Generator,
-    *,
-    mixtures: bool = True,
-    batch_size: int | None = None,
-    record: Recorder | None = None,
-) -> Tensor:
-    """φ of forgotten examples under a student of the model that is taught without them: how hard they are.
-
-    The student starts as a copy of the model, all of it free to change, and learns the model's outputs on held-out
-    examples (images are shifted at random) and on mixtures of two. Its steps are so large at first that what the model
-    knows by heart wears off: typical examples keep a high φ, and odd ones do not.
-
-    Args:
-        model: left as it is, but for its mode.
-        forget: N examples that the student is not taught on.
-        heldout: M ≥ 2 examples that it is; their labels are not used.
-        rng: a CPU generator.
-        mixtures: whether mixtures are taught too, where inputs can be mixed.
-        batch_size: inputs of an update, ≥ 1, if fewer than `STUDENT_BATCH`.
-        record: is warned where the student diverges.
-
-    Returns:
-        floating-point, shape (N,): the model's own φ where the student diverges.
-
-    Raises:
-        InputError: the model cannot take mixtures.
-        SettingError: its outputs depend on no parameter.
-    """
-    student = copy.deepcopy(model)
-    parameters = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
-    for parameter in parameters:
-        noise = torch.randn(parameter.shape, generator=rng, device="cpu").to(parameter.device, parameter.dtype)
-        parameter.data.add_(STUDENT_NOISE * parameter.data.square().mean().sqrt() * noise)
-    num, images = min(STUDENT_DRAWS, len(heldout)), are_images(heldout.inputs)
-    mixing, size = mixtures and mixable(heldout.inputs), min(STUDENT_BATCH, batch_size or STUDENT_BATCH)
-    optimizer = torch.optim.Adafactor(parameters, lr=STUDENT_LR)
-    total = STUDENT_PASSES * -(-num * (1 + mixing) // size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, STUDENT_LR, total_steps=total, cycle_momentum=False)
-    for _ in track(range(STUDENT_PASSES), "ranking", STUDENT_PASSES):
-        order = torch.randperm(len(heldout), generator=rng, device="cpu")[:num]
-        inputs = heldout.inputs[order.to(heldout.inputs.device)]
-        inputs = augmented(inputs, "shift", rng) if images else inputs
-        if mixing:
-            inputs = torch.cat([inputs, mixed(heldout.inputs, num, rng)])
-        with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
-            taught = logits_of(model, inputs).log_softmax(1)
-        for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(size):
-            kept = [] if len(index) > 1 else kept_statistics(student, "eval")  # one has no statistics
-            set_mode(student, kept, dropout=False)
-            loss = divergence(taught[index], forward(student, inputs[index])).mean()
-            require_gradient(loss)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            dense_gradients(parameters)
-            with torch.device(inputs.device):  # the optimizer makes tensors on the default one
-                optimizer.step()
-            schedule.step()
-    found = scaled_confidence(logits_of(student, forget.inputs), forget.labels)
-    if found.isfinite().all():
-        return found
-    if record is not None:
-        record.warn("the student that examples are ranked by diverged: they were ranked by their own margins alone")
-    return scaled_confidence(logits_of(model, forget.inputs), forget.labels)

@@ -20,6 +20,9 @@ from expunge.settings import require, require_types
 NORMALISATION = (_BatchNorm, _InstanceNorm)
 """Layers that behave differently in train and eval mode: they keep running statistics."""
 
+PROBED = 256
+"""Examples, at most, that a step size is chosen on."""
+
 MOMENTUM: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9}
 """How most published settings descend."""
 
@@ -72,7 +75,7 @@ class GradientMethod(Method):
         require_types(self)
         sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_size")}
         ranges = {
-            "lr": self.lr > 0,
+            "lr": self.lr is None or self.lr > 0,  # `targeted` has none where the gradient is to tell it
             "weight_decay": self.weight_decay >= 0,
             "momentum": 0 <= self.momentum < 1,
             "epochs": self.epochs >= 0,
@@ -264,6 +267,44 @@ class Descent:
             if record.first_step_all_reached is None and len(self._seen) == 1 and bool(self.goal(forget_logits).all()):
                 record.first_step_all_reached = began  # the logits precede the update
         self._over |= record.add(Epoch(loss=loss, forget_accuracy=accuracy))
+
+
+def paced_lr(
+    method: GradientMethod,
+    pace: float,
+    model: nn.Module,
+    inputs: Tensor,
+    losses: Callable[[Tensor, Tensor], Tensor],
+    *,
+    most: float,
+) -> float:
+    """The step size whose first step lowers the loss by the share `pace`, to first order, but at most `most`.
+
+    Adam's first step moves each parameter by the step size along its gradient's sign, so that the loss falls by it
+    times ‖g‖₁ (AdamW's too); a plain step lowers it by the step size times ‖g‖₂². The gradient is that of `PROBED`
+    examples, evenly spaced, since they may be sorted by class, with normalisation statistics kept.
+
+    Args:
+        method: its optimizer, batch size and dropout count.
+        pace: > 0.
+        model: left as it is, but for its mode.
+        inputs: shape (N, ...).
+        losses: maps logits (B, C) and positions in `inputs` (B,) to one loss an example (B,).
+        most: > 0.
+    """
+    set_mode(model, kept_statistics(model, "eval"), dropout=method.dropout)
+    num, parameters, total = min(PROBED, len(inputs)), trainable(model), 0.0
+    slopes = [torch.zeros_like(parameter) for parameter in parameters]
+    probed = torch.arange(num, device=inputs.device) * len(inputs) // num
+    for index in probed.split(method.batch_size or num):
+        value = losses(forward(model, inputs[index]), index).sum() / num
+        for slope, part in zip(slopes, gradients(value, parameters), strict=True):
+            slope += part
+        total += float(value.detach())
+    power = 2 if method.optimizer == "sgd" else 1
+    size = sum(float(slope.abs().pow(power).sum(dtype=torch.float64)) for slope in slopes)
+    fallen = pace * total
+    return min(most, fallen / size) if size > 0 and fallen > 0 else most
 
 
 def require_gradient(value: Tensor) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.methods._task import Task
 from expunge.models import forward, logits_of, refusing
@@ -178,7 +179,7 @@ def mixed_with(inputs: Tensor, others: Tensor, num: int, rng: torch.Generator) -
     return _blended(inputs, first, others, second, 0.5 + 0.5 * torch.rand(num, generator=rng, device="cpu"))
 
 
-def pasted(inputs: Tensor, labels: Tensor, num: int, rng: torch.Generator) -> Tensor:
+def pasted(examples: Examples, num: int, rng: torch.Generator, *, parts: Examples | None = None) -> Tensor:
     """`num` inputs with a part of another one in the place of their own (Yun et al. 2019, CutMix).
 
     The part is a rectangle of images (N, channels, H, W), a span of integers (N, L) or of signals (N, C, L), and
@@ -187,29 +188,30 @@ def pasted(inputs: Tensor, labels: Tensor, num: int, rng: torch.Generator) -> Te
     used on.
 
     Args:
-        inputs: drawn from with replacement, shape (N, ...), N ≥ 1, any dtype. A single one is
-            pasted together with itself, shifted and mirrored, or in another order.
-        labels: int64, shape (N,).
+        examples: whose inputs are drawn from with replacement, shape (N, ...), N ≥ 1, any dtype.
         num: how many, ≥ 1.
         rng: a CPU generator.
+        parts: where the part is taken from. None: from another one of the examples; a single one is pasted together
+            with itself, shifted and mirrored, or in another order.
     """
-    if len(inputs) == 1:
+    inputs, labels = examples.inputs, examples.labels.cpu()
+    if parts is None and len(inputs) == 1:
         alone = inputs.expand(num, *inputs.shape[1:])
-        return torch.where(_parts(inputs, num, rng).to(inputs.device), _altered(alone, rng), alone)
+        return torch.where(_places(inputs, num, rng).to(inputs.device), _altered(alone, rng), alone)
+    own = parts is None
+    others, other_labels = (inputs, labels) if parts is None else (parts.inputs, parts.labels.cpu())
     first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
-    second = (first + torch.randint(1, len(inputs), (num,), generator=rng, device="cpu")) % len(inputs)
+    step = torch.randint(int(own), len(others), (num,), generator=rng, device="cpu")
+    second = (first + step) % len(others) if own else step
     alike = torch.rand(num, generator=rng, device="cpu") < SAME_CLASS
     for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0].cpu()
-        if len(members) > 1:
-            place = (alike & torch.isin(first, members)).nonzero()[:, 0]
-            jump = torch.randint(1, len(members), (len(place),), generator=rng, device="cpu")
-            second[place] = members[(torch.searchsorted(members, first[place]) + jump) % len(members)]
-    return torch.where(
-        _parts(inputs, num, rng).to(inputs.device),
-        inputs[second.to(inputs.device)],
-        inputs[first.to(inputs.device)],
-    )
+        members = (other_labels == label).nonzero()[:, 0]
+        if len(members) > own:
+            place = (alike & (labels[first] == label)).nonzero()[:, 0]
+            jump = torch.randint(int(own), len(members), (len(place),), generator=rng, device="cpu")
+            second[place] = members[(torch.searchsorted(members, first[place]) + jump) % len(members) if own else jump]
+    at = inputs.device
+    return torch.where(_places(inputs, num, rng).to(at), others[second.to(at)], inputs[first.to(at)])
 
 
 def _altered(inputs: Tensor, rng: torch.Generator) -> Tensor:
@@ -220,7 +222,7 @@ def _altered(inputs: Tensor, rng: torch.Generator) -> Tensor:
     return inputs.gather(-1, order.view(len(inputs), *[1] * (inputs.ndim - 2), -1).expand_as(inputs))
 
 
-def _parts(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
+def _places(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
     """Which values of `num` inputs are taken from another: bool, of a shape that broadcasts to theirs."""
     shape = inputs.shape[1:]
     if len(shape) == 1 and inputs.is_floating_point():

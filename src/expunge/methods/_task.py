@@ -18,13 +18,15 @@ Presets = dict[str, dict[str, Any]]
 
 
 class Needs(Flag):
-    """The inputs that a method reads; it is handed no others. `TEST` is read where it is given, the rest must be."""
+    """The inputs that a method reads; it is handed no others. `IF_GIVEN` are read where they are, the rest must be."""
 
     FORGET = auto()
     RETAIN = auto()
     FACTORY = auto()
     UPDATES = auto()
     TEST = auto()
+    UNLABELLED = auto()
+    IF_GIVEN = TEST | UNLABELLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Task:
         factory: builds the model's network with fresh random weights, for methods that need FACTORY.
         updates: the directory of the update log, for methods that need UPDATES.
         calibration: the calibration side of the test examples, for methods that read TEST; None: there are none.
+        unlabelled: inputs of other examples, shape (M, ...), for methods that read UNLABELLED; None: there are none.
     """
 
     forget: Examples
@@ -48,6 +51,7 @@ class Task:
     factory: Callable[[], nn.Module] | None = None
     updates: Path | None = None
     calibration: Examples | None = None
+    unlabelled: Tensor | None = None
 
     def distinct(self) -> "Task":
         """The task with each forgotten input once: copies of one input have one output."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.methods._distilling import scaled_confidence
+from expunge.methods._confidence import scaled_confidence
 from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._inputs import Continuous, at_once, continuous
 from expunge.methods._task import Needs, Presets, Recorder, Task

@@ -7,27 +7,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import InputError
-from expunge.methods._distilling import (
-    Distilling,
-    Held,
+from expunge.errors import InputError, SettingError
+from expunge.methods._confidence import (
     apart,
-    divergence,
     followed,
     huber,
     ranks,
     scaled_confidence,
+    shifted_confidence,
     student_confidence,
     transported,
     with_confidence,
 )
+from expunge.methods._distilling import Held, Mixing, divergence
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
-from expunge.training import are_images, augmented
-
-VIEWS = 16
-"""Shifted copies of each forgotten image, whose mean φ stands for unseen ones where there are no held-out examples."""
+from expunge.training import are_images
 
 LEAST_HELDOUT = 20
 """Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
@@ -40,7 +36,7 @@ LEAST_WATCHED, MOST_WATCHED = 25, 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrated(Distilling):
+class Calibrated(Mixing):
     """Moves the confidence of each forgotten example to what the model shows on unseen data.
 
     The confidence is φ(x) = z_y − logsumexp_{j≠y} z_j. Targets are the original model's φ on held-out examples, handed
@@ -52,13 +48,15 @@ class Calibrated(Distilling):
     Without held-out examples, shifted copies of the forgotten images stand in; docs/methods/calibrated.md has the cost.
 
     Attributes:
-        tolerance: `stop="forgotten"` ends when the mean distance to the targets, in eval mode, is at most this share of
-            the standard deviation of the held-out φ, > 0.
+        tolerance: a run ends when the mean distance to the targets, in eval mode, is at most this share of the standard
+            deviation of the held-out φ, > 0.
         match: `margin` pulls φ; `distribution` the output, to the original one with φ set to the target.
         rank: who gets which target: `margin` goes by the original model's φ, `student` by the sum of that rank and that
             by φ under a student which never met them. Without held-out examples it is `margin`.
+        accuracy: of the model on unseen data, in (0, 1), where it is known and there are no test examples: the share of
+            targets at which an example is right. None: as it is for the shifted copies, which may be far lower.
         follow: whether targets move with the φ of unseen examples; never with fewer than 100 to calibrate on.
-        mixtures: as in `MaskedDistillation`; pace, retention, relax, retention_size, norm: as in `Distilling`.
+        mixtures, mixing: as in `Mixing`; pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
     """
@@ -67,33 +65,34 @@ class Calibrated(Distilling):
     pace: float | None = 0.5
     retention: float = 1.0
     relax: float = 0.99
-    mixtures: bool = True
+    mixing: Literal["paste", "blend"] = "blend"
     tolerance: float = 0.05
     match: Literal["margin", "distribution"] = "margin"
     rank: Literal["margin", "student"] = "student"
+    accuracy: float | None = None
     follow: bool = True
 
     name = "calibrated"
     summary = "move margins to those of unseen examples, and no further"
     source = "this package"
-    needs = Needs.FORGET | Needs.TEST
+    needs = Needs.FORGET | Needs.TEST | Needs.UNLABELLED
     missed = "the budget ended before margins were within tolerance of their targets; raise epochs or lower retention"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, {"tolerance": self.tolerance > 0})
+        require(self, {"tolerance": self.tolerance > 0, "accuracy": self.accuracy is None or 0 < self.accuracy < 1})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the targets, chooses the step size and minimises the distance to them."""
         task = task.distinct()
-        require_enough(task)
+        require_enough(task, self.accuracy)
         labels, heldout = task.forget.labels, task.calibration
         own = scaled_confidence(task.forget_logits, labels)
         order = ranks(own)
         if heldout is None:
-            views = [logits_of(model, augmented(task.forget.inputs, "shift", rng)) for _ in range(VIEWS)]
-            unseen, unseen_labels = torch.stack([scaled_confidence(z, labels) for z in views]).mean(0), labels
-            record.warn("no held-out examples: margins of unseen data are estimated from shifted forgotten images")
+            unseen, unseen_labels = shifted_confidence(model, task.forget, rng), labels
+            unseen = unseen if self.accuracy is None else unseen - unseen.quantile(1 - self.accuracy)
+            record.warn("no test examples: margins of unseen data are estimated from shifted forgotten images")
         else:
             if self.rank == "student":
                 student = student_confidence(
@@ -122,8 +121,8 @@ class Calibrated(Distilling):
             gap = (scaled_confidence(logits, labels) - targets) / unit
             return (gap.abs().mean() <= self.tolerance).expand(len(labels))
 
-        held = Held(self, model, task, rng, mixtures=self.mixtures)
-        settled = self.adapted(model, task, pull, record)
+        held = Held(self, model, task, rng)
+        settled = self.paced(model, task, pull)
         descent = settled.descent(model, task, inputs=held.inputs, goal=goal, rng=rng, record=record)
         for epoch in descent.epochs():
             held.renew(epoch)
@@ -135,13 +134,14 @@ class Calibrated(Distilling):
         return model
 
 
-def require_enough(task: Task) -> None:
-    """Raises `InputError` where there is too little to tell how unseen examples are scored."""
+def require_enough(task: Task, accuracy: float | None = None) -> None:
+    """Raises `InputError` where there is too little to tell how unseen examples are scored, `SettingError` if twice."""
+    if accuracy is not None and task.calibration is not None:
+        raise SettingError("accuracy is for runs without test examples, which say more: leave out one of them")
     num, inputs = len(task.forget if task.calibration is None else task.calibration), task.forget.inputs
     lacks = ""
     if task.calibration is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
-        wanted = f"images of {LEAST_SIDE} pixels a side or more, which can be shifted"
-        lacks = f"calibrated needs held-out examples (test=, --test) where inputs are no {wanted}"
+        lacks = f"calibrated needs held-out examples (test=, --test), or images of {LEAST_SIDE} pixels a side, to shift"
     if num < LEAST_HELDOUT:
         lacks = f"{num} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it takes: give more"
         if task.calibration is None:

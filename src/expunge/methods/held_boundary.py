@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from expunge.methods._distilling import Distilling, divergence
-from expunge.methods._inputs import pasted
+from expunge.methods._distilling import Distilling, divergence, drawn, others_of
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import last_layer, logits_of
 from expunge.settings import require
@@ -22,14 +21,14 @@ class HeldBoundary(Distilling):
 
     The pull of an example is the hinge max(0, z_y − max_{j≠y} z_j + gap): it ends as soon as the example is wrong by
     `gap`. Held are the original's outputs, and what enters its last layer, on inputs that are pasted together from two
-    forgotten ones, drawn anew each epoch. The weight of that is high at first and falls with each update: what
-    can be forgotten at no cost is, and then the rest.
+    forgotten ones, drawn anew each epoch. Test and unlabelled examples are held too where they are given. The weight of
+    that is high at first and falls with each update: what can be forgotten at no cost is, and then the rest.
 
     Attributes:
         gap: by which the true class's logit is to fall below another's, ≥ 0.
         features: weight of the squared change of what enters the last layer, as a share of its variance, beside the
             divergence of the outputs, ≥ 0.
-        retention_size: pasted inputs an epoch, ≥ 1; at least twice as many as are forgotten.
+        retention_size: held inputs an epoch, ≥ 1; at least twice as many as are forgotten.
         relax: what the weight is multiplied by after each update, in (0, 1].
         pace, retention, norm: as in `Distilling`.
 
@@ -48,7 +47,7 @@ class HeldBoundary(Distilling):
     name = "held_boundary"
     summary = "push just over the boundary, hold outputs on inputs pasted from the forget set"
     source = "this package; pasted inputs after Yun et al. 2019 (CutMix)"
-    needs = Needs.FORGET
+    needs = Needs.FORGET | Needs.TEST | Needs.UNLABELLED
     missed: ClassVar[str] = "the budget ended before every example was forgotten; lower relax"
 
     def __post_init__(self) -> None:
@@ -58,19 +57,20 @@ class HeldBoundary(Distilling):
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Pulls until all are predicted wrong."""
         forget, num, original = task.forget, len(task.forget), copy.deepcopy(model)
-        made = max(self.retention_size, 2 * num)
+        others, size = others_of(task, original), max(self.retention_size, 2 * num)
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
             own = forget.labels[index][:, None]
             best = logits.scatter(1, own, -torch.inf).amax(1)
             return (logits.gather(1, own)[:, 0] - best + self.gap).clamp(min=0)
 
+        made = size if others is None else 2 * (size // 2)
         inputs = torch.cat([forget.inputs, forget.inputs.new_empty(made, *forget.inputs.shape[1:])])
         settled = self.paced(model, task, pull)
         descent = settled.descent(model, task, inputs=inputs, rng=rng, record=record)
         with entering_last_layer(model) as entering, entering_last_layer(original) as taught_entering:
             for _ in descent.epochs():
-                held = pasted(forget.inputs, forget.labels, made, rng)
+                held = drawn(forget, others, made if others is None else made // 2, rng, "paste")
                 inputs[num:], taught = held, logits_of(original, held).log_softmax(1)
                 taught_features = once_each(taught_entering, made)
                 entering.clear()  # of the stop rule's passes

@@ -6,28 +6,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.methods._distilling import Distilling, Held, divergence
+from expunge.methods._distilling import Held, Mixing, divergence
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedDistillation(Distilling):
+class MaskedDistillation(Mixing):
     """Pushes the true class just below the likeliest wrong one, and holds the outputs on other inputs.
 
     For the criterion of "Towards Safe Machine Unlearning", that every forgotten example be mispredicted. The pull of an
     example is the hinge max(0, z_y − max_{j≠y} z_j + gap): it ends as soon as the example is wrong by `gap`. With
     `objective="divergence"` it is that of DELETE (Zhou et al. 2025): KL to the original softmax without the true class.
-    Beside it the original's outputs on held-out examples and their mixtures with forgotten ones are distilled, or on
-    mixtures of forgotten ones alone: strongly at first, so that what can be forgotten at no cost is, then ever less,
-    until all is forgotten.
+    Beside it the original's outputs on other examples and their mixtures with forgotten ones are distilled, or on
+    forgotten ones that are pasted together: strongly at first, so that what can be forgotten at no cost is, then ever
+    less, until all is forgotten.
 
     Attributes:
         objective: `hinge` or `divergence`.
         gap: by which the true class's logit is to fall below another's, ≥ 0; for `hinge` alone.
-        mixtures: whether as many mixtures of a held-out and a forgotten example are distilled too, which takes about
-            twice the time. Integers such as token ids are never mixed. Without held-out examples it has no effect.
-        pace, retention, relax, retention_size, norm: as in `Distilling`.
+        mixtures, mixing: as in `Mixing`; pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
     them is itself a mark that they were forgotten.
@@ -36,12 +34,11 @@ class MaskedDistillation(Distilling):
     epochs: int = 300
     objective: Literal["hinge", "divergence"] = "hinge"
     gap: float = 0.1
-    mixtures: bool = True
 
     name = "masked_distillation"
     summary = "push the true class just below another, hold outputs on other inputs"
     source = "this package, after Zhou et al. 2025 (DELETE)"
-    needs = Needs.FORGET | Needs.TEST
+    needs = Needs.FORGET | Needs.TEST | Needs.UNLABELLED
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,8 +58,8 @@ class MaskedDistillation(Distilling):
             best = logits.scatter(1, own, -torch.inf).amax(1)
             return (logits.gather(1, own)[:, 0] - best + self.gap).clamp(min=0)
 
-        held = Held(self, model, task, rng, mixtures=self.mixtures)
-        settled = self.adapted(model, task, pull, record)
+        held = Held(self, model, task, rng)
+        settled = self.paced(model, task, pull)
         descent = settled.descent(model, task, inputs=held.inputs, rng=rng, record=record)
         for epoch in descent.epochs():
             held.renew(epoch)
