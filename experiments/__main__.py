@@ -30,6 +30,8 @@ MEASUREMENTS = {
     "protocol": ("paper.protocol", "Measure readings of the paper's protocol."),
     "better": ("comparisons.better", "Draw the figure of docs/better.md."),
     "alone": ("comparisons.alone", "Measure what forgetting costs with nothing but the forget set."),
+    "alone-figure": ("comparisons.alone_figure", "Draw the README's figure of the forget set alone."),
+    "rivals": ("comparisons.rivals", "Measure another library with nothing but the forget set."),
     "chains": ("comparisons.chains", "Measure many requests, one after the other."),
     "ranking": ("comparisons.ranking", "Measure how well `calibrated` ranks forgotten examples."),
     "forgetting": ("comparisons.forgetting", "Measure every method and choice on Fashion-MNIST."),

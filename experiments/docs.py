@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments import places
 from experiments.audits import cost, difficulty, full, simulation
-from experiments.comparisons import alone, better, chains, ranking
+from experiments.comparisons import alone, better, chains, ranking, rivals
 from experiments.paper import page as paper
 from experiments.paper import protocol
 from experiments.speed import grid as grid_speed
@@ -228,6 +228,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-retrain": lambda: paper.single_table(paper.RETRAIN),
     "paper-undo": lambda: paper.single_table(paper.UNDO),
     "alone-digits": lambda: alone.alone_table("digits"),
+    "alone-one-class": lambda: alone.alone_table("one-class"),
+    "alone-vit": lambda: alone.alone_table("vit"),
+    "alone-text": lambda: alone.alone_table("text"),
+    "alone-fashion-mnist": lambda: alone.alone_table("fashion-mnist"),
+    "alone-auditor": lambda: alone.auditor_table("sample"),
+    "alone-rivals": rivals.rivals_table,
     "alone-sample": lambda: alone.alone_table("sample"),
     "chains": chains.chains_table,
     "ranking": ranking.ranking_table,

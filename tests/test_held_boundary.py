@@ -166,3 +166,25 @@ def test_a_last_layer_that_is_not_run_once_is_not_held(times: int) -> None:
 
     done = unlearn(Odd(), TensorDataset(torch.eye(4), torch.arange(4) % 3), method=HeldBoundary(epochs=3))
     assert done.trace.steps > 0
+
+
+@pytest.mark.parametrize(("num", "one_class", "kept"), [(1, False, True), (64, False, False), (40, True, True)])
+def test_normalisation_keeps_its_statistics_where_those_of_a_batch_make_no_sense(
+    num: int, one_class: bool, kept: bool
+) -> None:
+    """Of one example or of one class: predictions would be others, so that holding them there would teach nonsense."""
+    torch.manual_seed(0)
+    centres = 3 * torch.randn(4, 12)
+    y = torch.arange(800) % 4
+    x = centres[y] + torch.randn(800, 12)
+    model = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    adam = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(40):
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        adam.step()
+    chosen = (y == 1).nonzero()[:num, 0] if one_class else torch.arange(num)
+    done = unlearn(model, TensorDataset(x[chosen], y[chosen]), method=HeldBoundary(max_steps=3))
+    before, after = dict(model.named_buffers()), dict(done.model.named_buffers())
+    assert torch.equal(before["1.running_mean"], after["1.running_mean"]) == kept
+    assert any("norm=eval" in warning for warning in done.trace.warnings) == kept

@@ -3,16 +3,24 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from expunge.methods._distilling import Distilling, divergence, drawn, others_of
+from expunge.methods._gradient import kept_statistics, set_mode
+from expunge.methods._inputs import pasted
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import last_layer, logits_of
+from expunge.models import forward, last_layer, logits_of
 from expunge.settings import require
+
+PROBED = 256
+"""Pasted inputs on which it is tried whether normalisation layers can take the statistics of batches."""
+
+LEAST_ALIKE = 0.8
+"""Share of them that is to be predicted alike, or the layers keep their own statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,9 @@ class HeldBoundary(Distilling):
             divergence of the outputs, ≥ 0.
         retention_size: held inputs an epoch, ≥ 1; at least twice as many as are forgotten.
         relax: what the weight is multiplied by after each update, in (0, 1].
-        pace, retention, norm: as in `Distilling`.
+        norm: `train` lets normalisation layers take the statistics of each batch. Where that changes more than one
+            prediction in five, of few examples or of one class, they keep their own, as with `eval`.
+        pace, retention: as in `Distilling`.
 
     What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
     them is itself a mark that they were forgotten.
@@ -67,6 +77,10 @@ class HeldBoundary(Distilling):
         made = size if others is None else 2 * (size // 2)
         inputs = torch.cat([forget.inputs, forget.inputs.new_empty(made, *forget.inputs.shape[1:])])
         settled = self.paced(model, task, pull)
+        probe = pasted(forget, PROBED, torch.Generator().manual_seed(0))
+        if self.norm == "train" and not predicts_batches(original, probe):
+            record.warn("the examples are few or alike: normalisation layers kept their statistics, as with norm=eval")
+            settled = replace(settled, norm="eval")
         descent = settled.descent(model, task, inputs=inputs, rng=rng, record=record)
         with entering_last_layer(model) as entering, entering_last_layer(original) as taught_entering:
             for _ in descent.epochs():
@@ -88,6 +102,18 @@ class HeldBoundary(Distilling):
                     )
                     descent.step(losses)
         return model
+
+
+def predicts_batches(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether as much as `LEAST_ALIKE` is predicted as with the statistics of normalisation layers from `inputs` alone.
+
+    Few inputs that are much alike, or of one class, have statistics of their own, under which a model makes no sense.
+    """
+    taking = copy.deepcopy(model)
+    set_mode(taking, kept_statistics(taking, "train"), dropout=False)
+    with torch.no_grad():
+        alike = forward(taking, inputs).argmax(1) == logits_of(model, inputs).argmax(1)
+    return float(alike.double().mean()) >= LEAST_ALIKE
 
 
 @contextmanager

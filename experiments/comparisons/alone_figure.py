@@ -1,0 +1,72 @@
+"""Draws the README's figure of forgetting with nothing but the forget set: `python -m experiments alone-figure`.
+
+The embedded sample and its small residual network, from results/alone and, for retrained networks, results/better.
+"""
+
+from statistics import fmean, stdev
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from scipy import stats
+
+from experiments.comparisons.alone import Found, of_grid
+from experiments.comparisons.better import lost
+from experiments.places import ROOT
+
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "expunge"  # the same file from the same figures
+import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+
+TARGET = ROOT / "docs" / "alone.svg"
+SHOWN = {
+    "held_boundary": ("held_boundary", "#d62728", "D"),
+    "targeted1": ("the paper's, λ = 1", "#9ecae1", "o"),
+    "targeted3": ("the paper's, λ = 3", "#3182bd", "o"),
+    "salsa": ("salsa", "#74c476", "s"),
+    "boundary_shrink": ("boundary_shrink", "#fc9272", "s"),
+    "delete": ("delete", "#8c6bb1", "s"),
+}
+RETRAINED = "retrained without them"
+
+
+def main() -> None:
+    """Points of test accuracy lost against the number forgotten; hollow where more than 5% are still right."""
+    found, _ = of_grid("sample")
+    figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+    for row, (name, colour, marker) in SHOWN.items():
+        _draw(axes, found, row, name, colour, marker)
+    sizes = sorted({size for _, size in found})
+    retrained: Found = {("retrain", n): [(x, 0.0) for x in lost("sample", "retrain", n)] for n in (16, 64, 256, 512)}
+    _draw(axes, {key: cell for key, cell in retrained.items() if cell}, "retrain", RETRAINED, "#000000", "x")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.set_yscale("asinh", linear_width=3)
+    axes.set_yticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
+    axes.set_ylim(90, -3)
+    axes.set_xlabel("forgotten images of 2,000")
+    axes.set_ylabel("points of test accuracy lost")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
+    figure.savefig(TARGET, metadata={"Date": None})
+    print(f"wrote {TARGET.relative_to(ROOT)}")
+
+
+def _draw(axes: Axes, found: Found, row: str, name: str, colour: str, marker: str) -> None:
+    """A line a method: means, with 95% intervals."""
+    cells = [(size, found[row, size]) for _, size in sorted(found) if (row, size) in found]
+    cells = list({size: (size, cell) for size, cell in cells}.values())
+    if not cells:
+        return
+    sizes, means = [size for size, _ in cells], [fmean(x for x, _ in cell) for _, cell in cells]
+    bars = [_half(cell) for _, cell in cells]
+    axes.errorbar(sizes, means, bars, label=name, color=colour, capsize=3)
+    for size, mean, (_, cell) in zip(sizes, means, cells, strict=True):
+        hollow = fmean(right for _, right in cell) > 0.05
+        axes.plot([size], [mean], marker, color=colour, markerfacecolor="white" if hollow else colour)
+
+
+def _half(cell: list[tuple[float, float]]) -> float:
+    """Half the width of the mean's 95% interval."""
+    if len(cell) < 2:
+        return 0.0
+    return float(stats.t.ppf(0.975, len(cell) - 1) * stdev(x for x, _ in cell) / len(cell) ** 0.5)
