@@ -33,13 +33,15 @@ TARGET = places.RESULTS / "better" / "chains.json"
 REQUESTS, SIZE = 20, 16
 ROWS: dict[str, dict[str, Any]] = {
     "calibrated": {},
+    "calibrated mixing=paste": {"mixing": "paste"},
+    "held_boundary alone": {},
     "calibrated mixtures=false": {"mixtures": False},
-    "masked_distillation mixtures=false": {"mixtures": False},
+    "masked_distillation mixtures=false": {"mixtures": False, "mixing": "blend"},
     "targeted": {"lr": 3e-5},
     "delete": {"preset": "zhou2025"},
     "amnesiac": {"preset": "paper"},
 }
-"""Settings by row, whose name starts with the method's."""
+"""Settings by row, whose name starts with the method's; `alone`: it is handed no test examples."""
 SEEDS = (1, 2, 3)
 
 
@@ -56,15 +58,10 @@ def main() -> None:
         for name in ROWS:
             for how in ("chain", "at once"):
                 method = method_of(name)
-                wanted = {
-                    "seed": seed,
-                    "method": method.name,
-                    "how": how,
-                    "settings": as_before(method.name, settings_of(method)),
-                }
-                wanted["model_digest"] = digest
+                wanted = {**identity(name, how), "seed": seed, "model_digest": digest}
                 if not any(wanted.items() <= row.items() for row in rows):
-                    rows.append({**run(network, train, test, method, how, seed), "model_digest": digest})
+                    given = None if "alone" in wanted else test
+                    rows.append({**run(network, train, test, given, method, how, seed), **wanted})
                     TARGET.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
                     print(rows[-1])
 
@@ -74,12 +71,26 @@ def method_of(name: str) -> Method:
     return make_method(name.partition(" ")[0], **ROWS[name])
 
 
+def identity(name: str, how: str) -> dict[str, Any]:
+    """What tells a row's lines from others."""
+    method = method_of(name)
+    found = {"method": method.name, "how": how, "settings": as_before(method.name, settings_of(method))}
+    return found | ({"alone": True} if name.endswith(" alone") else {})
+
+
 def run(
-    network: torch.nn.Module, train: ImageSet, test: ImageSet, method: Method, how: str, seed: int
+    network: torch.nn.Module,
+    train: ImageSet,
+    test: ImageSet,
+    handed: ImageSet | None,
+    method: Method,
+    how: str,
+    seed: int,
 ) -> dict[str, Any]:
     """One chain, or the same images at once: accuracies, each request's when made and at the end, and an audit of all.
 
-    Every request has the chain's seed, so that methods that read held-out examples use one half of the test set.
+    One half of `test` measures. `handed` is what methods get that read test examples, of which they see the other half:
+    every request has the chain's seed.
     """
     started = origin()
     gone = train.select(draw_ids(train, REQUESTS * SIZE, seed))
@@ -89,7 +100,7 @@ def run(
     model, seconds = network, 0.0
     made = []
     given: dict[str, Any] = {"retain": rest} if Needs.RETAIN in method.needs else {}
-    given |= {"test": test} if Needs.TEST in method.needs else {}
+    given |= {"test": handed} if Needs.TEST in method.needs else {}
     for part in parts:
         done = unlearn(model, part, method=method, seed=seed, **given)
         model, seconds = done.model, seconds + done.trace.seconds
@@ -132,9 +143,8 @@ def chains_table() -> str:
     rows = [row for row in rows if row["model_digest"] == digest]
     found = []
     for name in ROWS:
-        method = method_of(name)
         for how in ("chain", "at once"):
-            wanted = {"method": method.name, "settings": as_before(method.name, settings_of(method)), "how": how}
+            wanted = identity(name, how)
             here = [row for row in rows if wanted.items() <= row.items()]
             if here:
                 found.append(_row(name, how, here))
