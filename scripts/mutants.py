@@ -218,6 +218,16 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("+ self.features * moved / spread", ""),
             ("* moved / spread", "* moved"),
             ("hook.remove()", "pass", "tests/test_held_boundary.py -k hook"),
+            ("LEAST_ALIKE = 0.8", "LEAST_ALIKE = 0.0", "tests/test_held_boundary.py -k normalisation"),
+            ("LEAST_ALIKE = 0.8", "LEAST_ALIKE = 1.1", "tests/test_held_boundary.py -k normalisation"),
+        ],
+    ),
+    "method_inputs.py": (
+        "tests/test_unlabelled.py",
+        [
+            ("for sentence in left_out:", "for sentence in ():"),
+            ('_check_kind(inputs, forget.inputs, "unlabelled")', "pass"),
+            ('{} if test is None else {"test"', '{} if test is not None else {"test"'),
         ],
     ),
     "auditing/preparation.py": (
@@ -317,6 +327,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
     "methods/_confidence.py": (
         f"{GOLDEN} -k calibrated",
         [
+            ("VIEWS = 16", "VIEWS = 1", "tests/test_heldout.py -k sixteen"),
             ("MIN_PER_CLASS = 20", "MIN_PER_CLASS = 19", "tests/test_heldout.py -k twenty"),
             ("MIN_PER_CLASS = 20", "MIN_PER_CLASS = 21", "tests/test_heldout.py -k twenty"),
             ("scaled_confidence(taught, top)) / unit", "scaled_confidence(taught, top))"),
@@ -329,6 +340,8 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("REPEATED = 0.25", "REPEATED = 0.3", "tests/test_heldout.py -k held_images"),
             ("REPEATED = 0.25", "REPEATED = 0.2", "tests/test_heldout.py -k held_images"),
             ("self._method.relax**epoch", "self._method.relax"),
+            ("2 * (num - len(inputs))", "0", "tests/test_heldout.py -k held_beside"),
+            ("logits_of(original, task.unlabelled).argmax(1)", "logits_of(original, task.unlabelled).argmin(1)", "tests/test_unlabelled.py -k own_labels"),
             ("max(method.retention_size, self._num)", "method.retention_size", "tests/test_heldout.py -k at_least_as_many"),
         ],
     ),
@@ -361,7 +374,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
     "methods/__init__.py": (
         "tests/test_own_method.py tests/test_unlearning.py tests/test_heldout.py -k 'list or method or named'",
         [
-            ("needs | Needs.TEST", "needs", "tests/test_forgetting.py -k listed"),
+            ("needs | Needs.IF_GIVEN", "needs", "tests/test_forgetting.py -k listed"),
             ('"calibrated" if has_test else "held_boundary"', '"targeted" if heldout else "targeted"'),
         ],
     ),
@@ -392,7 +405,6 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
     "methods/calibrated.py": (
         f"{GOLDEN} -k calibrated",
         [
-            ("VIEWS = 16", "VIEWS = 1", "tests/test_heldout.py -k sixteen"),
             ("LEAST_HELDOUT = 20", "LEAST_HELDOUT = 19", "tests/test_heldout.py -k too_little"),
             ("LEAST_SIDE = 8", "LEAST_SIDE = 7", "tests/test_heldout.py -k images_serve"),
             ("MOST_WATCHED = 25, 500", "MOST_WATCHED = 26, 500", "tests/test_heldout.py -k quarter_is"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,9 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 os.execv(sys.argv[1], sys.argv[1:])
 """
 """Starts a command that signals can stop, also where the tests themselves run in the background or under nohup."""
+
+hypothesis.settings.register_profile("expunge", deadline=None)  # speed is no test's business
+hypothesis.settings.load_profile("expunge")
 
 
 @pytest.fixture(scope="session", autouse=True)
