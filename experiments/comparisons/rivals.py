@@ -114,7 +114,8 @@ def rivals_table() -> str:
         for row in mine:
             runs.setdefault((row["times"], row["epochs"]), []).append(row)
         if not mine:
-            found.append([f"erasus `{name}`", "fails", "–", "–"])
+            if any(row["strategy"] == name for row in rows):
+                found.append([f"erasus `{name}`", "fails", "–", "–"])
             continue
         forgets = {key: here for key, here in runs.items() if all(r["forget_accuracy"] <= FORGOTTEN for r in here)}
         worth, among = (_lost, forgets) if forgets else (_right, runs)
@@ -124,7 +125,10 @@ def rivals_table() -> str:
     parts = [sorted({row[key] for row in rows}) for key in ("device", "torch", "commit")]
     told = " · ".join(", ".join(part) for part in parts)
     head = [f"{SIZE} forgotten", "test points lost", "still right, %", "step size and budget"]
-    return markdown(head, found) + f"\n\nMeans over {len(SEEDS)} draws. `python -m experiments rivals` · {told}"
+    return (
+        markdown(head, found)
+        + f"\n\nDraws of erasus: {len({row['seed'] for row in rows})}. `python -m experiments rivals` · {told}"
+    )
 
 
 def _line(name: str, lost: float, right: float, how: str) -> list[str]:

@@ -56,6 +56,8 @@ def test_a_rivals_best_run_counts_among_those_that_forget(
     (row,) = [each for each in rivals.rivals_table().splitlines() if "scrub" in each]
     best = ("26.0", "1000 ×, 5 epochs") if right == 0 else ("76.0", "1000 ×, 50 epochs")
     assert all(text in row for text in best)
+    assert "wga" not in rivals.rivals_table(), "what was not run is not said to fail"
+    assert "Draws of erasus: 3" in rivals.rivals_table()
 
 
 def test_a_reader_ignores_what_comes_after_the_text() -> None:
