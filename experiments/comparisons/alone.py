@@ -15,17 +15,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from experiments import places
 from experiments.commit import origin
 from experiments.grid import Result, current, load_grid, read_results
+from experiments.paper.statistics import summarize
 from expunge.data import load_data
 from expunge.errors import InputError
 from expunge.markdown import markdown
@@ -217,11 +217,11 @@ def _cell(values: Sequence[tuple[float, float]]) -> str:
     """The mean with its 95% interval, how many draws where not all, and the forget accuracy where it is not 0."""
     if not values:
         return "–"
-    lost, right = [one for one, _ in values], fmean(one for _, one in values)
-    text = f"{fmean(lost):.1f}"
-    if len(lost) > 1:
-        text += f" ± {stats.t.ppf(0.975, len(lost) - 1) * stdev(lost) / len(lost) ** 0.5:.1f}"
-    text += f" n={len(lost)}" if len(lost) < len(SEEDS) else ""
+    found, right = summarize([one for one, _ in values]), fmean(one for _, one in values)
+    text = f"{found.mean:.1f}"
+    if found.high is not None:
+        text += f" ± {found.high - found.mean:.1f}"
+    text += f" n={found.n}" if found.n < len(SEEDS) else ""
     return text + (f" ({100 * right:.0f}% still right)" if right > 0 else "")
 
 

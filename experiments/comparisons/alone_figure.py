@@ -3,14 +3,14 @@
 The embedded sample and its small residual network, from results/alone and, for retrained networks, results/better.
 """
 
-from statistics import fmean, stdev
+from statistics import fmean
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from scipy import stats
 
 from experiments.comparisons.alone import Found, of_grid
 from experiments.comparisons.better import lost
+from experiments.paper.statistics import summarize
 from experiments.places import ROOT
 
 mpl.use("svg")
@@ -57,16 +57,9 @@ def _draw(axes: Axes, found: Found, row: str, name: str, colour: str, marker: st
     cells = list({size: (size, cell) for size, cell in cells}.values())
     if not cells:
         return
-    sizes, means = [size for size, _ in cells], [fmean(x for x, _ in cell) for _, cell in cells]
-    bars = [_half(cell) for _, cell in cells]
-    axes.errorbar(sizes, means, bars, label=name, color=colour, capsize=3)
+    sizes, means = [size for size, _ in cells], [summarize([x for x, _ in cell]) for _, cell in cells]
+    bars = [0.0 if mean.high is None else mean.high - mean.mean for mean in means]
+    axes.errorbar(sizes, [mean.mean for mean in means], bars, label=name, color=colour, capsize=3)
     for size, mean, (_, cell) in zip(sizes, means, cells, strict=True):
         hollow = fmean(right for _, right in cell) > 0.05
-        axes.plot([size], [mean], marker, color=colour, markerfacecolor="white" if hollow else colour)
-
-
-def _half(cell: list[tuple[float, float]]) -> float:
-    """Half the width of the mean's 95% interval."""
-    if len(cell) < 2:
-        return 0.0
-    return float(stats.t.ppf(0.975, len(cell) - 1) * stdev(x for x, _ in cell) / len(cell) ** 0.5)
+        axes.plot([size], [mean.mean], marker, color=colour, markerfacecolor="white" if hollow else colour)

@@ -232,7 +232,7 @@ def draw(path: Path) -> None:
                 continue
             x = summarize(apart, least=0)
             y = summarize([0.0] if name == "before" else lost(dataset, name, SHOWN))
-            own = method in {"calibrated", "masked_distillation", "targeted", "targeted3"}
+            own = method in {"calibrated", "held_boundary", "masked_distillation", "targeted", "targeted3"}
             axis.errorbar(
                 x.mean,
                 y.mean,

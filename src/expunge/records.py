@@ -56,8 +56,8 @@ class Trace:
             the images can recognise it: do not publish it for small sets.
         num_forget, num_retain: examples in the forget set, and retained examples used.
         num_calibration: test examples used: the calibration side of those that were given, by a split with `seed`.
-        num_unlabelled: unlabelled examples used.
         calibration_digest: SHA-256 over the sorted digests of those examples, hexadecimal; None where none were used.
+        num_unlabelled: unlabelled examples used.
         pseudo_labels: None where the method uses none.
         epochs: one entry a pass.
         first_step_all_reached: the number of updates after which every forgotten example was first predicted as

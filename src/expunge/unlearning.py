@@ -76,8 +76,9 @@ def unlearn(
         method: a method, or its registry name; None: `calibrated` where there are `test` examples, or `held_boundary`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
-            the default, and `masked_distillation`. About half of them are used, those on the calibration side of a
-            split by `seed` (`expunge.data.calibration_side`). The trace records it, and the audit leaves them out.
+            the default, `held_boundary` and `masked_distillation`. About half of them are used, those on the
+            calibration side of a split by `seed` (`expunge.data.calibration_side`). The trace records it, and the audit
+            leaves them out.
         unlabelled: other inputs whose labels nobody needs to know, such as those that the model is used on, or public
             images: a dataset of inputs, or of tuples that begin with one. `held_boundary`, `masked_distillation` and
             `calibrated` hold the model's outputs there. Those that are forgotten or test examples are left out.
@@ -165,9 +166,7 @@ def unlearn(
             forget=examples,
             forget_digests=identity,
             forget_logits=logits,
-            retain=retained_examples(retain, examples, logits.shape[1], chosen, seed)
-            if Needs.RETAIN in chosen.needs
-            else None,
+            retain=retained_examples(retain, examples, logits.shape[1], chosen, seed),
             factory=(factory or own_factory(model)) if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
             calibration=calibration_examples(test, examples, logits.shape[1], seed),
