@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import expunge
-from expunge.auditing import accuracy, audit
+from expunge.auditing import AuditSettings, accuracy, audit
 from expunge.auditing.preparation import prepare
 from expunge.data import Examples
 from expunge.errors import InputError, SettingError
@@ -23,6 +23,8 @@ from expunge.models import last_layer
 from expunge.records import Trace
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, arrange, pairs, read_by
+
+ODD = AuditSettings(non_random=True)
 
 
 def test_parameter_change_is_the_norm_of_the_difference() -> None:
@@ -294,9 +296,9 @@ def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
     hard = Difficulty(
         forget=rng.normal(size=9), test=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
     )
-    report = audit(model, after, forget, heldout, difficulty=hard)
+    report = audit(model, after, forget, heldout, references=hard, settings=ODD)
     left = prepare(forget, heldout).uncalibrated(after).positions["test"].numpy()
-    same = audit(model, after, forget, heldout, difficulty=replace(hard, test=hard.test[left]))
+    same = audit(model, after, forget, heldout, references=replace(hard, test=hard.test[left]), settings=ODD)
     assert report.num_test == len(left) < 150
     assert replace(report, seconds={}) == replace(same, seconds={})
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from expunge import auditing as auditing
     from expunge import metrics as metrics
     from expunge import theory as theory
-    from expunge.auditing import AuditReport, accuracy, audit
+    from expunge.auditing import AuditReport, AuditSettings, accuracy, audit
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import (
         ExpungeError,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AuditReport": "auditing",
+    "AuditSettings": "auditing",
     "accuracy": "auditing",
     "audit": "auditing",
     "Forgotten": "forgetting",
@@ -120,6 +121,7 @@ __all__ = [
     "Amnesiac",
     "AmnesiacUndo",
     "AuditReport",
+    "AuditSettings",
     "BadTeacher",
     "BoundaryShrink",
     "Calibrated",

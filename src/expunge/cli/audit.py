@@ -5,16 +5,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expunge.cli.options import AllowPickle, Device, Ids, Json, Resize, Retain, Seed, Weights, WithImages
+from expunge.cli.options import (
+    AllowPickle,
+    Device,
+    Ids,
+    Json,
+    MaxLoss,
+    ReferenceMinutes,
+    Resize,
+    Retain,
+    Seed,
+    Weights,
+    WithImages,
+)
 from expunge.cli.printing import print_full_audit, print_report
 from expunge.errors import InputError, SettingError
 from expunge.stopping import work
 
 if TYPE_CHECKING:
     from expunge.cli.sources import Sources
-    from expunge.models import Header
     from expunge.report.record import Report
-    from expunge.training import Recipe
 
 
 def audit(
@@ -38,6 +48,8 @@ def audit(
             help="For non-random forget sets: allow for how hard networks trained on --test find them.",
         ),
     ] = False,
+    max_loss: MaxLoss = None,
+    reference_minutes: ReferenceMinutes = None,
     full: Annotated[
         bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
     ] = False,
@@ -63,8 +75,9 @@ def audit(
     of_full |= {"--num": num, "--workers": workers, "--ray": ray}
     of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
     of_default |= {"--with-images": with_images, "--difficulty-calibration": difficulty_calibration}
+    of_default |= {"--max-loss": max_loss}
     for option, given in (of_default if full else of_full).items():
-        if given:
+        if given not in (None, False, [], ""):
             raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
     kept = str(references or f"{out}-references") if full else None
     with work(kept):
@@ -95,6 +108,8 @@ def audit(
                 device=device,
                 with_images=with_images,
                 difficulty_calibration=difficulty_calibration,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
             )
     if full:
         print_full_audit(found, out, as_json)
@@ -112,14 +127,15 @@ def run(
     device: str = "auto",
     with_images: bool = False,
     difficulty_calibration: bool = False,
+    max_loss: float | None = None,
+    reference_minutes: float | None = None,
 ) -> "Report":
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
-    from expunge.auditing import difficulty_of
     from expunge.auditing.default_audit import evaluate, report_of
     from expunge.auditing.preparation import prepare
-    from expunge.cli.sources import factory_of, forget_set, given_set, is_same_network, told, write_report
+    from expunge.cli.sources import audit_settings, forget_set, given_set, is_same_network, told, write_report
     from expunge.files import check_unused, new_directory
-    from expunge.models import build, load_model
+    from expunge.models import load_model
     from expunge.report.record import Report
     from expunge.trainer import device_named
 
@@ -132,24 +148,22 @@ def run(
     forgotten = forget_set(sources, header)
     test, retain = (given_set(spec, sources, header) for spec in (sources.test, sources.retain))
     sets = prepare(forgotten, test, retain).uncalibrated(unlearned)
-    notes: tuple[str, ...] = ()
-    difficulty = None
     with new_directory(out) as temporary:
-        evaluations = evaluate(original.to(where), sets), evaluate(unlearned.to(where), sets)
-        if difficulty_calibration:
-            assert sets.test is not None
-            fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
-            recipe, notes = _recipe(header)
-            difficulty = difficulty_of(
-                sets.forget, sets.test, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
-            )
+        evaluations = evaluate(original.to(where), sets, seed), evaluate(unlearned.to(where), sets, seed)
         audited = report_of(
             original,
             unlearned,
             sets,
             evaluations,
             class_names=header.class_names or forgotten.class_names,
-            difficulty=difficulty,
+            settings=audit_settings(
+                sources.model,
+                original,
+                header,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
+                non_random=difficulty_calibration,
+            ),
             seed=seed,
         )
         report = Report(
@@ -159,25 +173,12 @@ def run(
                 after=after,
                 after_weights=after_weights,
                 difficulty_calibration=difficulty_calibration,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
                 device=None if device == "auto" else device,
             ),
             before=audited.before,
             after=audited.after,
             audit=audited,
-            notes=notes,
         )
         return write_report(temporary, report, forgotten if with_images else None)
-
-
-def _recipe(header: "Header") -> tuple["Recipe", tuple[str, ...]]:
-    """How the audited model was trained, and what to say where it does not tell."""
-    from expunge.methods import make_method
-    from expunge.training import Recipe
-
-    if header.recipe:
-        recipe = make_method("retrain", **header.recipe)
-        assert isinstance(recipe, Recipe)
-        return recipe.recipe, ()
-    return Recipe(), (
-        "the model does not say how it was trained: the networks that difficulty comes from had the default recipe",
-    )

@@ -58,7 +58,12 @@ def print_report(report: "Report", as_json: bool) -> int:
     for line in (*report.notes, *left_out, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
     if audit is not None:
-        print(f"Audit: {audit.verdict}. {audit.reason}")
+        from expunge.report.wording import headline, questions
+
+        print(f"{audit.verdict}. {headline(audit)}")
+        for question, answer, why in questions(audit):
+            print(f"  {question} {answer.capitalize()}. {why}")
+        print(audit.reason)
         for line in audit.doubts:
             print(line)
         from expunge.report.wording import mark_of_accuracy

@@ -65,6 +65,11 @@ class ScoreTest:
     num_test: int
     unmatched: int = 0
 
+    @property
+    def p_value(self) -> float:
+        """Of all tests that can make the verdict FAIL, taken together (Bonferroni), in (0, 1]."""
+        return min(1.0, len(FAILING) * min(self.p_values[name] for name in FAILING))
+
 
 def score_test(
     forget_scores: ArrayLike,

@@ -75,7 +75,10 @@ def render(
         trace=trace,
         notes=[*notes, *(trace.warnings if trace else ())],
         about=_about(report, trace, sources),
-        headline=wording.HEADLINES[report.verdict],
+        headline=wording.headline(report),
+        questions=wording.questions(report),
+        attacks=_attack_rows(report),
+        compared=_comparison_rows(report),
         meaning=wording.meaning(report),
         advice=wording.advice(report),
         mark=wording.mark_of_accuracy(report),
@@ -173,6 +176,28 @@ def _p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
+def _attack_rows(report: AuditReport) -> list[Row]:
+    """A row an attack: on the model before, and after."""
+    rows: list[Row] = []
+    for before, after in zip(report.attacks_before, report.attacks_after, strict=True):
+        cells = ((f"{a.auc:.3f}", _span(a.auc_interval)) for a in (before, after))
+        chances = (_p_value(a.p_value) for a in (before, after))
+        rows.append((_capital(wording.NAMES[before.name]), *cells, *chances, f"{before.level:g}"))
+    return rows
+
+
+def _comparison_rows(report: AuditReport) -> list[Row]:
+    """A row a way to compare both models, the most telling first."""
+    return [
+        (_capital(wording.COMPARISONS[each.name]), (f"{each.auc:.3f}", _span(each.interval)), "0.5")
+        for each in report.comparisons
+    ]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _change_rows(report: AuditReport) -> list[Row]:
     change = report.change
     return [
@@ -241,8 +266,6 @@ def _sign_rows(report: AuditReport) -> list[Row]:
                 "above 0.05",
             ),
         ]
-    leakage = report.leakage
-    rows.append(("AUC of what the update gives away", (f"{leakage.auc:.3f}", _span(leakage.interval)), "0.5"))
     return rows
 
 
