@@ -178,6 +178,21 @@ def test_jit_reads_the_authors_code_where_told_to() -> None:
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
 
 
+def test_jit_can_add_up_the_gradients_of_all_steps() -> None:
+    draw, weight, total = stream("method", 0), W, np.zeros_like(W)
+    unit = X.std()
+    for _ in range(3):
+        e = 0.3 * torch.randn(N, M, dtype=torch.float64, generator=draw).numpy()
+        moved = unit * e @ weight.T
+        slope = moved / np.linalg.norm(moved, axis=1, keepdims=True) / np.linalg.norm(e, axis=1, keepdims=True) / N
+        total = total + slope.T @ (unit * e)
+        weight = weight - LR * total
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": LR, "weight_decay": 0, "epochs": 3, "sigma": 0.3, "draws": 1}
+    method = make_method("jit", **settings, accumulate=True)
+    actual, _ = arrays(unlearn(network(W, B), data(X, Y), method=method).model)
+    np.testing.assert_allclose(actual, weight, rtol=0, atol=1e-12)
+
+
 def test_jit_draws_new_noise_in_every_step() -> None:
     """Attached, with the noise in units of X's deviation s, a step's gradient is of ‖W s e‖ / ‖e‖."""
     draw, s, weight = stream("method", 0), X.std(), W
