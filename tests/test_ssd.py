@@ -57,6 +57,29 @@ def test_dampening_equals_the_formula(alpha: float, lam: float, reference: str, 
     assert (result.trace.steps, result.trace.examples_seen) == (1, N + R + (N if reference == "all" else 0))
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_without_labels_importance_is_the_slope_of_the_squared_norm_of_the_logits(batch_size: int) -> None:
+    def slopes(x: Array) -> Array:
+        order = torch.randperm(len(x), generator=draw).numpy() if batch_size > 1 else np.arange(len(x))
+        parts = []
+        for batch in np.split(x[order], range(batch_size, len(x), batch_size)):
+            dz = 2 * (batch @ W.T + B) / len(batch)
+            parts.append(np.abs(np.concatenate([(dz.T @ batch).ravel(), dz.sum(0)])))
+        return np.asarray(np.mean(parts, axis=0))
+
+    draw = stream("method", 0)
+    forget, other, alpha = slopes(X), slopes(XR), 0.9
+    flat = np.concatenate([W.ravel(), B])
+    chosen = forget > alpha * other
+    assert 0 < chosen.sum() < len(flat)
+    expected = np.where(chosen, flat * np.minimum(0.5 * other / forget, 1), flat)
+    method = make_method("lfssd", alpha=alpha, lam=0.5, batch_size=batch_size)
+    for labels in (Y, (Y + 1) % 5):
+        model = unlearn(network(W, B), data(X, labels), method=method, retain=data(XR, YR)).model
+        actual = np.concatenate([array.ravel() for array in arrays(model)])
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("forget_last", [False, True])
 def test_the_order_of_the_data_does_not_matter(forget_last: bool) -> None:
     """Gradients of one class, in which a folder is sorted, do not cancel within a batch."""
@@ -132,3 +155,4 @@ def test_published_settings() -> None:
     method = make_method("ssd", preset="foster2024")
     assert (method.alpha, method.lam, method.retain_size) == (10, 1, None)  # type: ignore[attr-defined]
     assert (method.reference, method.batch_size, method.forget_last) == ("all", 128, True)  # type: ignore[attr-defined]
+    assert make_method("lfssd", preset="foster2024").alpha == 3.5  # type: ignore[attr-defined]

@@ -240,6 +240,11 @@ class Descent:
         record.steps += 1
         record.examples_seen += len(self._logits)
 
+    def slow(self, factor: float) -> None:
+        """Multiplies the step size by `factor`, for the updates from here on."""
+        for group in self._optimizer.param_groups:
+            group["lr"] *= factor
+
     def end(self) -> None:
         """Ends the run: after this pass, and without the update of a step over all examples."""
         self._over = True
