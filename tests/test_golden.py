@@ -26,7 +26,7 @@ W, B = rng.normal(size=(C, M)), rng.normal(size=C)
 X, Y = rng.normal(size=(N, M)), np.array([0, 1, 2, 2])
 XR, YR = rng.normal(size=(R, M)), np.array([4, 3, 1, 0, 2, 4])
 WT, BT = rng.normal(size=(C, M)), rng.normal(size=C)
-XT, YT = rng.normal(size=(30, M)), np.arange(30) % (C - 1)
+XT, YT = rng.normal(size=(30, M)), np.array([0, 2, 3, 4])[np.arange(30) % 4]
 """Weights of the network, forgotten and retained examples, what the factory builds, and unseen examples."""
 
 
