@@ -434,6 +434,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
         [
             ("total / self.draws", "total"),
             ("not self.detach", "True"),
+            ("fresh=not self.accumulate", "fresh=True"),
             ('if self.reduction == "sum"', 'if self.reduction == "mean"'),
         ],
     ),
@@ -490,7 +491,27 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
         "tests/test_ssd.py",
         [
             (".clamp(max=1)", ""),
-            ("if batch_size > 1:", "if batch_size > 1000:"),
+            ("if self.batch_size == 1:", "if self.batch_size < 1000:"),
+            ('== "all" and self.forget_last', '== "all" and not self.forget_last'),
+        ],
+    ),
+    "methods/lfssd.py": ("tests/test_ssd.py", [("power: ClassVar[int] = 1", "power: ClassVar[int] = 2")]),
+    "methods/amun.py": (
+        f"{GOLDEN} {FORGET_ONLY} -k amun",
+        [
+            ("ball *= 2", "ball *= 3"),
+            ("descent.slow(self.decay)", "pass"),
+            ("* (ball / norms(moved)).clamp_max(1)", "* 1"),
+            ("forget.alike(task.retain.inputs)", "task.retain.inputs"),
+            ("0 if self.with_true else len(true)", "0"),
+        ],
+    ),
+    "methods/falw.py": (
+        f"{GOLDEN} -k falw",
+        [
+            ("(1 / balance)", "balance"),
+            ("z.sign() * z.abs().tanh()", "z.abs().tanh()"),
+            ("weights.where(weights.isfinite(), torch.ones_like(weights))", "weights.nan_to_num(0)"),
         ],
     ),
     "methods/targeted.py": (

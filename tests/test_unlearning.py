@@ -420,7 +420,7 @@ def test_networks_of_odd_kinds() -> None:
         unlearn(Squeezing(), pairs(9, 0), method=make_method("neg_grad", batch_size=8))
     scalars = TensorDataset(torch.rand(6, generator=rng), torch.randint(0, 5, (6,), generator=rng))
     model = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 5))
-    for name in ("instance_wise", "mu_mis", "jit"):
+    for name in ("instance_wise", "mu_mis", "jit", "amun"):
         assert unlearn(model, scalars, method=make_method(name, epochs=1)).trace.steps
 
 
