@@ -427,19 +427,21 @@ def test_the_chance_of_as_many_is_hypergeometric_in_each_class() -> None:
     assert chance_of_as_many(hits, forgotten, everything, 0) == pytest.approx(1.0)
 
 
-def parts_of_errors(s: Floats, t: Floats) -> tuple[Floats, Floats]:
-    """Of A1 and of the bound of A2: sample variances over forgotten and over held-out scores, none below the null's.
-
-    A held-out score t adds to A1 the share of forgotten ones above it, and to A2 twice that share, of the upper half
-    less of the lower. Without ties, and for an odd number of held-out scores, so that no u is ½.
-    """
+def variance_of_heldout(s: Floats, t: Floats) -> tuple[float, float]:
+    """Of what a held-out score t adds to A1 and to A2: the share of forgotten ones above it, and twice that share, of
+    the upper half less of the lower. Without ties, and for an odd number of held-out scores, so that no u is ½."""
     lower = t[None] < s[:, None]
-    u = (lower.sum(1) + 0.5) / (len(t) + 1)
-    upper = np.where(u > 0.5, 1.0, -1.0)
+    upper = np.where(lower.sum(1) > len(t) / 2, 1.0, -1.0)
+    return lower.mean(0).var(ddof=1), (2 * (upper[:, None] * lower).mean(0)).var(ddof=1)
+
+
+def parts_of_errors(s: Floats, t: Floats) -> tuple[Floats, Floats]:
+    """Of A1 and of the bound of A2: sample variances over forgotten and over held-out scores, none below the null's."""
     values = upper_values(len(t))
-    sampled = (u, lower.mean(0)), (values[lower.sum(1)], 2 * (upper[:, None] * lower).mean(0))
+    places = (t[None] < s[:, None]).sum(1)
+    own = ((places + 0.5) / (len(t) + 1)).var(ddof=1), values[places].var(ddof=1)
     floors = 1 / 12, max(1 / 12, values.var())
-    a1, a2 = (np.maximum(low, [x.var(ddof=1) for x in pair]) for pair, low in zip(sampled, floors, strict=True))
+    a1, a2 = (np.maximum(low, pair) for low, *pair in zip(floors, own, variance_of_heldout(s, t), strict=True))
     return a1, a2
 
 
@@ -470,9 +472,12 @@ def test_the_error_of_classes_adds_up() -> None:
     for number, error in enumerate(standard_errors(ranked)):
         values = ranked.u if number == 0 else ranked.upper
         floors = (1 / 12, 1 / 12) if number == 0 else [upper_values(len(b)).var() for _, b in groups]
-        floor = sum(len(a) / 50 * low for (a, _), low in zip(groups, floors, strict=True))
-        parts = [(len(a) / 50) ** 2 * parts_of_errors(a, b)[number][1] / len(b) for a, b in groups]
-        assert error == pytest.approx(math.sqrt(max(floor, values.var(ddof=1)) / 50 + sum(parts)), rel=1e-9)
+        shares = [(len(a) / 50, len(a) ** 2 / 50**2 / len(b), a, b) for a, b in groups]
+        forgot = sum(share * low for (share, *_), low in zip(shares, floors, strict=True))
+        heldout = sum(weight * low for (_, weight, *_), low in zip(shares, floors, strict=True))
+        sampled = sum(weight * variance_of_heldout(a, b)[number] for _, weight, a, b in shares)
+        expected = max(forgot, values.var(ddof=1)) / 50 + max(heldout, sampled)
+        assert error == pytest.approx(math.sqrt(expected), rel=1e-9)
 
 
 # --- membership ----------------------------------------------------------------------------------------------------

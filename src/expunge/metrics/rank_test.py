@@ -198,8 +198,8 @@ def standard_errors(ranked: PercentileRanks) -> tuple[float, float]:
     """Of A1 and of `most_a2`, whether or not the null holds: √(S_forget / n + Σ_g (n_g / n)² S_g / m_g), as DeLong's.
 
     S_forget is the sample variance over forgotten examples, S_g that of what each held-out score of the group
-    contributes. Each is at least its value under the null, so that a small sample that happens to agree with itself is
-    not taken for a precise one.
+    contributes. Either part is at least its value under the null, so that a small sample that happens to agree with
+    itself is not taken for a precise one.
     """
     counted = ranked.group >= 0
     group, u = ranked.group[counted], ranked.u[counted]
@@ -211,8 +211,8 @@ def standard_errors(ranked: PercentileRanks) -> tuple[float, float]:
     for (values, slopes), floor in zip(values_and_slopes, floors, strict=True):
         heldout = _heldout_variances(ranked.below[counted], ranked.through[counted], group, slopes, num, m)
         own = float(values.var(ddof=1)) if len(u) > 1 else 0.0
-        own = max(own, float(share @ floor))
-        errors.append(math.sqrt(own / len(u) + float((share**2 * np.maximum(heldout, floor) / m).sum())))
+        weights = share**2 / m
+        errors.append(math.sqrt(max(own, share @ floor) / len(u) + max(weights @ heldout, weights @ floor)))
     return errors[0], errors[1]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -185,7 +186,10 @@ def passes(ranked: PercentileRanks, p: Mapping[str, float]) -> bool:
 
 
 def can_pass(sizes: Sequence[tuple[int, int]]) -> bool:
-    """Whether PASS is within reach: both bounds, at their narrowest, fit where A1 and A2 are what is expected.
+    """Whether PASS is within reach: whether both bounds, at their narrowest, can fit.
+
+    That of A2 is taken where A2 is the lowest that is not suspicious by itself; see `WATCHED`. `plan` tells how likely
+    PASS is.
 
     Args:
         sizes: the (forgotten, held-out) examples of each class, one or more of each; of everything without labels.
@@ -193,12 +197,19 @@ def can_pass(sizes: Sequence[tuple[int, int]]) -> bool:
     >>> can_pass([(22, 1_000_000)]), can_pass([(23, 1_000_000)]), can_pass([(100, 1)] * 10)
     (False, True, False)
     """
+    error_a1, expected, error_a2 = narrowest(sizes)
+    lowest = expected + NormalDist().inv_cdf(WATCHED["a2_low"]) * error_a2
+    return Z * error_a1 <= MARGIN and lowest + Z * error_a2 <= 0.5 + MARGIN
+
+
+def narrowest(sizes: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    """The least standard error of A1, what `most_a2` is on average under the null, and its least standard error."""
     num, m = np.array(sizes, dtype=np.float64).T
     share = num / num.sum()
     expected, variance = np.array([upper_moments(size) for _, size in sizes]).T
-    wide_a1 = Z * math.sqrt(UNIFORM_VARIANCE * (1 / num.sum() + float((share**2 / m).sum())))
-    wide_a2 = Z * math.sqrt(float(share @ variance) / num.sum() + float((share**2 / m) @ variance))
-    return wide_a1 <= MARGIN and float(share @ expected) + wide_a2 <= 0.5 + MARGIN
+    error_a1 = math.sqrt(UNIFORM_VARIANCE * (1 / num.sum() + float((share**2 / m).sum())))
+    error_a2 = math.sqrt(float(share @ variance) / num.sum() + float((share**2 / m) @ variance))
+    return error_a1, float(share @ expected), error_a2
 
 
 def _unusual(ranked: PercentileRanks, outer: Tails, p: Mapping[str, float]) -> str:
