@@ -184,7 +184,7 @@ def tenth(size: float) -> Callable[[np.random.Generator, int], Floats]:
 
 
 def settings() -> list[Setting]:
-    """What is drawn, how many are forgotten and held out, of how many classes, the verdict that is counted, the draw."""
+    """Name, how many are forgotten and held out, of how many classes, the verdict that is counted, and the draw."""
     found: list[Setting] = [
         ("memorised: AUC 0.80", 16, 1_000, 1, "FAIL", normals(shift(0.8))),
         ("half memorised, half over-forgotten: ±2σ", 16, 1_000, 1, "FAIL", both_tails),
@@ -286,8 +286,8 @@ def simulation_table() -> str:
     for part, name in (("false_alarms", "false alarms"), ("verdicts", "FAIL and PASS"), ("coverage", "coverage")):
         found = report[part]
         notes.append(
-            f"{name}: {found['rows'][0]['repetitions']:,} repetitions · `{found['command']}` · {found['machine']} · numpy "
-            f"{found['versions']['numpy']}, scipy {found['versions']['scipy']} · seed {found['seed']} · commit "
+            f"{name}: {found['rows'][0]['repetitions']:,} repetitions · `{found['command']}` · {found['machine']} · "
+            f"numpy {found['versions']['numpy']}, scipy {found['versions']['scipy']} · seed {found['seed']} · commit "
             f"{found['commit']}"
         )
     table = markdown(["what", "forgotten", "held out", "measured, %", "aim, %"], body)
@@ -302,8 +302,8 @@ def main() -> None:
         raise SettingError(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     report = json.loads(TARGET.read_text()) if TARGET.exists() else {}
     streams = dict(zip(parts, np.random.default_rng(SEED).spawn(len(parts)), strict=True))
+    made = commit()
     for name in wanted:
-        made = commit()
         report[name] = {
             "command": "python -m experiments audit-simulation",
             "commit": made,
