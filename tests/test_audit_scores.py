@@ -472,12 +472,28 @@ def test_the_error_of_classes_adds_up() -> None:
     for number, error in enumerate(standard_errors(ranked)):
         values = ranked.u if number == 0 else ranked.upper
         floors = (1 / 12, 1 / 12) if number == 0 else [upper_values(len(b)).var() for _, b in groups]
-        shares = [(len(a) / 50, len(a) ** 2 / 50**2 / len(b), a, b) for a, b in groups]
+        shares = [(len(a) / 50, len(a) * (len(a) - 1) / (50 * 49 * len(b)), a, b) for a, b in groups]
         forgot = sum(share * low for (share, *_), low in zip(shares, floors, strict=True))
         heldout = sum(weight * low for (_, weight, *_), low in zip(shares, floors, strict=True))
         sampled = sum(weight * variance_of_heldout(a, b)[number] for _, weight, a, b in shares)
         expected = max(forgot, values.var(ddof=1)) / 50 + max(heldout, sampled)
         assert error == pytest.approx(math.sqrt(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[(40, 20)], [(2, 5)] * 20, [(1, 3)] * 30, [(1, 4), (30, 40), (4, 1)]])
+def test_standard_errors_are_near_how_much_a1_and_the_bound_of_a2_vary(sizes: list[tuple[int, int]]) -> None:
+    """Also where a class has one forgotten example. They are somewhat larger, as the null's variance is the least."""
+    rng = np.random.default_rng(0)
+    own, others = (np.repeat(np.arange(len(sizes)), part) for part in zip(*sizes, strict=True))
+    for spread in (1.0, 1.5):
+        found = []
+        for _ in range(1500):
+            s, t = spread * rng.standard_normal(len(own)), rng.standard_normal(len(others))
+            ranked = percentile_ranks(s, t, forget_labels=own, test_labels=others)
+            found.append((ranked.a1, ranked.most_a2, *standard_errors(ranked)))
+        values = np.array(found).T
+        for value, error in zip(values[:2], values[2:], strict=True):
+            assert 0.95 * value.std() <= math.sqrt((error**2).mean()) <= 1.3 * value.std()
 
 
 # --- membership ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Where forgotten examples stand among held-out ones, and how surely that is no accident; docs/audit.md explains it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -195,25 +196,35 @@ def class_a1(ranked: PercentileRanks) -> Floats:
 
 
 def standard_errors(ranked: PercentileRanks) -> tuple[float, float]:
-    """Of A1 and of `most_a2`, whether or not the null holds: √(S_forget / n + Σ_g (n_g / n)² S_g / m_g), as DeLong's.
+    """Of A1 and of `most_a2`, whether or not the null holds: √(S_forget / n + Σ_g w_g S_g), as DeLong's.
 
     S_forget is the sample variance over forgotten examples, S_g that of what each held-out score of the group
-    contributes. Either part is at least its value under the null, so that a small sample that happens to agree with
-    itself is not taken for a precise one.
+    contributes; `heldout_weights` gives w_g. Either part is at least its value under the null, so that a small sample
+    that happens to agree with itself is not taken for a precise one.
     """
     counted = ranked.group >= 0
     group, u = ranked.group[counted], ranked.u[counted]
     num, m = np.array(ranked.sizes, dtype=np.int64).T
-    share = num / len(u)
+    share, weights = num / len(u), heldout_weights(ranked.sizes)
     floors = np.full(len(m), UNIFORM_VARIANCE), np.array([upper_moments(int(size))[1] for size in m])
     values_and_slopes = (u, np.ones(len(u))), (ranked.upper, 2 * np.sign(2 * u - 1))
     errors = []
     for (values, slopes), floor in zip(values_and_slopes, floors, strict=True):
         heldout = _heldout_variances(ranked.below[counted], ranked.through[counted], group, slopes, num, m)
         own = float(values.var(ddof=1)) if len(u) > 1 else 0.0
-        weights = share**2 / m
         errors.append(math.sqrt(max(own, share @ floor) / len(u) + max(weights @ heldout, weights @ floor)))
     return errors[0], errors[1]
+
+
+def heldout_weights(sizes: Sequence[tuple[int, int]]) -> Floats:
+    """What the held-out scores of each group add to the variance of a mean, as a share of their own: shape (G,).
+
+    In one group it is 1 / m. In many it is (n_g / n)² (1 − 1 / n_g) / m_g, times n / (n − 1): the scores that a single
+    forgotten example is compared with are already part of how much examples vary.
+    """
+    num, m = np.array(sizes, dtype=np.float64).T
+    n = num.sum()
+    return np.asarray(num * (num - 1) / (n * max(1.0, n - 1) * m))
 
 
 def contributions(below: Integers, through: Integers, num_test: int, weights: Floats) -> Floats:

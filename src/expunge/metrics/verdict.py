@@ -16,6 +16,7 @@ from expunge.metrics.rank_test import (
     PercentileRanks,
     class_a1,
     class_p_values,
+    heldout_weights,
     p_values,
     percentile_ranks,
     standard_errors,
@@ -204,11 +205,11 @@ def can_pass(sizes: Sequence[tuple[int, int]]) -> bool:
 
 def narrowest(sizes: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     """The least standard error of A1, what `most_a2` is on average under the null, and its least standard error."""
-    num, m = np.array(sizes, dtype=np.float64).T
-    share = num / num.sum()
+    num = np.array([n for n, _ in sizes], dtype=np.float64)
+    share, weights = num / num.sum(), heldout_weights(sizes)
     expected, variance = np.array([upper_moments(size) for _, size in sizes]).T
-    error_a1 = math.sqrt(UNIFORM_VARIANCE * (1 / num.sum() + float((share**2 / m).sum())))
-    error_a2 = math.sqrt(float(share @ variance) / num.sum() + float((share**2 / m) @ variance))
+    error_a1 = math.sqrt(UNIFORM_VARIANCE * (1 / num.sum() + float(weights.sum())))
+    error_a2 = math.sqrt(float(share @ variance) / num.sum() + float(weights @ variance))
     return error_a1, float(share @ expected), error_a2
 
 
