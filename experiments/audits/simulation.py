@@ -24,6 +24,7 @@ from experiments.commit import commit
 from expunge.errors import SettingError
 from expunge.markdown import markdown
 from expunge.metrics.membership import auc_interval
+from expunge.metrics.planning import plan
 from expunge.metrics.rank_test import percentile_ranks
 from expunge.metrics.tail_counts import tails
 from expunge.metrics.verdict import FAILING, alarms, all_p_values, score_test
@@ -75,9 +76,9 @@ def drawn_classes(rng: np.random.Generator, n: int, m: int) -> Draw:
 
 def absent_class(rng: np.random.Generator, n: int, m: int) -> Draw:
     """Ten classes as in `by_class`, four of which have no held-out examples."""
-    s, t, own, others = by_class(rng, n, m)
-    held = others >= 4
-    return s, t[held], own, others[held]
+    own, others = rng.integers(NUM_CLASSES, size=n), np.arange(m) % NUM_CLASSES
+    others = others[others >= 4]
+    return rng.standard_normal(n) + own, rng.standard_normal(len(others)) + others, own, others
 
 
 def long_tail(rng: np.random.Generator, n: int, m: int) -> Draw:
@@ -292,6 +293,16 @@ def simulation_table() -> str:
         )
     table = markdown(["what", "forgotten", "held out", "measured, %", "aim, %"], body)
     return f"{table}\n\n± one standard error; " + "; ".join(notes)
+
+
+def plan_table() -> str:
+    """Of docs/audit.md: the held-out examples that PASS takes, by `expunge.metrics.plan`."""
+    sizes, body = (80, 100, 150, 200, 500, 1_000), []
+    for num_classes in (1, 10, 100):
+        needed = [plan(num_forget=size, num_classes=num_classes).test_needed for size in sizes]
+        body.append([str(num_classes), *("–" if number is None else f"{number:,}" for number in needed)])
+    table = markdown(["classes", *(f"{size:,} forgotten" for size in sizes)], body)
+    return f"{table}\n\n– : no number is enough · `expunge audit --plan --forgotten N --classes C`"
 
 
 def main() -> None:

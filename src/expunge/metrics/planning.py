@@ -117,5 +117,5 @@ def _least(rate: Callable[[int], float], lowest: int) -> int | None:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if rate(middle) >= WANTED else (middle + 1, high)
-    unit = 10 ** max(0, len(str(high)) - 2)
+    unit = int(10 ** max(0, len(str(high)) - 2))
     return -(-high // unit) * unit
