@@ -126,7 +126,6 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("max(1 / 12, float(values.var()))", "float(values.var())"),
             ("weights = np.sqrt(np.bincount(place))", "weights = np.bincount(place)"),
             ("wanted = 2 * p - 1 - LOW", "wanted = 2 * p - 1"),
-            ("values + max(0.0", "values - max(0.0"),
         ],
     ),
     "metrics/planning.py": (
@@ -136,7 +135,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("1 - 2 * beyond", "1 - 8 * beyond"),
             ("WANTED = 0.8", "WANTED = 0.9"),
             ("-(-high // unit)", "(high // unit)"),
-            ("min(given)", "max(given)"),
+            ("<= num_classes <= min(given)", "<= num_classes <= max(given)"),
         ],
     ),
     "metrics/rank_test.py": (

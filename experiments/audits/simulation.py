@@ -299,10 +299,11 @@ def plan_table() -> str:
     """Of docs/audit.md: the held-out examples that PASS takes, by `expunge.metrics.plan`."""
     sizes, body = (80, 100, 150, 200, 500, 1_000), []
     for num_classes in (1, 10, 100):
-        needed = [plan(num_forget=size, num_classes=num_classes).test_needed for size in sizes]
-        body.append([str(num_classes), *("–" if number is None else f"{number:,}" for number in needed)])
+        fits = [size for size in sizes if size >= num_classes]
+        needed = {size: plan(num_forget=size, num_classes=num_classes).test_needed for size in fits}
+        body.append([str(num_classes), *(f"{number:,}" if (number := needed.get(size)) else "–" for size in sizes)])
     table = markdown(["classes", *(f"{size:,} forgotten" for size in sizes)], body)
-    return f"{table}\n\n– : no number is enough · `expunge audit --plan --forgotten N --classes C`"
+    return f"{table}\n\n–: no number is enough · `expunge audit --plan --forgotten N --classes C`"
 
 
 def main() -> None:

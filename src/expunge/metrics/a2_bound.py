@@ -69,5 +69,4 @@ def _least(m: int) -> Floats:
     target[-1] = 1.0
     dual, _ = optimize.nnls(np.vstack([(sums / weights).T, wanted]), target)
     residual = np.vstack([(sums / weights).T, wanted]) @ dual - target
-    values = -residual[:-1] / residual[-1] / weights + LOW
-    return np.asarray((values + max(0.0, float((2 * p - 1 - sums @ values).max())))[place])
+    return np.asarray((-residual[:-1] / residual[-1] / weights + LOW)[place])
