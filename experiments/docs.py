@@ -214,6 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "retraining": retraining_table,
     "speed": speed_table,
     "audit-simulation": simulation.simulation_table,
+    "audit-plan": simulation.plan_table,
     "audit-cost": cost.cost_table,
     "audit-difficulty": difficulty.difficulty_table,
     "full-audit": lambda: full.full_audit_table("paper"),

@@ -133,7 +133,13 @@ def classifier_attack(forget: Outputs, test: Outputs, *, seed: int = 0) -> Attac
 def reference_attack(forget: Outputs, test: Outputs, hard: Difficulty) -> Attack:
     """The offline likelihood-ratio attack: scores less what networks say that never saw the example."""
     ours, theirs, _ = difficulty_calibrated_scores(forget.scores, test.scores, hard.forget, hard.test)
-    found = score_test(ours, theirs, forget_labels=forget.labels, test_labels=test.labels)
+    found = score_test(
+        ours,
+        theirs,
+        forget_labels=forget.labels,
+        test_labels=test.labels,
+        false_alarms=FALSE_ALARMS["reference models"],
+    )
     return rank_attack(found, "reference models")
 
 

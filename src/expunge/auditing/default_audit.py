@@ -12,7 +12,15 @@ from torch import nn
 
 from expunge.arrays import Floats
 from expunge.auditing import details
-from expunge.auditing.attacks import Attack, attacked, classifier_attack, rank_attack, reference_attack, with_shifts
+from expunge.auditing.attacks import (
+    FALSE_ALARMS,
+    Attack,
+    attacked,
+    classifier_attack,
+    rank_attack,
+    reference_attack,
+    with_shifts,
+)
 from expunge.auditing.both_models import compare, slopes_of
 from expunge.auditing.difficulty import references_within
 from expunge.auditing.forward import Outputs, outputs_of
@@ -170,7 +178,8 @@ def report_of(
     seen = dict(zip(("before", "after"), evaluations, strict=True))
     forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     scores = {when: {name: said.scores for name, said in found.outputs.items()} for when, found in seen.items()}
-    labels = {"forget_labels": forget.labels, "test_labels": heldout.labels}
+    labels: dict[str, Any] = {"forget_labels": forget.labels, "test_labels": heldout.labels}
+    labels["false_alarms"] = FALSE_ALARMS["rank test"]
     tests = {when: score_test(found["forget"], found["test"], **labels) for when, found in scores.items()}
     correction, decisive = None, scores["after"]
     made: dict[str, tuple[Attack, ...]]

@@ -18,7 +18,7 @@ from expunge.cli.options import (
     Weights,
     WithImages,
 )
-from expunge.cli.printing import print_full_audit, print_report
+from expunge.cli.printing import print_full_audit, print_plan, print_report
 from expunge.errors import InputError, SettingError
 from expunge.stopping import work
 
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 def audit(
     context: typer.Context,
-    before: Annotated[str, typer.Option(metavar="MODEL", help="The original model.")],
-    forget: Annotated[str, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")],
-    test: Annotated[str, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")],
-    out: Annotated[Path, typer.Option(help="New directory for the report.")],
+    before: Annotated[str | None, typer.Option(metavar="MODEL", help="The original model.")] = None,
+    forget: Annotated[str | None, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New directory for the report.")] = None,
     after: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that was made to forget.")] = None,
     ids: Ids = None,
     retain: Retain = None,
@@ -64,11 +66,28 @@ def audit(
     references: Annotated[
         Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only print how many examples an audit takes to say PASS; needs no model.")
+    ] = False,
+    forgotten: Annotated[int | None, typer.Option(min=1, help="--plan: how many examples are forgotten.")] = None,
+    held_out: Annotated[int | None, typer.Option(min=1, help="--plan: how many held-out examples there are.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="--plan: of how many classes; default: 1.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Test whether an unlearned model still reveals the forgotten examples."""
+    of_plan = {"--forgotten": forgotten, "--held-out": held_out, "--classes": classes}
+    if plan:
+        print_plan(forgotten, held_out, classes or 1, as_json)
+        return
+    for option, number in of_plan.items():
+        if number is not None:
+            raise SettingError(f"{option} is for --plan: add --plan, or leave {option} out")
+    if before is None or forget is None or test is None or out is None:
+        needed = {"--before MODEL": before, "--forget DATA": forget, "--test DATA": test, "--out DIR": out}
+        missing = ", ".join(option for option, given in needed.items() if given is None)
+        raise SettingError(f"an audit needs more: add {missing} (or --plan, to see how many examples it takes)")
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
     of_full: dict[str, object] = {"--train": train, "--method": method, "--references": references}

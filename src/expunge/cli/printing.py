@@ -91,6 +91,36 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
     print(f"full_audit.json and full_audit.md are in {out}.")
 
 
+def print_plan(num_forget: int | None, num_test: int | None, num_classes: int, as_json: bool) -> None:
+    """How likely PASS is after perfect forgetting, and how many examples make it likely. Raises `InputError`."""
+    from dataclasses import asdict
+
+    from expunge.metrics.planning import MOST, WANTED, plan
+
+    found = plan(num_forget=num_forget, num_test=num_test, num_classes=num_classes)
+    if as_json:
+        import json
+
+        print(json.dumps(asdict(found), indent=2))
+        return
+    of = f" of {num_classes:,} classes" if num_classes > 1 else ""
+    if found.pass_rate is not None:
+        print(
+            f"{num_forget:,} forgotten and {num_test:,} held-out examples{of}: a model that forgot perfectly passes in "
+            f"about {found.pass_rate:.0%} of audits."
+        )
+    for given, given_as, needed, needed_as in (
+        (num_forget, "forgotten", found.test_needed, "held-out"),
+        (num_test, "held-out", found.forget_needed, "forgotten"),
+    ):
+        if given is None:
+            continue
+        if needed is None:
+            print(f"With {given:,} {given_as} examples{of}, not even {MOST:,} {needed_as} ones make that {WANTED:.0%}.")
+        else:
+            print(f"With {given:,} {given_as} examples{of}, about {needed:,} {needed_as} ones make it {WANTED:.0%}.")
+
+
 def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
     """A table under its title; without a head where `columns` are all empty."""
     from textwrap import fill

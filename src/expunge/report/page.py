@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from expunge.auditing.report import AuditReport, Recognisable
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
-from expunge.metrics.verdict import SIGNIFICANT, ScoreTest
+from expunge.metrics.verdict import ScoreTest
 from expunge.records import Trace
 from expunge.report import wording
 from expunge.report.figures import compact, confidence_figures, layer_figure, layer_rows, roc_figure, uses_log_scale
@@ -71,7 +71,7 @@ def render(
     layers = layer_rows({name: l1 for name, (l1, _) in report.change.by_layer.items()})
     text = template.render(
         report=report,
-        significant=SIGNIFICANT,
+        significant=report.decisive.significant,
         trace=trace,
         notes=[*notes, *(trace.warnings if trace else ())],
         about=_about(report, trace, sources),

@@ -6,7 +6,6 @@ from typing import Any
 
 from expunge.auditing.report import AuditReport
 from expunge.methods import METHODS
-from expunge.metrics.verdict import SIGNIFICANT
 from expunge.records import Trace
 
 Question = tuple[str, str, str]
@@ -149,14 +148,14 @@ def advice(report: AuditReport) -> str:
 def memorised(report: AuditReport) -> bool:
     """Whether the score test found examples ranked too high."""
     test = report.decisive
-    return (test.a1 > 0.5 and test.p_values["a1"] < SIGNIFICANT) or test.p_values["k_plus"] < SIGNIFICANT
+    return (test.a1 > 0.5 and test.p_values["a1"] < test.significant) or test.p_values["k_plus"] < test.significant
 
 
 def over_forgotten(report: AuditReport) -> bool:
     """Whether it found examples ranked too low, or more of them lie in the lower tail than chance explains."""
     test = report.decisive
-    low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
-    return low or test.p_values["k_minus"] < SIGNIFICANT
+    low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < test.significant
+    return low or test.p_values["k_minus"] < test.significant
 
 
 def mark_of_accuracy(report: AuditReport) -> str | None:
