@@ -206,7 +206,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ('"highest", "one_class")', '"highest", "one_class", "k_minus")', "tests/test_score_test.py -k fifth_of"),
             ("ranked.most_a2 + Z * error_a2", "ranked.a2 + Z * error_a2"),
             ('"k_minus": SIGNIFICANT, ', '"k_minus": 0.0, '),
-            ('"a2_low": SIGNIFICANT, ', '"a2_low": 1e-9, '),
+            ('"a2_low": SIGNIFICANT, ', '"a2_low": 0.0, '),
             ('"highest": 0.05, "lowest": 0.05', '"highest": 0.02, "lowest": 0.02', "tests/test_score_test.py -k five_far"),
             (" and upper <= 0.5 + MARGIN\n", "\n"),
             ("lowest + Z * error_a2 <= 0.5 + MARGIN", "True", "tests/test_score_test.py -k cannot_pass"),
