@@ -141,7 +141,7 @@ def attacks(test: ScoreTest, p_value: float) -> tuple[Attack, ...]:
     return rank_attack(test), Attack(
         name="classifier",
         p_value=p_value,
-        level=0.01,
+        level=0.005,
         auc=0.6 if p_value < 0.01 else 0.5,
         auc_interval=(0.45, 0.65),
         found=test.tpr_at_fpr[0.01],

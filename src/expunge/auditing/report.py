@@ -257,8 +257,7 @@ class AuditReport:
         if test.unmatched:
             found.append(
                 f"{test.unmatched:,} of the {test.num_forget:,} forgotten examples are of classes without any held-out "
-                "example. They were compared with those of other classes, which may be harder or easier: give held-out "
-                "examples of theirs."
+                "example. Nothing is said about them: give held-out examples of their classes."
             )
         return tuple(found)
 

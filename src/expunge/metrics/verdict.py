@@ -110,11 +110,11 @@ def score_test(
     """Tests whether forgotten examples can be distinguished from held-out ones by scores of the unlearned model.
 
     FAIL where one of five p-values is below a fifth of `false_alarms`: of A1, A2, k⁺, of how many score above all
-    unseen examples, and of A1 in the class that stands out most. Otherwise PASS where the 90% interval of A1 lies within ½ ± `MARGIN`,
-    the 95% upper bound of A2 is at most ½ + `MARGIN`, and no p-value of `WATCHED` is too low: neither a few that score
-    lower than all unseen ones pass, nor examples that all score alike. `plan` says how many examples that takes.
-    INCONCLUSIVE otherwise, and always where more than half of the forgotten examples are of classes without held-out
-    ones.
+    unseen examples, and of A1 in the class that stands out most. Otherwise PASS where the 90% interval of A1 lies
+    within ½ ± `MARGIN`, the 95% upper bound of A2 is at most ½ + `MARGIN`, and no p-value of `WATCHED` is too low:
+    neither a few that score lower than all unseen ones pass, nor examples that all score alike. `plan` says how many
+    examples that takes. INCONCLUSIVE otherwise, and always where more than half of the forgotten examples are of
+    classes without held-out ones.
 
     It is invalid where the forget set is not a random draw: mislabelled examples, or one person's images, differ from
     held-out ones after a perfect retraining too. PASS speaks of this score, not of every attack.

@@ -155,6 +155,14 @@ def _test_rows(before: ScoreTest, after: ScoreTest) -> list[Row]:
             f"{n / 100:.2g}",
             _p_value(p["k_minus"]),
         ),
+        *(
+            (name, *(("–", "–")), "–", _p_value(p[key]))
+            for name, key in (
+                ("Above all of unseen", "highest"),
+                ("Below all of unseen", "lowest"),
+                ("The class that stands out most, A1", "one_class"),
+            )
+        ),
         ("Area under the ROC curve", *((f"{t.auc:.3f}", _span(t.auc_interval)) for t in tests), "0.5", "–"),
     ]
     for rate in (0.01, 0.001):

@@ -148,7 +148,8 @@ def advice(report: AuditReport) -> str:
 def memorised(report: AuditReport) -> bool:
     """Whether the score test found examples ranked too high."""
     test = report.decisive
-    return (test.a1 > 0.5 and test.p_values["a1"] < test.significant) or test.p_values["k_plus"] < test.significant
+    high = min(test.p_values["k_plus"], test.p_values["highest"]) < test.significant
+    return high or (test.a1 > 0.5 and test.p_values["a1"] < test.significant)
 
 
 def over_forgotten(report: AuditReport) -> bool:
