@@ -60,7 +60,7 @@ def print_report(report: "Report", as_json: bool) -> int:
     if audit is not None:
         from expunge.report.wording import headline, questions
 
-        print(f"{audit.verdict}. {headline(audit)}")
+        print(f"Verdict: {audit.verdict}. {headline(audit)}")
         for question, answer, why in questions(audit):
             print(f"  {question} {answer.capitalize()}. {why}")
         print(audit.reason)
