@@ -103,7 +103,7 @@ def rank_attack(test: ScoreTest, name: str = "rank test") -> Attack:
     return Attack(
         name=name,
         p_value=test.p_value,
-        level=FALSE_ALARMS[name],
+        level=test.false_alarms,
         auc=test.auc,
         auc_interval=test.auc_interval,
         found=test.tpr_at_fpr[FOUND_AT],

@@ -179,8 +179,10 @@ def report_of(
     forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     scores = {when: {name: said.scores for name, said in found.outputs.items()} for when, found in seen.items()}
     labels: dict[str, Any] = {"forget_labels": forget.labels, "test_labels": heldout.labels}
-    labels["false_alarms"] = FALSE_ALARMS["rank test"]
-    tests = {when: score_test(found["forget"], found["test"], **labels) for when, found in scores.items()}
+    level = FALSE_ALARMS["rank test"]
+    tests = {
+        when: score_test(found["forget"], found["test"], **labels, false_alarms=level) for when, found in scores.items()
+    }
     correction, decisive = None, scores["after"]
     made: dict[str, tuple[Attack, ...]]
     if settings.non_random and hard is not None:

@@ -68,7 +68,7 @@ class ScoreTest:
         auc, auc_interval: against all held-out scores, whatever their class, with its 95% interval.
         tpr_at_fpr: by false positive rate (0.01 and 0.001); None where too few held-out examples define no threshold.
         num_forget, num_test: how many scores there were.
-        significant: the p-value below which one of the tests made the verdict FAIL.
+        false_alarms: the probability of FAIL, at most, where nothing is recognisable.
     """
 
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -86,7 +86,12 @@ class ScoreTest:
     num_forget: int
     num_test: int
     unmatched: int = 0
-    significant: float = SIGNIFICANT
+    false_alarms: float = FALSE_ALARMS
+
+    @property
+    def significant(self) -> float:
+        """The p-value below which one of the tests makes the verdict FAIL."""
+        return self.false_alarms / len(FAILING)
 
     @property
     def p_value(self) -> float:
@@ -138,11 +143,10 @@ def score_test(
         raise SettingError(f"false_alarms={false_alarms} is out of range; it lies between 0 and 1")
     ranked = percentile_ranks(forget_scores, test_scores, forget_labels=forget_labels, test_labels=test_labels)
     outer = tails(forget_scores, test_scores, forget_labels, test_labels)
-    significant = false_alarms / len(FAILING)
     p = all_p_values(ranked, outer)
     a1_interval, a2_upper = bounds(ranked)
     rates = {fpr: tpr_at_fpr(forget_scores, test_scores, fpr) for fpr in FALSE_POSITIVE_RATES}
-    failed = alarms(p, significant)
+    failed = alarms(p, false_alarms / len(FAILING))
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"] = "INCONCLUSIVE"
     if 2 * ranked.unmatched > len(ranked.u):
         reason = _why_unmatched(ranked, outer, failed)
@@ -177,7 +181,7 @@ def score_test(
         num_forget=len(ranked.u),
         num_test=ranked.num_test,
         unmatched=ranked.unmatched,
-        significant=significant,
+        false_alarms=false_alarms,
     )
 
 
