@@ -10,13 +10,14 @@ from experiments.grid.results import read_results
 
 from experiments import places
 from expunge.auditing.attacks import FALSE_ALARMS
+from expunge.errors import ExpungeWarning
 
 
 def test_a_draw_is_measured_and_makes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attacks, "TARGET", tmp_path / "attacks.jsonl")
     attacks.lines.cache_clear()
     assert attacks.attacks_table() == ""
-    with pytest.warns(UserWarning):
+    with pytest.warns(ExpungeWarning):
         found = attacks.measured("digits, MLP", 0, with_methods=False)
     assert set(found) == {"original", "retrained"}
     for audited in found.values():
