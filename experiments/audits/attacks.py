@@ -26,7 +26,7 @@ from expunge.auditing import AuditSettings, audit
 from expunge.auditing.attacks import FALSE_ALARMS
 from expunge.data import Examples, load_data
 from expunge.markdown import markdown
-from expunge.methods import make_method
+from expunge.methods import METHODS, Needs, make_method
 from expunge.metrics import clopper_pearson
 from expunge.models import ModelSpec, build
 from expunge.randomness import stream
@@ -35,15 +35,14 @@ from expunge.unlearning import unlearn
 
 TARGET = places.RESULTS / "audit" / "attacks.jsonl"
 NUM_FORGET = 64
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    "calibrated": {},
-    "masked_distillation": {},
-    "held_boundary": {},
-    "targeted": {},
-    "neg_grad": {"preset": "paper"},
-    "random_label": {"preset": "paper"},
-    "finetune": {},
-}
+OURS = ("calibrated", "masked_distillation", "held_boundary", "targeted")
+"""At their defaults; the others with the settings of the paper, or of their source."""
+
+ALONE = ("held_boundary",)
+"""Measured without test examples, as it is the default then."""
+
+ROWS = (*OURS, *sorted({*METHODS} - {*OURS, "retrain", "amnesiac_undo"}))
+"""`retrain` is a row of its own, and `amnesiac_undo` needs a log of the training."""
 
 
 def digits() -> tuple[Examples, Examples]:
@@ -133,10 +132,11 @@ def measured(kind: str, draw: int, *, with_methods: bool) -> dict[str, Any]:
         networks[name].eval()
     original = networks["original"]
     if with_methods:
-        for name, settings in METHODS.items():
-            method = make_method(name, **settings)
-            given: dict[str, Any] = {"test": _pairs(test)} if name in {"calibrated", "masked_distillation"} else {}
-            given |= {"retain": _pairs(rest)} if name == "finetune" else {}
+        for name in ROWS:
+            method = make_method(name, preset=None if name in OURS else "paper")
+            given: dict[str, Any] = {"test": _pairs(test)} if Needs.TEST in method.needs and name not in ALONE else {}
+            given |= {"retain": _pairs(rest)} if Needs.RETAIN in method.needs else {}
+            given |= {"factory": make} if Needs.FACTORY in method.needs else {}
             networks[name] = unlearn(original, _pairs(gone), method=method, seed=draw, **given).model
     how = AuditSettings(recipe=recipe, factory=make, reference_minutes=60)
     return {name: _record(audit(original, net, gone, test, settings=how, seed=draw)) for name, net in networks.items()}
@@ -173,7 +173,7 @@ def attacks_table() -> str:
     if not found:
         return ""
     rows = []
-    for name in ("original", "retrained", *METHODS):
+    for name in ("original", "retrained", *ROWS):
         here = [(line["kind"], line["audits"][name]) for line in found if name in line["audits"]]
         if not here:
             continue
