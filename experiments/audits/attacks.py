@@ -5,7 +5,8 @@
 Three kinds of networks: an MLP on digits, an MLP and a small residual network on the embedded sample. For each of --num
 draws an original is trained with the forgotten examples and another network without them, from fresh weights. The
 audit of the two should find the examples in the first and not in the second: what it finds there is a false alarm.
-The first --methods draws of each kind also make the original forget by each method. Writes
+The first --methods draws of each kind also make the original forget by each method. `drawn outputs` are no networks:
+logits, features and difficulties of 64 forgotten and 500 unseen examples from one distribution, --drawn times. Writes
 results/audit/attacks.jsonl; what is there is not done again.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,11 +25,12 @@ from experiments import places
 from experiments.commit import origin
 from experiments.markdown import sourced
 from expunge.auditing import AuditSettings, audit
-from expunge.auditing.attacks import FALSE_ALARMS
+from expunge.auditing.attacks import FALSE_ALARMS, classifier_attack, rank_attack, reference_attack
+from expunge.auditing.forward import Outputs
 from expunge.data import Examples, load_data
 from expunge.markdown import markdown
 from expunge.methods import METHODS, Needs, make_method
-from expunge.metrics import clopper_pearson
+from expunge.metrics import Difficulty, clopper_pearson, score_test
 from expunge.models import ModelSpec, build
 from expunge.randomness import stream
 from expunge.training import Recipe, train
@@ -35,6 +38,7 @@ from expunge.unlearning import unlearn
 
 TARGET = places.RESULTS / "audit" / "attacks.jsonl"
 NUM_FORGET = 64
+DRAWN = "drawn outputs"
 OURS = ("calibrated", "masked_distillation", "held_boundary", "targeted")
 """At their defaults; the others with the settings of the paper, or of their source."""
 
@@ -103,19 +107,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=70, help="draws of each kind")
     parser.add_argument("--methods", type=int, default=10, help="draws of each kind for which methods are run")
+    parser.add_argument("--drawn", type=int, default=1000, help="draws of outputs")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     made = origin()
     done = {(line["kind"], line["draw"]) for line in lines()}
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    for draw in range(arguments.drawn):
+        if (DRAWN, draw) not in done:
+            write(DRAWN, draw, {DRAWN: drawn(draw)}, made)
     for draw in range(arguments.num):
         for kind in KINDS:
             if (kind, draw) not in done:
                 found = measured(kind, draw, with_methods=draw < arguments.methods)
-                with TARGET.open("a") as file:
-                    file.write(json.dumps({"kind": kind, "draw": draw, "audits": found, **made}, sort_keys=True) + "\n")
+                write(kind, draw, found, made)
                 print(kind, draw, {row: audited["verdict"] for row, audited in found.items()}, flush=True)
     print(attacks_table())
+
+
+def write(kind: str, draw: int, audits: Mapping[str, Any], made: Mapping[str, str]) -> None:
+    """Appends a line to the results."""
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    with TARGET.open("a") as file:
+        file.write(json.dumps({"kind": kind, "draw": draw, "audits": audits, **made}, sort_keys=True) + "\n")
+
+
+def drawn(draw: int) -> dict[str, Any]:
+    """The attacks where nothing is recognisable: both sets are of one distribution, with classes of their own."""
+    rng = np.random.default_rng(draw)
+    sets, hard = [], []
+    for num in (NUM_FORGET, 500):
+        labels = rng.integers(0, 10, num)
+        features = rng.normal(size=(num, 40)) + 0.2 * labels[:, None]
+        logits = rng.normal(size=(num, 10)) + features[:, :10]
+        logits[np.arange(num), labels] += 2 + 0.3 * labels
+        shifted = tuple(logits + 0.3 * rng.normal(size=logits.shape) for _ in range(4))
+        outputs = Outputs(logits=logits, labels=labels, features=torch.from_numpy(features), shifted=shifted)
+        sets.append(outputs)
+        hard.append(outputs.scores + 2 * rng.normal(size=num))
+    level = FALSE_ALARMS["rank test"]
+    labels_of = {"forget_labels": sets[0].labels, "test_labels": sets[1].labels}
+    difficulty = Difficulty(forget=hard[0], test=hard[1], num_references=4, accuracy=0.5, forget_accuracy=0.5)
+    made = (
+        rank_attack(score_test(sets[0].scores, sets[1].scores, **labels_of, false_alarms=level)),
+        classifier_attack(sets[0], sets[1], seed=draw),
+        reference_attack(sets[0], sets[1], difficulty),
+    )
+    found = {a.name: {"p": a.p_value, "auc": a.auc, "found": a.succeeded} for a in made}
+    return {"verdict": "FAIL" if any(a.succeeded for a in made) else "INCONCLUSIVE", "after": found}
 
 
 def measured(kind: str, draw: int, *, with_methods: bool) -> dict[str, Any]:
@@ -173,7 +211,7 @@ def attacks_table() -> str:
     if not found:
         return ""
     rows = []
-    for name in ("original", "retrained", *ROWS):
+    for name in (DRAWN, "original", "retrained", *ROWS):
         here = [(line["kind"], line["audits"][name]) for line in found if name in line["audits"]]
         if not here:
             continue
@@ -186,7 +224,7 @@ def attacks_table() -> str:
         rows.append((name, str(len(here)), *cells, _share(any_hits, len(here)), " / ".join(map(str, verdicts))))
     head = ["model", "audits", *FALSE_ALARMS, "any", "PASS / FAIL / INCONCLUSIVE"]
     of = f"{NUM_FORGET} forgotten; {', '.join(KINDS)}; 95% intervals"
-    number = 1 + max(line["draw"] for line in found)
+    number = 1 + max(line["draw"] for line in found if line["kind"] != DRAWN)
     return sourced(markdown(head, rows), found[-1], of, f"`python -m experiments audit-attacks --num {number}`")
 
 

@@ -23,6 +23,8 @@ def test_a_draw_is_measured_and_makes_a_table(tmp_path: Path, monkeypatch: pytes
     for audited in found.values():
         assert set(audited["after"]) == set(audited["before"]) == set(FALSE_ALARMS)
     assert found["original"]["after"] == found["original"]["before"] == found["retrained"]["before"]
+    alike = attacks.drawn(0)
+    assert set(alike["after"]) == set(FALSE_ALARMS)
     line = {"kind": "digits, MLP", "draw": 0, "audits": found, "device": "d", "torch": "t", "commit": "c"}
     attacks.TARGET.write_text(json.dumps(line) + "\n")
     table = attacks.attacks_table().splitlines()
