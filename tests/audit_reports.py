@@ -161,6 +161,7 @@ def curve(forget: NDArray[np.float64], heldout: NDArray[np.float64]) -> Roc:
 
 
 def trace(report: AuditReport) -> Trace:
+    assert report.change is not None
     return Trace(
         method="targeted",
         settings={"delta": 0.0, "lam": 3.0, "epsilon": None, "shuffle": True, "stop": "forgotten"},

@@ -82,6 +82,7 @@ def test_memorised_examples_fail(original: nn.Module, sets: tuple[Examples, Exam
     report = audit(original, original, *sets)
     assert report.verdict == "FAIL"
     assert report.scores_after.a1 > 0.6
+    assert report.change is not None
     assert report.change.l1 == report.relative_l1 == 0
     assert {each.auc for each in report.comparisons} == {0.5}  # nothing moved, so nothing is told
     assert report.relearning is not None
@@ -163,6 +164,7 @@ def test_its_figures_are_those_of_the_public_functions(
         assert found.verdict == expected.verdict
     correct = (logits["after", "heldout"].argmax(1) == labels["heldout"]).mean()
     assert report.after.test_accuracy == pytest.approx(correct, abs=0.005)
+    assert report.change is not None
     norm = sum(float(p.detach().double().abs().sum()) for p in original.parameters())
     assert report.relative_l1 == pytest.approx(report.change.l1 / norm)
     norm = sum(float(p.detach().double().square().sum()) for p in original.parameters()) ** 0.5

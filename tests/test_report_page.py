@@ -167,6 +167,7 @@ def test_the_sections_come_in_the_order_of_a_reader() -> None:
 
 def test_names_that_users_give_stay_text() -> None:
     report = report_of("fail")
+    assert report.change is not None
     change = replace(
         report.change, by_layer={f"{HOSTILE}$x^2$": (2.0, 1.0), "\x00\ud800": (1.0, 1.0), "fc": (1.0, 1.0)}
     )
@@ -262,6 +263,7 @@ def test_layers_are_summed_by_the_deepest_blocks_that_fit() -> None:
 def test_odd_figures_are_drawn_without_a_word() -> None:
     """Nothing changed; margins of one value; layers that differ by orders of magnitude."""
     report = report_of("bare")
+    assert report.change is not None
     still = replace(report.change, l1=0.0, l2=0.0, by_layer={"fc": (0.0, 0.0)})
     flat = Roc(fpr=(0.0, 1.0), tpr=(0.0, 1.0), low=(0.0, 1.0), high=(0.2, 1.0))
     one = Histograms(edges=(2.0, 3.0), counts={kind: {"before": (4,), "after": (0,)} for kind in ("forget", "test")})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from expunge import auditing as auditing
     from expunge import metrics as metrics
     from expunge import theory as theory
-    from expunge.auditing import AuditReport, AuditSettings, accuracy, audit
+    from expunge.auditing import AuditReport, AuditSettings, accuracy, audit, audit_outputs
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import (
         ExpungeError,
@@ -68,6 +68,7 @@ _HOMES = {
     "AuditSettings": "auditing",
     "accuracy": "auditing",
     "audit": "auditing",
+    "audit_outputs": "auditing",
     "Forgotten": "forgetting",
     "forget": "forgetting",
     "train": "trainer",
@@ -172,6 +173,7 @@ __all__ = [
     "Unlearned",
     "accuracy",
     "audit",
+    "audit_outputs",
     "build",
     "forget",
     "list_methods",

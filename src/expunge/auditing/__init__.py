@@ -4,6 +4,7 @@ from expunge.auditing.default_audit import audit
 from expunge.auditing.difficulty import difficulty_of
 from expunge.auditing.forward import accuracy
 from expunge.auditing.full_audit import FullAudit, full_audit
+from expunge.auditing.outputs_audit import audit_outputs
 from expunge.auditing.references import ReferencePlan, References, load_references, train_references
 from expunge.auditing.relearning import network_steps, relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning
@@ -19,6 +20,7 @@ __all__ = [
     "Relearning",
     "accuracy",
     "audit",
+    "audit_outputs",
     "difficulty_of",
     "full_audit",
     "load_references",

@@ -36,19 +36,20 @@ class Comparison:
 
 
 def compare(
-    before: Mapping[str, Outputs], after: Mapping[str, Outputs], slopes: Mapping[str, Floats]
+    before: Mapping[str, Outputs], after: Mapping[str, Outputs], slopes: Mapping[str, Floats] | None
 ) -> tuple[Comparison, ...]:
     """Every way, the one first that tells best.
 
     Args:
         before, after: outputs on `forget` and `test`.
-        slopes: of `slopes_of`, likewise.
+        slopes: of `slopes_of`, likewise; None without the models.
     """
     sets = ("forget", "test")
     scores = {
         "logits": [np.linalg.norm(before[s].logits - after[s].logits, axis=1) for s in sets],
-        "slope": [slopes[s] for s in sets],
     }
+    if slopes is not None:
+        scores["slope"] = [slopes[s] for s in sets]
     fit = _quadratic(before["test"].scores, after["test"].scores)
     scores["residual"] = [np.abs(after[s].scores - fit(before[s].scores)).round(6) for s in sets]
     moved, interval = update_leakage(*(when[s].probabilities for s in sets for when in (before, after)))

@@ -52,7 +52,7 @@ class Evaluation:
 
     outputs: Mapping[str, Outputs]
     attacked: Mapping[str, Outputs]
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def measurement(self) -> Measurement:
@@ -171,11 +171,76 @@ def report_of(
     if references is None:
         references = references_within(settings, before, sets.forget, sets.test, seed=seed)
     hard = sets.of(references) if isinstance(references, Difficulty) else None
-    if settings.non_random and hard is None:
-        raise InputError(f"a non-random forget set needs reference models: {references}")
     trained = time.perf_counter()
-    change = parameter_change(own, others, last_layer=last_layer(after))
     seen = dict(zip(("before", "after"), evaluations, strict=True))
+    slopes = {
+        name: slopes_of(before, after, examples, seen["after"].outputs[name])
+        for name, examples in (("forget", sets.forget), ("test", sets.test))
+    }
+    change = parameter_change(own, others, last_layer=last_layer(after))
+    l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in own.values())
+    l2 = sum(float(p.detach().double().square().sum()) for p in own.values()) ** 0.5
+    compared = time.perf_counter()
+    relearning, why_not = _relearning(after, seen, seed)
+    return judge(
+        seen,
+        ids=sets.ids,
+        class_names=class_names,
+        hard=hard,
+        settings=settings,
+        seed=seed,
+        not_done=[said for said in (why_not, references) if isinstance(said, str) and said],
+        calibration_known=sets.calibration_known,
+        left_out=sets.left_out,
+        slopes=slopes,
+        of_models={
+            "change": change,
+            "relative_l1": change.l1 / l1 if l1 else 0.0,
+            "relative_l2": change.l2 / l2 if l2 else 0.0,
+            "relearning": relearning,
+            "device": device_name(device_and_dtype(after)[0]),
+        },
+        seconds={
+            "forward": sum(found.seconds for found in evaluations),
+            "references": trained - started,
+            "comparing the models": compared - trained,
+            "relearning": time.perf_counter() - compared,
+        },
+    )
+
+
+def judge(
+    seen: Mapping[str, Evaluation],
+    *,
+    ids: Sequence[str] | None,
+    class_names: Sequence[str],
+    hard: Difficulty | None,
+    settings: AuditSettings,
+    seed: int,
+    not_done: Sequence[str],
+    calibration_known: bool,
+    left_out: tuple[str, ...] = (),
+    slopes: Mapping[str, Floats] | None = None,
+    of_models: Mapping[str, Any] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> AuditReport:
+    """What follows from the outputs alone: the attacks, the verdict and the report.
+
+    Args:
+        seen: outputs of the model `before` and `after`, a test set among them.
+        ids, class_names: as in `audit`.
+        hard: from reference models, of these examples.
+        not_done: one sentence each on what was left out of the audit.
+        calibration_known: whether the model or its trace says what it was calibrated on.
+        slopes: of `slopes_of`, by set.
+        of_models: fields of the report that only the models tell.
+        seconds: what was spent before, by part.
+
+    Raises `InputError` for a non-random forget set without reference models.
+    """
+    started = time.perf_counter()
+    if settings.non_random and hard is None:
+        raise InputError(f"a non-random forget set needs reference models: {' '.join(not_done) or 'give some'}")
     forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     scores = {when: {name: said.scores for name, said in found.outputs.items()} for when, found in seen.items()}
     labels: dict[str, Any] = {"forget_labels": forget.labels, "test_labels": heldout.labels}
@@ -190,56 +255,36 @@ def report_of(
         made = {"before": (rank_attack(correction.before),), "after": (rank_attack(correction.after),)}
     else:
         made = {when: _attacks(tests[when], found, hard, seed) for when, found in seen.items()}
-    right, right_after = (found.outputs["test"].right for found in evaluations)
+    right, right_after = (seen[when].outputs["test"].right for when in ("before", "after"))
     lost = class_losses(heldout.labels, right, right_after, settings.max_loss)
-    slopes = {
-        name: slopes_of(before, after, examples, seen["after"].outputs[name])
-        for name, examples in (("forget", sets.forget), ("test", sets.test))
-    }
-    l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in own.values())
-    l2 = sum(float(p.detach().double().square().sum()) for p in own.values()) ** 0.5
-    computed = time.perf_counter()
-    relearning, why_not = _relearning(after, seen["before"].outputs["forget"], forget, heldout, seed)
-    seconds = {
-        "forward": sum(found.seconds for found in evaluations),
-        "references": trained - started,
-        "statistics": computed - trained,
-        "relearning": time.perf_counter() - computed,
-    }
-    return with_caveats(
-        AuditReport(
-            before=seen["before"].measurement,
-            after=seen["after"].measurement,
-            num_forget=len(forget.labels),
-            num_test=len(heldout.labels),
-            num_retain=len(sets.retain) if sets.retain is not None else 0,
-            num_classes=forget.logits.shape[1],
-            change=change,
-            relative_l1=change.l1 / l1 if l1 else 0.0,
-            relative_l2=change.l2 / l2 if l2 else 0.0,
-            attacks_before=made["before"],
-            attacks_after=made["after"],
-            loss=accuracy_loss(right, right_after, settings.max_loss),
-            class_losses={details.name_of(each, class_names): loss for each, loss in lost.items()},
-            scores_before=tests["before"],
-            scores_after=tests["after"],
-            confidences=details.histograms(scores),
-            roc_before=details.curve(scores["before"]),
-            roc_after=details.curve(scores["after"]),
-            relearning=relearning,
-            comparisons=compare(seen["before"].outputs, seen["after"].outputs, slopes),
-            recognisable=details.recognisable(forget, heldout, decisive, sets.ids, class_names),
-            seconds=seconds,
-            seed=seed,
-            versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
-            device=device_name(device_and_dtype(after)[0]),
-            correction=correction,
-            unseen=details.unseen(forget, heldout),
-            left_out=sets.left_out,
-        ),
-        [said for said in (why_not, references) if isinstance(said, str) and said],
-        calibration_known=sets.calibration_known,
+    retain = seen["after"].outputs.get("retain")
+    report = AuditReport(
+        before=seen["before"].measurement,
+        after=seen["after"].measurement,
+        num_forget=len(forget.labels),
+        num_test=len(heldout.labels),
+        num_retain=0 if retain is None else len(retain.labels),
+        num_classes=forget.logits.shape[1],
+        attacks_before=made["before"],
+        attacks_after=made["after"],
+        loss=accuracy_loss(right, right_after, settings.max_loss),
+        class_losses={details.name_of(each, class_names): loss for each, loss in lost.items()},
+        scores_before=tests["before"],
+        scores_after=tests["after"],
+        confidences=details.histograms(scores),
+        roc_before=details.curve(scores["before"]),
+        roc_after=details.curve(scores["after"]),
+        comparisons=compare(seen["before"].outputs, seen["after"].outputs, slopes),
+        recognisable=details.recognisable(forget, heldout, decisive, ids, class_names),
+        seconds={**(seconds or {}), "statistics": time.perf_counter() - started},
+        seed=seed,
+        versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
+        correction=correction,
+        unseen=details.unseen(forget, heldout),
+        left_out=left_out,
+        **(of_models or {}),
     )
+    return with_caveats(report, not_done, calibration_known=calibration_known)
 
 
 def _attacks(test: ScoreTest, found: Evaluation, hard: Difficulty | None, seed: int) -> tuple[Attack, ...]:
@@ -272,10 +317,10 @@ def _calibrated(
     return correction, {"forget": found["after"][0], "test": found["after"][1]}
 
 
-def _relearning(
-    after: nn.Module, original: Outputs, forget: Outputs, heldout: Outputs, seed: int
-) -> tuple[Relearning | None, str]:
+def _relearning(after: nn.Module, seen: Mapping[str, Evaluation], seed: int) -> tuple[Relearning | None, str]:
     """The relearning of the last layer on kept features, or why there is none."""
+    original = seen["before"].outputs["forget"]
+    forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     loss = float(cross_entropy(original.logits, original.labels).mean())
     try:
         return relearn(after, forget, heldout, original_loss=loss, seed=seed), ""

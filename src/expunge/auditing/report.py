@@ -121,7 +121,7 @@ class AuditReport:
         before, after: accuracies, in [0, 1].
         num_forget, num_test, num_retain: examples in each set; num_retain is 0 where none was given.
         num_classes: classes of the model.
-        change: ‖Δθ‖ by norm and layer.
+        change: ‖Δθ‖ by norm and layer; None where only outputs were audited, as are the next two.
         relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
         attacks_before, attacks_after: what each attack found on each model. The verdict is taken from them.
         loss: test accuracy lost, and whether chance explains it.
@@ -139,7 +139,7 @@ class AuditReport:
         caveats: one sentence each: what these figures cannot say; `left_out` and `doubts` are among them.
         seconds: wall clock by part: `forward`, `references`, `statistics`, `relearning`.
         seed: of the draws of the relearning controls.
-        versions, device: where it ran.
+        versions, device: where it ran; no device where only outputs were audited.
         left_out: one sentence each: which of the given examples were not counted, and why.
     """
 
@@ -149,9 +149,6 @@ class AuditReport:
     num_test: int
     num_retain: int
     num_classes: int
-    change: ParameterChange
-    relative_l1: float
-    relative_l2: float
     attacks_before: tuple[Attack, ...]
     attacks_after: tuple[Attack, ...]
     loss: AccuracyLoss
@@ -161,13 +158,16 @@ class AuditReport:
     confidences: Histograms
     roc_before: Roc
     roc_after: Roc
-    relearning: Relearning | None
     comparisons: tuple[Comparison, ...]
     recognisable: tuple[Recognisable, ...]
     seconds: Mapping[str, float]
     seed: int
     versions: Mapping[str, str]
-    device: str
+    change: ParameterChange | None = None
+    relative_l1: float | None = None
+    relative_l2: float | None = None
+    relearning: Relearning | None = None
+    device: str = ""
     correction: DifficultyCalibration | None = None
     unseen: Unseen | None = None
     left_out: tuple[str, ...] = ()
@@ -252,7 +252,7 @@ class AuditReport:
             named = ", ".join(f"{name} ({100 * lost.loss:.0f} points)" for name, lost in worst[:MOST_CLASSES])
             more = f" and {len(worst) - MOST_CLASSES:,} more" if len(worst) > MOST_CLASSES else ""
             found.append(f"Test accuracy fell on some classes by more than chance explains: {named}{more}.")
-        if self.change.l1 == 0:
+        if self.change is not None and self.change.l1 == 0:
             found.append("The parameters did not change: nothing was forgotten.")
         if test.unmatched:
             found.append(

@@ -66,6 +66,10 @@ def audit(
     references: Annotated[
         Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
     ] = None,
+    logits: Annotated[
+        Path | None,
+        typer.Option(help="In place of models and data: their outputs, as an .npz, .safetensors or .parquet file."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only print how many examples an audit takes to say PASS; needs no model.")
     ] = False,
@@ -84,6 +88,10 @@ def audit(
     for option, number in of_plan.items():
         if number is not None:
             raise SettingError(f"{option} is for --plan: add --plan, or leave {option} out")
+    if logits is not None:
+        with work():
+            report = of_outputs(context, logits, out, max_loss=max_loss, seed=seed)
+        raise typer.Exit(print_report(report, as_json))
     if before is None or forget is None or test is None or out is None:
         needed = {"--before MODEL": before, "--forget DATA": forget, "--test DATA": test, "--out DIR": out}
         missing = ", ".join(option for option, given in needed.items() if given is None)
@@ -201,3 +209,33 @@ def run(
             audit=audited,
         )
         return write_report(temporary, report, forgotten if with_images else None)
+
+
+def of_outputs(
+    context: typer.Context, logits: Path, out: Path | None, *, max_loss: float | None, seed: int
+) -> "Report":
+    """Audits outputs, and writes `report.json` and `report.html` to the new directory `out`."""
+    from expunge.auditing import AuditSettings, audit_outputs
+    from expunge.cli.sources import write_report
+    from expunge.data.outputs import load_outputs
+    from expunge.files import check_unused, new_directory
+    from expunge.report.record import Report
+
+    for name in ("before", "after", "forget", "test", "retain", "ids", "weights", "train", "method"):
+        if context.params[name]:
+            raise SettingError(f"--{name} is not used with --logits, which holds all outputs: leave one of them out")
+    if out is None:
+        raise SettingError("an audit needs more: add --out DIR")
+    check_unused(out)
+    before, after, labels, ids = load_outputs(logits)
+    settings = AuditSettings() if max_loss is None else AuditSettings(max_loss=max_loss)
+    audited = audit_outputs(before, after, labels, ids=ids, settings=settings, seed=seed)
+    with new_directory(out) as temporary:
+        report = Report(
+            directory=str(out),
+            sources={"logits": str(logits), "max_loss": max_loss},
+            before=audited.before,
+            after=audited.after,
+            audit=audited,
+        )
+        return write_report(temporary, report)

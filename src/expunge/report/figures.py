@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from expunge.auditing.report import AuditReport, Histograms, Roc
 from expunge.errors import MissingExtraError
+from expunge.metrics.distances import ParameterChange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,9 +103,9 @@ def roc_figure(report: AuditReport) -> str:
         return _inline(figure, "roc", "ROC curves of the membership attack, before and after", "; ".join(told) + ".")
 
 
-def layer_figure(report: AuditReport) -> str:
+def layer_figure(change: ParameterChange) -> str:
     """The parameter change by layer or block as SVG: bars, or dots on a log scale where values differ too much."""
-    rows, _ = layer_rows({name: l1 for name, (l1, _) in report.change.by_layer.items()})
+    rows, _ = layer_rows({name: l1 for name, (l1, _) in change.by_layer.items()})
     values = np.array([value for _, value in rows])
     logarithmic = uses_log_scale(rows)
     height = 17.0 * len(rows) + 10
@@ -131,7 +132,7 @@ def layer_figure(report: AuditReport) -> str:
             axes.text(-left / (0.84 - left) * full, row, _shortened(name), va="center", clip_on=False)
             axes.text((1 - left) / (0.84 - left) * full, row, compact(value), ha="right", va="center", color=_MUTED)
         most, value = max(rows, key=lambda row: row[1])
-        share = value / report.change.l1 if report.change.l1 else 0.0
+        share = value / change.l1 if change.l1 else 0.0
         description = f"{most} changed most: {compact(value)}, {share:.0%} of the sum over all parameters."
         return _inline(figure, "layers", "L1 norm of the parameter change by layer", description)
 

@@ -68,7 +68,9 @@ def render(
         raise MissingExtraError("report.html needs jinja2: pip install '.[report]' in expunge's sources") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("expunge.report").joinpath("page.html.jinja").read_text("utf-8"))
-    layers = layer_rows({name: l1 for name, (l1, _) in report.change.by_layer.items()})
+    by_layer = report.change.by_layer if report.change else {}
+    layers = layer_rows({name: l1 for name, (l1, _) in by_layer.items()})
+    figures = {**confidence_figures(report), "roc": roc_figure(report)}
     text = template.render(
         report=report,
         significant=report.decisive.significant,
@@ -88,13 +90,13 @@ def render(
         corrected=_test_rows(fixed.before, fixed.after) if (fixed := report.correction) else [],
         expected=percent(fixed.expected_forget_accuracy if fixed else None),
         references=percent(fixed.reference_accuracy if fixed else None),
-        figures={**confidence_figures(report), "roc": roc_figure(report), "layers": layer_figure(report)},
+        figures=figures | ({"layers": layer_figure(report.change)} if report.change else {}),
         blocks=layers[1],
         log_scale=uses_log_scale(layers[0]),
         change=_change_rows(report),
         layers=[
             (name or "(the model's own)", compact(l1), compact(l2))
-            for name, (l1, l2) in islice(report.change.by_layer.items(), MAX_LAYERS)
+            for name, (l1, l2) in islice(by_layer.items(), MAX_LAYERS)
         ],
         recognisable=_recognisable_rows(report.recognisable[:SHOWN]),
         thumbnails=_thumbnails(report.recognisable[:SHOWN], images) if images is not None else None,
@@ -207,7 +209,8 @@ def _capital(text: str) -> str:
 
 
 def _change_rows(report: AuditReport) -> list[Row]:
-    change = report.change
+    if (change := report.change) is None:
+        return []
     return [
         ("All parameters", compact(change.l1), compact(change.l2)),
         ("relative to the original", percent(report.relative_l1, 2), percent(report.relative_l2, 2)),
@@ -295,9 +298,9 @@ def _run_rows(report: AuditReport, trace: Trace | None) -> list[Row]:
         ]
     rows += [
         ("classes", f"{report.num_classes:,}"),
-        ("parameters", f"{report.change.num_parameters:,}"),
+        *([("parameters", f"{report.change.num_parameters:,}")] if report.change else []),
         ("seed of the audit", str(report.seed)),
-        ("audited on", report.device),
+        *([("audited on", report.device)] if report.device else []),
         *((f"seconds of the audit: {part}", f"{seconds:.1f}") for part, seconds in report.seconds.items()),
         *(sorted({**report.versions, **(trace.versions if trace else {})}.items())),
     ]
