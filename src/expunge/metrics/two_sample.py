@@ -41,7 +41,7 @@ def two_sample(
     forget_labels: ArrayLike,
     test_labels: ArrayLike,
     *,
-    num_permutations: int = 999,
+    num_permutations: int = 419,
     seed: int = 0,
 ) -> TwoSample:
     """The two-sample test by a classifier (Lopez-Paz and Oquab 2017), with an exact p-value by permutation.
@@ -54,7 +54,7 @@ def two_sample(
     Args:
         forget, test: a view each: columns, float, shapes (n, d) and (m, d), d ≥ 1. `as_columns` makes good ones.
         forget_labels, test_labels: integer classes, shapes (n,) and (m,).
-        num_permutations: B ≥ 1; the least p-value is 1 / (B + 1).
+        num_permutations: B ≥ 1; the least p-value is 1 / (B + 1). With 419, 2 of 420 lie below 0.005.
         seed: of the folds and permutations.
 
     Raises:
@@ -63,8 +63,8 @@ def two_sample(
 
     >>> rng = np.random.default_rng(0)
     >>> found = two_sample([rng.normal(1, 1, (50, 3))], [rng.normal(0, 1, (200, 3))], [0] * 50, [0] * 200)
-    >>> found.auc > 0.8, found.p_value
-    (True, 0.001)
+    >>> found.auc > 0.8, round(found.p_value, 4)
+    (True, 0.0024)
     """
     if num_permutations < 1:
         raise SettingError(f"num_permutations={num_permutations} is out of range; it is at least 1")
@@ -83,8 +83,9 @@ def two_sample(
         if columns.ndim != 2 or len(columns) != len(labels) or len(np.asarray(ours)) != n:
             raise InputError(f"a view must have a row an example, {n} and {len(labels) - n}, not {columns.shape}")
         predicted = cross_fitted(columns, fold) @ drawn
-        ranks = stats.rankdata(predicted, axis=0)
-        aucs.append(((ranks * drawn).sum(0) - n * (n + 1) / 2) / (n * (len(labels) - n)))
+        order = predicted.argsort(axis=0)  # ties keep an order that no permutation changes, which leaves p exact
+        won = (np.take_along_axis(drawn, order, axis=0) * np.arange(1, len(labels) + 1)[:, None]).sum(0)
+        aucs.append((won - n * (n + 1) / 2) / (n * (len(labels) - n)))
         scores.append(predicted[:, 0])
     best = np.max(aucs, axis=0)
     view = int(np.argmax([each[0] for each in aucs]))
