@@ -69,6 +69,14 @@ def check_unused(path: str | Path) -> None:
         raise InputError(f"{path} exists already; choose another --out, or remove it first")
 
 
+def is_regular(path: Path) -> bool:
+    """Whether there is a file at `path` that can be read to its end: no directory, pipe or device."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return False
+
+
 def is_utf8(name: str) -> bool:
     """Whether a file's name is text: Python makes lone surrogates of bytes that are not."""
     try:
