@@ -108,7 +108,7 @@ def record(kind: type[R], content: Any, where: str = "it") -> R:
     """
     if not isinstance(content, Mapping):
         raise InputError(f"{where} must be an object, not {_told(content)}")
-    known = _fields(kind)
+    known = _fields(kind)  # type: ignore[arg-type]  # a class is hashable
     if unknown := [key for key in content if key not in known]:
         raise InputError(f"{where} has an unknown entry {str(unknown[0])[:80]!r}")
     needed = (name for name, (part, _) in known.items() if part.default is part.default_factory is MISSING)

@@ -58,7 +58,7 @@ class Header:
             for key in ("calibration_seeds", "undone_steps"):
                 if not isinstance(entry.get(key, []), list) or not all(type(n) is int for n in entry.get(key, [])):
                     raise InputError(f"{key} of the history is a list of integers")
-        if told.class_names and len(told.class_names) != told.spec.num_classes:
+        if told.spec.num_classes and len(told.class_names) not in {0, told.spec.num_classes}:
             raise InputError(f"it has {len(told.class_names)} names for {told.spec.num_classes} classes")
         return told
 

@@ -14,17 +14,20 @@ def _words(text: str) -> frozenset[str]:
 
 MAX_NUMBER = 1_000_000
 """The largest number in a description: more classes, layers or channels no network has."""
+MAX_OPTION = 65_536
+"""The largest number among the options of a timm network."""
 MAX_SIDE = 8192
 """The largest side of an input, in pixels."""
 MAX_ENTRIES = 4096
 """Of a list in a description: one a stage or a layer."""
 TIMM_OPTIONS = _words(
-    """act_layer aa_layer attn_drop_rate base_width block_size cardinality class_token conv_mlp conv_stem_ks depth
-    depths dims drop_path_rate drop_rate dynamic_img_size dynamic_img_pad embed_dim embed_dims fc_norm final_norm global_pool
-    growth_rate head_dropout head_hidden_size img_size in_chans init_values kernel_sizes layers ls_init_value mlp_ratio
-    mlp_ratios no_embed_class norm_layer num_classes num_heads output_stride patch_drop_rate patch_size pos_drop_rate
-    pos_embed pre_norm proj_drop_rate qk_norm qkv_bias reg_tokens replace_stem_pool stem_chs stem_type stem_width
-    strict_img_size weight_init widths width window_size"""
+    """aa_layer act_layer attn_drop_rate base_width block_size cardinality class_token conv_mlp conv_stem_ks
+    depth depths dims drop_path_rate drop_rate dynamic_img_pad dynamic_img_size embed_dim embed_dims fc_norm
+    final_norm global_pool growth_rate head_dropout head_hidden_size img_size in_chans init_values
+    kernel_sizes layers ls_init_value mlp_ratio mlp_ratios no_embed_class norm_layer num_classes num_heads
+    output_stride patch_drop_rate patch_size pos_drop_rate pos_embed pre_norm proj_drop_rate qk_norm qkv_bias
+    reg_tokens replace_stem_pool stem_chs stem_type stem_width strict_img_size weight_init width widths
+    window_size"""
 )
 """Options of `timm.create_model` and of the transformer `vit` that change the network and nothing else."""
 HF_FIXED = _words(
@@ -61,7 +64,7 @@ def check_options(what: str, options: Mapping[str, Any], known: frozenset[str] =
     for key, value in options.items():
         if key not in known:
             raise SettingError(f"{what} has no option {key[:80]!r} that expunge knows (some read files); leave it out")
-        _check_plain(f"{what}: {key}", value)
+        _check_plain(f"{what}: {key}", value, MAX_OPTION)
 
 
 def plain_hf_config(config: Mapping[str, Any], library: Any) -> dict[str, Any]:
@@ -108,12 +111,12 @@ def _check_names(what: str, value: Any) -> None:
         raise SettingError(f"{what}: its classes are names and numbers")
 
 
-def _check_plain(where: str, value: Any) -> None:
+def _check_plain(where: str, value: Any, most: int = MAX_NUMBER) -> None:
     """Raises `SettingError` unless the value is a number, a word, true, false, nothing, or a list of such."""
     if isinstance(value, list | tuple) and len(value) <= MAX_ENTRIES:
         for part in value:
-            _check_plain(where, part)
+            _check_plain(where, part, most)
     elif isinstance(value, int | float):
-        check_numbers(where, value)
+        check_numbers(where, value, most=most)
     elif not (value is None or (isinstance(value, str) and (not value or _WORD.fullmatch(value)))):
         raise SettingError(f"{where} must be a number, a word or a list of such, not {str(value)[:80]!r}")
