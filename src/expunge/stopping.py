@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from expunge.errors import printable
+from expunge.errors import MOST_SHOWN, printable
 
 _finished: list[bool] = []
 """Holds something once the work of this process is done."""
@@ -82,7 +82,7 @@ def stopped(what: str) -> NoReturn:
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process with one line on standard error."""
-    print(f"expunge: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"expunge: error: {printable(' '.join(message.split()), most=MOST_SHOWN)}", file=sys.stderr)
     sys.exit(code)
 
 
