@@ -1,11 +1,8 @@
 """Files that somebody made to harm: no code, no large memory, no waiting, and a flipped bit is noticed."""
 
 import json
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from expunge.data import load_data, read_ids
 from expunge.errors import ExpungeError, InputError
 from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
 from expunge.tensor_files import write_tensors
-from expunge.training_state import OtherTrainingError, keep, restore
 from tests.arrangements import state_bits
 
 SPEC = ModelSpec(
@@ -52,8 +46,8 @@ def describe(path: Path, **changes: Any) -> None:
     write_tensors(load_file(path), path, {**metadata, "expunge": json.dumps(told)})
 
 
-VIT = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28}
-CODE = {
+VIT: dict[str, Any] = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28}
+CODE: dict[str, dict[str, Any]] = {
     "code": {"auto_map": {"AutoConfig": "theirs.Config", "AutoModelForImageClassification": "theirs.Model"}},
     "code of an unknown kind": {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}},
     "another repository": {"_name_or_path": "theirs/model", "auto_map": {"AutoConfig": "theirs--model.Config"}},
@@ -61,7 +55,7 @@ CODE = {
     "quantised": {"quantization_config": {"quant_method": "theirs"}},
     "a timm network": {"model_type": "timm_wrapper", "architecture": "hf-hub:theirs/model"},
     "a backbone": {"backbone": "theirs/model", "use_pretrained_backbone": True},
-    "a path": {"hidden_act": "/tmp/theirs.so"},
+    "a path": {"hidden_act": "/opt/theirs.so"},
     "an address": {"hidden_act": "https://example.org/x"},
     "an object": {"hidden_act": {"name": "x"}},
     "no kind": {"model_type": None},
@@ -90,8 +84,8 @@ def test_a_description_brings_no_code(written: Path, tmp_path: Path, monkeypatch
         {"pretrained": True},
         {"pretrained_cfg": {"url": "https://example.org/x"}},
         {"pretrained_strict": False},
-        {"cache_dir": "/tmp"},  # noqa: S108
-        {"act_layer": "/tmp/x.so"},  # noqa: S108
+        {"cache_dir": "/opt"},
+        {"act_layer": "/opt/x.so"},
         {"norm_layer": {"class": "x"}},
         {"depth": "hf-hub:theirs/model"},
     ],
