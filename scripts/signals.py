@@ -40,7 +40,7 @@ def count(folder: Path, num: int, rng: random.Random, kill: bool, after: float) 
     subprocess.run([COMMAND, *train, "--out", folder / "model"], check=True, capture_output=True)
     (folder / "ids.txt").write_text("0\n1\n2\n")
     command = [str(COMMAND), "forget", "--model", str(folder / "model"), "--forget", "sample"]
-    command += ["--ids", str(folder / "ids.txt"), "--test", "sample:test", "--out"]
+    command += ["--ids", str(folder / "ids.txt"), "--method", "neg_grad", "--set", "epochs=2", "--out"]
     started = time.monotonic()
     subprocess.run([*command, str(folder / "whole")], check=True, capture_output=True)
     whole = time.monotonic() - started

@@ -46,7 +46,13 @@ def describe(path: Path, **changes: Any) -> None:
     write_tensors(load_file(path), path, {**metadata, "expunge": json.dumps(told)})
 
 
-VIT: dict[str, Any] = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28}
+VIT: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 28,
+}
 CODE: dict[str, dict[str, Any]] = {
     "code": {"auto_map": {"AutoConfig": "theirs.Config", "AutoModelForImageClassification": "theirs.Model"}},
     "code of an unknown kind": {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}},

@@ -1,6 +1,7 @@
 """JSON and TOML from files that nobody vouches for: limits on size and depth, and records checked by their types."""
 
 import json
+import re
 import stat
 import tomllib
 import types
@@ -16,7 +17,7 @@ R = TypeVar("R")
 
 MAX_BYTES = 64 * 2**20
 """Of a text that is parsed: a report with a million ids takes less."""
-MAX_TOML_BYTES = 2**20
+MAX_TOML_BYTES = 2**18
 """A grid is written by hand, and its parser is slow."""
 MAX_DEPTH = 32
 """Levels of lists and objects within each other. No file of expunge has more than ten."""
@@ -67,6 +68,8 @@ def parse_json(text: str | bytes) -> Any:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text. Raises `InputError` as `parse_json` does."""
+    if any(part.count(".") > MAX_DEPTH for part in re.split(r"[=,{}\[\]\n]", text)):
+        raise InputError(f"a key has more than {MAX_DEPTH} parts")  # the parser would take minutes
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
