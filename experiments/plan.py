@@ -1,12 +1,12 @@
 """The order of the experiments: a list of steps in `grids/background-steps.toml`."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import places
 from experiments.grid import Cell, load_grid, only
 from expunge.errors import InputError
+from expunge.parsing import MAX_TOML_BYTES, parse_toml, read_text, record
 
 PLAN = places.ROOT / "grids" / "background-steps.toml"
 
@@ -39,10 +39,17 @@ class Step:
         return f"{self.grid.removesuffix('.toml')} {' '.join(self.only)}".rstrip()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """All that the file holds."""
+
+    steps: tuple[Step, ...]
+
+
 def load_plan(path: Path) -> list[Step]:
     """Reads the steps. Raises `InputError` where the file is no plan."""
+    text = read_text(path, MAX_TOML_BYTES)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return [Step(**{**entry, "only": tuple(entry.get("only", ()))}) for entry in content["steps"]]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        return [*record(_Plan, parse_toml(text)).steps]
+    except InputError as error:
         raise InputError(f"{path} is no plan of experiments: {error}") from error

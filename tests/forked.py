@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 1200.0  # seconds after which a command is taken to hang, on the slowest machine too
 
 _forking = multiprocessing.get_context("forkserver")
-_forking.set_forkserver_preload(["expunge.cli", "expunge.forgetting", "expunge.trainer", "torch._dynamo"])
+_forking.set_forkserver_preload(["expunge.cli.app", "expunge.forgetting", "expunge.trainer", "torch._dynamo"])
 
 
 def run(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,10 @@ SOURCE = Path(expunge.__file__).parent
 ROOT = SOURCE.parents[1]
 LAYERS = [
     {"errors", "progress", "randomness", "settings", "tasks"},
-    {"arrays", "markdown"},
+    {"arrays", "markdown", "parsing"},
     {"metrics", "theory"},
     {"records", "files"},
+    {"tensor_files"},
     {"data", "models"},
     {"update_log", "training", "training_state"},
     {"methods"},

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, TensorDataset
 from expunge.data import load_data
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
 from expunge.methods import make_method
+from expunge.tensor_files import write_tensors
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, pairs, state_bits
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder, write_image
@@ -64,7 +65,7 @@ class Place:
             metadata = file.metadata()
         tensors = load_file(self.trained / "model.safetensors")
         change(tensors, metadata)
-        save_file(tensors, path, metadata=metadata)
+        write_tensors(tensors, path, metadata)
         return path
 
     def file(self, name: str, content: bytes) -> Path:

@@ -34,6 +34,7 @@ from expunge.models import (
     read_header,
     save_checkpoint,
 )
+from expunge.tensor_files import write_tensors
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, state_bits
 from tests.conftest import pixels, succeed, write_folder
@@ -190,7 +191,7 @@ def test_a_header_says_all_of_it(tmp_path: Path) -> None:
         assert read_header(path) == header(spec(width=4))
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["format"] == "expunge-checkpoint/1"
+    assert metadata["format"] == "expunge-checkpoint/2"
     told = json.loads(metadata["expunge"])
     assert told["spec"]["options"] == {"width": 4}
     assert told["class_names"] == list(NAMES)
@@ -280,13 +281,14 @@ def tampered(path: Path, **changes: Any) -> None:
     told = json.loads(metadata["expunge"])
     told["spec"].update(changes.pop("spec", {}))
     told.update(changes)
-    save_file(tensors, path, metadata={**metadata, "expunge": json.dumps(told)})
+    write_tensors(tensors, path, {**metadata, "expunge": json.dumps(told)})
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"spec": {"num_classes": 6}}, "fit"),
+        ({"spec": {"num_classes": 6}, "class_names": []}, "fit"),
+        ({"spec": {"num_classes": 6}}, "header"),
         ({"spec": {"options": {"width": 8}}}, "fit"),
         ({"spec": {"architecture": "resnet18", "options": {}}}, "missing"),
         ({"spec": {"architecture": "nonsense"}}, "'nonsense'"),

@@ -1,6 +1,5 @@
 """A grid of experiments from one TOML file: checked once, then a list of cells."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from expunge.data import NAMED
 from expunge.errors import InputError, SettingError
 from expunge.methods import METHODS, Needs, make_method, settings_of
 from expunge.models import ARCHITECTURES
+from expunge.parsing import MAX_TOML_BYTES, parse_toml, read_text
 from expunge.training import Recipe, recipe_for
 
 GRID_FORMAT = "expunge-grid/1"
@@ -119,14 +119,9 @@ def load_grid(path: Path) -> Grid:
         InputError: no such file, no TOML, or a part that is missing, unknown or of the wrong kind.
         SettingError: an unknown dataset, architecture, method or setting, or a value out of range.
     """
+    text = read_text(path, MAX_TOML_BYTES)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the grid {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-    try:
-        return _grid(content)
+        return _grid(parse_toml(text))
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from error
     except InputError as error:

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.grid.cells import Cell, Run
 from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
+from expunge.parsing import parse_json, record
 
 SUFFIX = ".jsonl"
 
@@ -87,11 +88,8 @@ class Result(Run):
 
     @classmethod
     def from_line(cls, line: str) -> "Result":
-        """The inverse of `to_line`. Raises ValueError, TypeError or KeyError when it is none."""
-        content = json.loads(line)
-        if not isinstance(content, dict):
-            raise TypeError("a line holds an object")
-        return cls(**{**content, "warnings": tuple(content["warnings"])})
+        """The inverse of `to_line`. Raises `InputError` when it is none."""
+        return record(cls, parse_json(line), "a line")
 
 
 def result_of(cell: Cell, *, model_digest: str, versions: Mapping[str, str], commit: str, **measured: Any) -> Result:
@@ -222,7 +220,7 @@ def _read(path: Path) -> tuple[list[Result], bytes, bool]:
     for number, line in enumerate(content[:end].split(b"\n")[:-1], start=1):
         try:
             results.append(Result.from_line(line.decode()))
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:  # InputError, or no UTF-8
             raise InputError(
                 f"{path}, line {number}, is no result of `python -m experiments run` ({error}); take it out"
             ) from error

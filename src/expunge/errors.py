@@ -62,11 +62,23 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def printable(text: str) -> str:
+MOST_SHOWN = 4000
+"""Characters of a message or a line of a terminal: names that come from a file may be of any length."""
+
+
+def printable(text: str, *, lines: bool = True, most: int | None = None) -> str:
     """The text with control characters and marks of writing direction written out: names may hold them.
 
-    A class or a file may be called by what would command a terminal. Joiners, which some scripts need, stay.
+    A class or a file may be called by what would command a terminal, or turn round what a page says. Joiners, which
+    some scripts need, stay.
+
+    Args:
+        text: from anywhere.
+        lines: whether the ends of lines stay as they are.
+        most: characters to keep; of a longer text, the beginning and the end.
     """
-    kept = {"\n", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
-    hidden = {"Cc", "Cs", "Cf"}
+    if most is not None and len(text) > most:
+        text = f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"
+    kept = {"\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"} | ({"\n"} if lines else set())
+    hidden = {"Cc", "Cs", "Cf", "Zl", "Zp"}
     return "".join(repr(c)[1:-1] if category(c) in hidden and c not in kept else c for c in text)

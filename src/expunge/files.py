@@ -4,35 +4,62 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from safetensors import SafetensorError
 
 from expunge.errors import ExpungeError, InputError
 
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+
+MARK = ".expunge-"
+"""In the name of what is not whole yet."""
+
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def written_whole(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
+
+    What is `private` nobody but the user can read: it names examples that are to be deleted.
+    """
+    _remove_dead_once(path.parent.absolute())
+    handle, temporary = _locked(lambda: tempfile.mkstemp(prefix=f".{path.name}{MARK}", suffix=".part", dir=path.parent))
     try:
         with _clear_disk_errors(path):
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o600 if private else 0o666 & ~_umask())
             _sync(temporary)
+            if fcntl is None:  # Windows renames nothing that is open
+                os.close(handle)
+                handle = -1
             temporary.replace(path)
             _sync(path.parent)
     finally:
+        if handle >= 0:
+            os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes text that nobody but the user can read, into a directory that is not whole yet."""
+    path.touch(0o600)
+    path.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
     """Gives a temporary directory beside `path`; on success it becomes `path`, else it is removed.
+
+    What earlier runs left there when they were killed is removed first.
 
     Raises:
         InputError: `path` is there already.
@@ -43,7 +70,8 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     try:
         with _clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            remove_dead(path.parent)
+            handle, temporary = _locked(lambda: _opened_directory(path))
     except BaseException:
         _remove_empty(made)
         raise
@@ -56,8 +84,54 @@ def new_directory(path: str | Path) -> Iterator[Path]:
             temporary.rename(path)
             _sync(path.parent)
     finally:
+        if handle >= 0:
+            os.close(handle)
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(made)
+
+
+def remove_dead(directory: Path) -> None:
+    """Removes from a directory what runs that were killed left there half-written; living ones hold a lock on theirs.
+
+    Without such locks, as on Windows, everything stays.
+    """
+    if fcntl is None:
+        return
+    for path in directory.glob(f".*{MARK}*.part"):
+        with suppress(OSError):  # it went away, or is another user's
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+@cache
+def _remove_dead_once(directory: Path) -> None:
+    """Once a process: an update log writes thousands of files into one directory."""
+    remove_dead(directory)
+
+
+def _opened_directory(path: Path) -> tuple[int, str]:
+    name = tempfile.mkdtemp(prefix=f".{path.name}{MARK}", suffix=".part", dir=path.parent)
+    return (os.open(name, os.O_RDONLY) if fcntl is not None else -1), name
+
+
+def _locked(make: Callable[[], tuple[int, str]]) -> tuple[int, Path]:
+    """What `make` makes, open and locked. Another run that looks for what is dead may come first: then it is anew."""
+    while True:
+        handle, name = make()
+        if fcntl is None:
+            return handle, Path(name)
+        with suppress(OSError):  # a file system without locks: what is left behind there stays
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if Path(name).exists():
+            return handle, Path(name)
+        os.close(handle)
 
 
 def check_unused(path: str | Path) -> None:
@@ -67,6 +141,14 @@ def check_unused(path: str | Path) -> None:
         raise InputError(f"{path} is not UTF-8; choose another --out")
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists already; choose another --out, or remove it first")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a file at `path` that can be read to its end: no directory, pipe or device."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return False
 
 
 def is_utf8(name: str) -> bool:

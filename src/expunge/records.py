@@ -7,6 +7,7 @@ from typing import Any
 
 from expunge.errors import InputError
 from expunge.metrics.distances import ParameterChange
+from expunge.parsing import parse_json, record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,20 +116,8 @@ class Trace:
     def from_json(cls, text: str) -> "Trace":
         """The inverse of `to_json`. Raises `InputError` when `text` is not a trace."""
         try:
-            content = json.loads(text)
-            labels = content["pseudo_labels"]
-            change = content["change"]
-            layers = {name: (l1, l2) for name, (l1, l2) in change["by_layer"].items()}
-            return cls(
-                **{
-                    **content,
-                    "pseudo_labels": None if labels is None else PseudoLabels(**labels),
-                    "epochs": tuple(Epoch(**epoch) for epoch in content["epochs"]),
-                    "change": ParameterChange(**{**change, "by_layer": layers}),
-                    "warnings": tuple(content["warnings"]),
-                }
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return record(cls, parse_json(text))
+        except InputError as error:
             raise InputError(f"this is not a trace that expunge wrote: {error}") from error
 
 

@@ -5,9 +5,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
-from expunge.errors import printable
+from expunge.errors import MOST_SHOWN, printable
 
 _finished: list[bool] = []
 """Holds something once the work of this process is done."""
@@ -21,32 +22,58 @@ _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 _HAS_TIMER = hasattr(signal, "setitimer")  # Windows has none
 _PATIENCE = 3.0  # seconds for the work to come to a point where it can be stopped, before it is stopped anywhere
 _GRACE = 5.0  # seconds in which a second signal does not cut the cleaning up short
+_AGAIN = 0.1  # seconds until it is tried again to stop what could not be stopped
 _asked = False  # to stop, and not yet stopped
+_ever_asked = False
+_last = float("-inf")
 
 
 def stop_on_signals() -> None:
-    """Makes SIGINT, SIGTERM and SIGHUP raise `Stopped`, unless they are ignored, as under nohup.
+    """Makes SIGINT, SIGTERM and SIGHUP ask the work to stop, unless they are ignored, as under nohup.
 
-    It is raised between two steps of the work where there are any: an exception in the midst of native code that has
-    called back into Python would abort the process. Without a timer it is raised at once.
+    `Stopped` is raised between two steps of the work where there are any: an exception in the midst of native code that
+    has called back into Python would abort the process. Nothing is raised inside an import: what is imported may
+    swallow it, or stay half there.
     """
-    last = float("-inf")
-
-    def ask(*_: object) -> None:
-        nonlocal last
-        global _asked
-        now = time.monotonic()
-        if now - last > _GRACE:
-            last, _asked = now, True
-            if not _HAS_TIMER:
-                _stop_if_asked()
-            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
-
     if _HAS_TIMER:
-        signal.signal(signal.SIGALRM, lambda *_: _stop_if_asked())
+        signal.signal(signal.SIGALRM, _try_to_stop)
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)
+            signal.signal(number, _ask)
+    sys.unraisablehook = _not_lost
+
+
+def _ask(_number: int, frame: FrameType | None) -> None:
+    global _asked, _ever_asked, _last
+    now = time.monotonic()
+    if now - _last > _GRACE:
+        _last, _asked, _ever_asked = now, True, True
+        if _HAS_TIMER:
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+        else:
+            _try_to_stop(_number, frame)
+
+
+def _try_to_stop(_number: int, frame: FrameType | None) -> None:
+    """Stops the work where it is, unless something is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            if _HAS_TIMER:
+                signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
+        frame = frame.f_back
+    _stop_if_asked()
+
+
+def _not_lost(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Asks again where `Stopped` was raised in what cannot raise, such as a destructor."""
+    global _asked
+    if unraisable.exc_type is not Stopped:
+        sys.__unraisablehook__(unraisable)
+        return
+    _asked = True
+    if _HAS_TIMER:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
 
 
 @contextmanager
@@ -59,6 +86,7 @@ def work(kept: str | None = None) -> Iterator[None]:
     from expunge import progress
 
     try:
+        _stop_if_asked()
         with progress.show(check=_stop_if_asked):
             yield
         _finished.append(True)
@@ -75,14 +103,29 @@ def stopped_outside() -> NoReturn:
 
 def stopped(what: str) -> NoReturn:
     """Ends the process after a stop, with a line that says what is kept."""
-    for number in _STOPS:  # on its way out Python puts the defaults back, but not in place of this
-        signal.signal(number, signal.SIG_IGN)
+    _ignore_signals()
     fail(f"stopped; {what}", 1)
+
+
+def finish(code: int) -> NoReturn:
+    """Ends the process after its work. A stop that was asked for too late is told all the same."""
+    if _ever_asked:
+        stopped_outside()
+    _ignore_signals()
+    sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    """On its way out Python puts the defaults back, but not in place of this."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if _HAS_TIMER:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process with one line on standard error."""
-    print(f"expunge: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"expunge: error: {printable(' '.join(message.split()), most=MOST_SHOWN)}", file=sys.stderr)
     sys.exit(code)
 
 

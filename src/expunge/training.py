@@ -13,6 +13,7 @@ from expunge.data import Examples, digests
 from expunge.data.examples import check_logits
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.models import as_float, device_and_dtype, mask_names, not_finite, refusing
+from expunge.parsing import record
 from expunge.progress import advance, log
 from expunge.settings import require, require_types
 from expunge.training_state import identity, keep, restore
@@ -89,6 +90,13 @@ class TrainedEpoch:
     accuracy: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What a state is told: loss and accuracy of each epoch that is done."""
+
+    history: tuple[tuple[float, float], ...]
+
+
 def train(
     model: nn.Module,
     examples: Examples,
@@ -147,7 +155,7 @@ def train(
     history: list[TrainedEpoch] = []
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if state is not None and (told := restore(state, of, parts, rng)):
-        history = [TrainedEpoch(*epoch) for epoch in told["history"]]
+        history = [TrainedEpoch(*epoch) for epoch in record(_Told, told, str(state)).history]
     step = len(history) * num_batches
 
     def keep_all() -> None:

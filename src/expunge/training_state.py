@@ -1,10 +1,10 @@
 """What it takes to go on with a training that was cut off: one file, written anew after each epoch."""
 
-import pickle
 import random
 import re
+import sys
 from collections.abc import Mapping
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,10 @@ from expunge.data import Examples, digests
 from expunge.errors import InputError
 from expunge.files import written_whole
 from expunge.models import ModelSpec
+from expunge.parsing import read_bytes
+
+MARK = b"expunge-state/2\n"
+"""What a state begins with; a digest of the rest follows, in a line of its own."""
 
 
 def identity(model: nn.Module, examples: Examples, settings: Mapping[str, Any], seed: int) -> str:
@@ -52,10 +56,12 @@ def keep(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator, to
         "told": dict(told),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with written_whole(path, private=True) as temporary:
         whole = BytesIO()  # to a file, it hides what the disk says
         torch.save(content, whole)
-        temporary.write_bytes(whole.getbuffer())
+        with temporary.open("wb") as file:
+            file.write(MARK + sha256(whole.getbuffer()).hexdigest().encode() + b"\n")
+            file.write(whole.getbuffer())
 
 
 class OtherTrainingError(InputError):
@@ -69,24 +75,48 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
     """
     if not path.exists():
         return None
+    damaged = f"{path} is no state of a training, or damaged; remove it to start anew"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(BytesIO(_checked(path)), map_location="cpu", weights_only=True)
         known = content["of"]
-    except (RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise OtherTrainingError(f"{path} is no state of a training, or damaged; remove it to start anew") from error
+    except Exception as error:  # a damaged pickle raises many types
+        raise OtherTrainingError(damaged) from error
     if known != of:
         raise OtherTrainingError(
             f"{path} is of a training with other settings, data or seed, or by another version of expunge; remove it "
             "to start anew, or name another file"
         )
+    try:
+        _apply(content, parts, rng)
+        told = content["told"]
+        if not isinstance(told, dict):
+            raise TypeError("it was told nothing")
+    except OtherTrainingError:
+        raise
+    except RuntimeError as error:
+        raise OtherTrainingError(
+            f"{path} cannot be resumed: the network makes some of its tensors only when it runs, or the file is "
+            "damaged; remove the file to start anew"
+        ) from error
+    except Exception as error:  # parts of other types: what takes them raises many
+        raise OtherTrainingError(damaged) from error
+    return told
+
+
+def _checked(path: Path) -> bytes:
+    """The content after the digest, which must fit it. Files from before there were digests are all content."""
+    whole = read_bytes(path, limit=sys.maxsize)
+    if not whole.startswith(MARK):
+        return whole
+    told, content = whole[len(MARK) : len(MARK) + 64], whole[len(MARK) + 65 :]
+    if told != sha256(content).hexdigest().encode():
+        raise InputError("its content does not match its digest")
+    return content
+
+
+def _apply(content: Mapping[str, Any], parts: Mapping[str, Any], rng: torch.Generator) -> None:
     for name, part in parts.items():
-        try:
-            part.load_state_dict(content["parts"][name])
-        except RuntimeError as error:
-            raise OtherTrainingError(
-                f"{path} cannot be resumed: the network makes some of its tensors only when it runs; remove the file "
-                "to start anew"
-            ) from error
+        part.load_state_dict(content["parts"][name])
     for name, module in _modules(parts):
         kept_buffers = content["buffers"][name]
         for key, buffer in module.named_buffers():
@@ -98,8 +128,6 @@ def restore(path: Path, of: str, parts: Mapping[str, Any], rng: torch.Generator)
     np.random.set_state(content["numpy"])
     if content["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["cuda"])
-    told: dict[str, Any] = content["told"]
-    return told
 
 
 def _modules(parts: Mapping[str, Any]) -> list[tuple[str, nn.Module]]:

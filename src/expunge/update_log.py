@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from expunge.errors import ExpungeError, InputError
-from expunge.files import written_whole
+from expunge.files import is_regular, written_whole
+from expunge.parsing import parse_json, read_text, record
+from expunge.tensor_files import check_digest, write_tensors
 
 FORMAT = "expunge-update/1"
 WATCHED = "watched.json"
@@ -44,16 +46,17 @@ class UpdateRecorder:
         if self.directory.is_dir() and any(self.directory.iterdir()):  # steps of another training would be undone too
             raise InputError(f"{self.directory} is not empty; record updates into a new directory")
         watched = sorted(digest.hex() for digest in set(examples) if self.wants([digest]))
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._write({"watched": watched})
 
     def end(self, model: nn.Module) -> None:
         """Writes what the training ended with."""
-        self._write({"watched": _read(self.directory)["watched"], "trained": _digest(model)})
+        self._write({"watched": list(_read(self.directory).watched), "trained": _digest(model)})
 
     def _write(self, content: dict[str, Any]) -> None:
-        with written_whole(self.directory / WATCHED) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, **content}), encoding="utf-8")
+        content = {"format": FORMAT, **content}
+        with written_whole(self.directory / WATCHED, private=True) as temporary:
+            temporary.write_text(json.dumps({**content, "sha256": _signature(content)}), encoding="utf-8")
 
     def wants(self, batch: Sequence[bytes]) -> bool:
         """Whether a batch with these examples is recorded."""
@@ -69,8 +72,8 @@ class UpdateRecorder:
         yield
         updates = {name: (p.detach() - before[name]).cpu().contiguous() for name, p in model.named_parameters()}
         metadata = {"format": FORMAT, "step": str(step), "examples": json.dumps([d.hex() for d in batch])}
-        with written_whole(self.directory / f"{step:08d}.safetensors") as temporary:
-            save_file(updates, temporary, metadata=metadata)
+        with written_whole(self.directory / f"{step:08d}.safetensors", private=True) as temporary:
+            write_tensors(updates, temporary, metadata)
 
     def expected_bytes(self, model: nn.Module, num_examples: int, batch_size: int, epochs: int) -> int:
         """The expected size of the log on disk.
@@ -96,12 +99,12 @@ class UpdateRecorder:
 
 def watched_by(directory: Path) -> frozenset[bytes]:
     """The digests of the examples that an update log can undo. Raises `InputError` for none, or a damaged one."""
-    return frozenset(bytes.fromhex(digest) for digest in _read(directory)["watched"])
+    return frozenset(bytes.fromhex(digest) for digest in _read(directory).watched)
 
 
 def check_model(directory: Path, model: nn.Module) -> None:
     """Raises `InputError` unless the model's parameters are those that the log's training ended with, to the bit."""
-    trained = _read(directory).get("trained")
+    trained = _read(directory).trained
     if trained is None:
         raise InputError(f"the training that wrote the update log in {directory} did not end; train anew")
     if trained != _digest(model):
@@ -111,20 +114,46 @@ def check_model(directory: Path, model: nn.Module) -> None:
         )
 
 
-def _read(directory: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Watched:
+    """What `watched.json` says: SHA-256 is of the rest; logs from before there were digests have none."""
+
+    format: str
+    watched: tuple[str, ...]
+    trained: str | None = None
+    sha256: str | None = None
+
+
+def _read(directory: Path) -> _Watched:
     """What `watched.json` says. Raises `InputError` where there is none, or a damaged one."""
     path = directory / WATCHED
-    if not path.is_file():
+    if not is_regular(path):
         raise InputError(f"there is no update log in {directory}; `expunge train --record-updates` writes one")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise KeyError("format")
-        for digest in content["watched"]:
+        content = parse_json(read_text(path))
+        told = record(_Watched, content)
+        signed = {key: value for key, value in content.items() if key != "sha256"}
+        if told.format != FORMAT or told.sha256 not in {None, _signature(signed)}:
+            raise InputError("its format or its digest is another")
+        for digest in told.watched:
             bytes.fromhex(digest)
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
-    return content
+    return told
+
+
+def _signature(content: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What the header of one step's file says."""
+
+    format: str
+    step: str
+    examples: tuple[str, ...]
+    sha256: str | None = None
 
 
 def _digest(model: nn.Module) -> str:
@@ -152,13 +181,14 @@ def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int
     held: list[tuple[int, Path]] = []
     for path in sorted(directory.glob("*.safetensors")):
         try:
+            check_digest(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-            batch = {bytes.fromhex(digest) for digest in json.loads(metadata["examples"])}
-            if metadata["format"] != FORMAT:
-                raise KeyError("format")
-            step = int(metadata["step"])
-        except (SafetensorError, KeyError, ValueError) as error:
+            told = record(_Step, {**metadata, "examples": parse_json(metadata.get("examples", ""))})
+            batch, step = {bytes.fromhex(digest) for digest in told.examples}, int(told.step)
+            if told.format != FORMAT or step < 0:
+                raise InputError("its format or its step is another")
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
         if not wanted.isdisjoint(batch):
             held.append((step, path))
@@ -167,9 +197,15 @@ def matching_updates(directory: Path, forget: Sequence[bytes]) -> list[tuple[int
 
 def subtract(model: nn.Module, path: Path) -> None:
     """Takes the update in one file of a log back from the parameters. Raises `InputError` if it does not fit."""
-    updates = load_file(path)
+    try:
+        updates = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not part of an update log ({error}); take another copy") from error
     parameters = dict(model.named_parameters())
-    if parameters.keys() != updates.keys() or any(parameters[k].shape != v.shape for k, v in updates.items()):
+    if parameters.keys() != updates.keys() or any(
+        parameters[k].shape != v.shape or parameters[k].is_floating_point() != v.is_floating_point()
+        for k, v in updates.items()
+    ):
         raise InputError(f"the update {path} does not fit the model; was it recorded for another one?")
     with torch.no_grad():
         for name, parameter in parameters.items():

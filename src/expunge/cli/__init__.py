@@ -1,47 +1,34 @@
-"""The `expunge` command: one file a verb. It parses and prints; torch is imported once there is work to do."""
+"""The `expunge` command: one file a verb. It parses and prints; torch is imported once there is work to do.
+
+This file imports nothing that takes time: signals are seen to before anything else is.
+"""
 
 import io
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from expunge import __version__
-from expunge.cli import audit, data, demo, forget, methods, train
 from expunge.errors import ExpungeError, ExpungeWarning
-from expunge.stopping import Stopped, fail, stop_on_signals, stopped_outside
+from expunge.stopping import Stopped, fail, finish, stop_on_signals, stopped_outside
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (demo.demo, train.train, forget.forget, audit.audit, methods.methods):
-    app.command()(command)
-app.add_typer(data.app, name="data")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"expunge {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Make a trained PyTorch classifier forget chosen training examples."""
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done but the audit failed."""
+    stop_on_signals()
+    from expunge.cli.app import app
+
     run(app)
 
 
-def run(app: typer.Typer) -> None:
+def run(app: "typer.Typer") -> None:
     """Runs a command line: what goes wrong is one line on standard error, and an exit code."""
     stop_on_signals()
+    import typer
+
     warnings.simplefilter("ignore", ExpungeWarning)  # commands print what they say
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text that the terminal can show
@@ -62,4 +49,4 @@ def run(app: typer.Typer) -> None:
         if message is None:
             raise
         fail(" ".join(message().split()), 2)  # click's usage errors
-    sys.exit(code or 0)
+    finish(code or 0)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from expunge.cli.options import Seed
-from expunge.cli.printing import print_table
+from expunge.cli.printing import print_table, say
 from expunge.errors import printable
 from expunge.stopping import work
 
@@ -19,7 +19,7 @@ def get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, cifar1
     with work():
         from expunge.data import download
 
-        print(f"{name} is in {download(name)}.")
+        say(f"{name} is in {download(name)}.")
 
 
 @app.command()
@@ -32,7 +32,7 @@ def show(data: Data) -> None:
     channels, height, width = images.images.shape[1:]
     counts = images.labels.bincount(minlength=len(images.class_names)).tolist()
     ids = f"; ids {images.ids[0]} … {images.ids[-1]}" if images.ids else ""
-    print(printable(f"{data}: {len(images):,} images, {channels} × {height} × {width}{ids}"))
+    say(f"{data}: {len(images):,} images, {channels} × {height} × {width}{ids}")
     print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
 
 
@@ -43,4 +43,5 @@ def ids(data: Data, num: Annotated[int, typer.Option(min=1, help="How many to dr
         from expunge.data import draw_ids, load_data
 
         drawn = draw_ids(load_data(data), num, seed)
-    print("\n".join(drawn))
+    for id_ in drawn:  # `--ids` takes them as they are printed
+        print(printable(id_, lines=False))

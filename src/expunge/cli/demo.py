@@ -42,7 +42,7 @@ def run(out: Path, *, method: str | None = None, seed: int = 0) -> "Report":
     from expunge.cli import forget
     from expunge.cli.sources import Sources, told, write_report
     from expunge.data import draw_ids, load_data
-    from expunge.files import check_unused, new_directory
+    from expunge.files import check_unused, new_directory, write_private
     from expunge.methods import Needs, make_method
     from expunge.trainer import train
 
@@ -52,7 +52,7 @@ def run(out: Path, *, method: str | None = None, seed: int = 0) -> "Report":
     with new_directory(out) as temporary:
         train("sample:train", "small_resnet", temporary / "original", settings=DEMO_SETTINGS, seed=seed, device="cpu")
         drawn = draw_ids(load_data("sample:train"), DEMO_SIZE, seed)
-        (temporary / "ids.txt").write_text("\n".join(drawn) + "\n", encoding="utf-8")
+        write_private(temporary / "ids.txt", "\n".join(drawn) + "\n")
         sources = Sources(
             model=str(temporary / "original"),
             forget="sample:train",

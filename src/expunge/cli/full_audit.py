@@ -11,7 +11,7 @@ from expunge.cli.printing import announce
 from expunge.cli.sources import Sources, forget_set, load_for
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
-from expunge.files import check_unused, new_directory
+from expunge.files import check_unused, new_directory, write_private
 from expunge.methods import Method, make_method
 from expunge.methods.retrain import Retrain
 from expunge.models import load_model
@@ -83,9 +83,9 @@ def run(
                 references, plan, num_models=num_models, workers=workers, cluster=where_else, announce=announce
             )
         result = full_audit(found, seed=seed)
-        (temporary / "full_audit.json").write_text(result.to_json(), encoding="utf-8")
+        write_private(temporary / "full_audit.json", result.to_json())
         told = "\n".join(f"- {caveat}" for caveat in result.caveats)
-        (temporary / "full_audit.md").write_text(f"{result.table()}\n\n{told}\n", encoding="utf-8")
+        write_private(temporary / "full_audit.md", f"{result.table()}\n\n{told}\n")
     return result
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.errors import printable
+from expunge.errors import MOST_SHOWN, printable
 
 if TYPE_CHECKING:
     from expunge.auditing.full_audit import FullAudit
@@ -56,23 +56,44 @@ def print_report(report: "Report", as_json: bool) -> int:
     print_table(title, ["", "before", "after"], rows)
     left_out = audit.left_out if audit else ()
     for line in (*report.notes, *left_out, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
-        print(line)
+        say(line)
     if audit is not None:
         from expunge.report.wording import headline, questions
 
-        print(f"Verdict: {audit.verdict}. {headline(audit)}")
+        say(f"Verdict: {audit.verdict}. {headline(audit)}")
         for question, answer, why in questions(audit):
-            print(f"  {question} {answer.capitalize()}. {why}")
-        print(audit.reason)
+            say(f"  {question} {answer.capitalize()}. {why}")
+        say(audit.reason)
         for line in audit.doubts:
-            print(line)
+            say(line)
         from expunge.report.wording import mark_of_accuracy
 
         if mark := mark_of_accuracy(audit):
-            print(mark)
+            say(mark)
     written = "The model and the report are" if trace else "The report is"
-    print(f"{written} in {report.directory}.")
+    say(f"{written} in {report.directory}.")
+    for line in remaining(report):
+        say(line)
     return code
+
+
+def remaining(report: "Report") -> list[str]:
+    """What is still there of the examples that were to be deleted, so that the user can see to it."""
+    if report.trace is None:
+        return []
+    sources = report.sources
+    copies = [f"the images in {sources['forget']}"] if not str(sources.get("forget", "")).startswith("sample") else []
+    copies += [f"the list {sources['ids']}"] if sources.get("ids") else []
+    copies += [f"the original model {sources['model']}"]
+    return [
+        "The report names the forgotten examples; only you can read it.",
+        f"Still there, for you to delete: {', '.join(copies)}.",
+    ]
+
+
+def say(line: str) -> None:
+    """Prints a line, or lines, with what would command the terminal written out."""
+    print(printable(line, most=MOST_SHOWN))
 
 
 def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
@@ -87,8 +108,8 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
     ):
         print_table(title, [head[0], *head[columns]], [(row[0], *row[columns]) for row in rows])
     for line in found.caveats:
-        print(line)
-    print(f"full_audit.json and full_audit.md are in {out}.")
+        say(line)
+    say(f"full_audit.json and full_audit.md are in {out}.")
 
 
 def print_plan(num_forget: int | None, num_test: int | None, num_classes: int, as_json: bool) -> None:
@@ -130,7 +151,7 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
     from rich.table import Table
 
     table = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    rows = [tuple(map(printable, row)) for row in rows]
+    rows = [tuple(printable(cell, most=MOST_SHOWN) for cell in row) for row in rows]
     needed = 2
     for n, column in enumerate(columns):
         if n == 0 or column.startswith("what"):
@@ -149,7 +170,7 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
         console.width = max(console.width, 100)  # a file, or another program: nothing is narrow there
     console.width = max(console.width, needed)  # lines that the terminal breaks are better than cut ones
     if title:  # not the table's own, which wraps at the table's width
-        console.print(title, style="italic", highlight=False)
+        console.print(printable(title, most=MOST_SHOWN), style="italic", highlight=False)
     console.print(table)
 
 
@@ -160,4 +181,4 @@ def percent(value: float | None) -> str:
 
 def announce(line: str) -> None:
     """Prints what is to be known before the work is done on standard error."""
-    print(printable(line), file=sys.stderr)
+    print(printable(line, most=MOST_SHOWN), file=sys.stderr)

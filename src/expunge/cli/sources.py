@@ -10,7 +10,8 @@ from torch import nn
 
 from expunge.auditing import AuditSettings
 from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
-from expunge.errors import InputError, MissingExtraError, SettingError
+from expunge.errors import InputError, MissingExtraError, SettingError, printable
+from expunge.files import write_private
 from expunge.methods import make_method
 from expunge.models import Header, ModelSpec, build, device_and_dtype
 from expunge.models.building import Classifier
@@ -76,7 +77,9 @@ def forget_set(sources: Sources, header: Header) -> ImageSet:
     """The examples to forget: those that `ids` picks, or all; at least one."""
     forgotten = load_for(sources.forget, header, sources.resize)
     if sources.ids is not None:
-        forgotten = forgotten.select(read_ids(sources.ids))
+        # `expunge data ids` prints ids as a terminal may show them: what is not so is written out.
+        known = {printable(id_, lines=False): id_ for id_ in forgotten.ids}
+        forgotten = forgotten.select([known.get(id_, id_) for id_ in read_ids(sources.ids)])
     if len(forgotten) == 0:
         raise InputError("the forget set is empty; give it at least one example")
     return forgotten
@@ -146,9 +149,9 @@ def write_report(directory: Path, report: Report, images: ImageSet | None = None
     if report.audit is not None:
         try:
             page = report.page(images)
-            (directory / "report.html").write_text(page, encoding="utf-8")
+            write_private(directory / "report.html", page)
         except MissingExtraError as error:
             note = f"no report.html was written: {error}"
             report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
-    (directory / "report.json").write_text(report.to_json(), encoding="utf-8")
+    write_private(directory / "report.json", report.to_json())
     return report

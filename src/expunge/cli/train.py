@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from expunge.cli.options import Device, Json, Seed, ToSet, settings_of
-from expunge.cli.printing import announce, percent, print_table
+from expunge.cli.printing import announce, percent, print_table, say
 from expunge.stopping import work
 
 
@@ -52,4 +52,4 @@ def train(
         ("seconds", f"{done.seconds:.1f}"),
     ]
     print_table(f"{model} trained on {data}", ["", ""], rows)
-    print(f"The model is in {out}.")
+    say(f"The model is in {out}.")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from expunge.errors import InputError, one_line
+from expunge.parsing import read_text
 from expunge.randomness import stream
 
 SCALE = 255
@@ -136,11 +137,9 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 def read_ids(path: str | Path) -> list[str]:
     """Reads a list of ids: one id a line, blank lines ignored. Raises `InputError` if it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a mark
-    except UnicodeDecodeError as error:
-        raise InputError(f"the list of ids {path} is not UTF-8 ({error}); save it as such") from error
-    except OSError as error:
-        raise InputError(f"cannot read the list of ids {path}: {error}") from error
+        text = read_text(Path(path))
+    except InputError as error:
+        raise InputError(f"the list of ids cannot be read: {error}") from error
     return [line for line in text.split("\n") if line.strip()]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.examples import ImageSet
+from expunge.data.whole_images import check_whole
 from expunge.errors import ExpungeError, InputError, optional
 from expunge.files import is_utf8
 from expunge.progress import track
@@ -75,6 +76,8 @@ def load_folder(
     for label, name in enumerate(class_names):
         there = sorted(path for path in _below(root / name) if not _hidden(path, root))
         found = [path for path in there if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+        special = [path for path in found if path.exists() and not path.is_file()]
+        _refuse(folder, special, "a pipe or a device is no image: remove it")
         others = [path for path in there if path.suffix.lower() in OTHERS and not path.is_dir()]
         _refuse(folder, others, "convert it to PNG or remove it")
         unnamed = [path for path in there if path.suffix.lower() not in SUFFIXES | OTHERS and _begins_as_image(path)]
@@ -182,6 +185,7 @@ def decode(source: Path | BytesIO, name: str, size: int | None, channels: int, u
         with warnings.catch_warnings(action="ignore"), ops.Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{name} claims {image.width} × {image.height} pixels, {too_large}")
+            check_whole(image, source, name)
             # Of 16-bit channels of colour, Pillow would give the upper eight bits.
             if image.mode.startswith(("I", "F")) or any(str(tile[-1]).endswith(";16B") for tile in image.tile):
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits")

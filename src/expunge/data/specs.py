@@ -15,6 +15,7 @@ from expunge.data.examples import ImageSet
 from expunge.data.folder import decode_all, load_folder
 from expunge.data.named import NAMED
 from expunge.errors import InputError, SettingError, one_line, optional
+from expunge.files import is_regular
 
 MAX_CLASSES = 1_000_000
 """The most classes that data without class names may have."""
@@ -79,6 +80,8 @@ def load_unlabelled(spec: str, *, size: int | None = None, channels: int | None 
 
 def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> ImageSet:
     """Reads `images` (uint8, N × C × H × W) and `labels` (integers, N) from a safetensors file."""
+    if not is_regular(path):
+        raise InputError(f"there is no file {path}; check the path")
     try:
         tensors = load_file(path)
         images, labels = tensors["images"], tensors["labels"]

@@ -1,5 +1,6 @@
 """Building a classifier from its description: a small network of our own, torchvision's, timm's and transformers'."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -9,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.errors import ExpungeError, SettingError, one_line, optional
+from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
+from expunge.models.description import MAX_SIDE, TIMM_OPTIONS, check_numbers, check_options
 from expunge.models.huggingface import hf_network
+from expunge.parsing import record
 
 SMALL_STEM_BELOW = 64  # pixels: the standard stem would leave a 1 × 1 map before the last stage's end
-READS_FILES = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable"}
-"""Options of `timm.create_model` that have it read or compile more than the network's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,13 @@ class ModelSpec:
     def from_dict(cls, content: Mapping[str, Any]) -> "ModelSpec":
         """The inverse of `to_dict`. Raises `SettingError` on missing or unknown keys."""
         try:
-            spec = cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
-        except (TypeError, KeyError) as error:
+            spec = record(cls, content)
+        except InputError as error:
             raise SettingError(f"the model's description is incomplete or foreign: {error}") from error
-        numbers = (spec.num_classes, spec.in_channels, spec.image_size)
-        if (
-            not all(type(n) is int and n >= 0 for n in numbers)
-            or not all(isinstance(n, int | float) for n in (*spec.mean, *spec.std))
-            or not isinstance(spec.architecture, str)
-            or not isinstance(spec.options, dict)
-        ):
-            raise SettingError("the model's description is incomplete or foreign: a value has the wrong type")
+        if min(spec.num_classes, spec.in_channels, spec.image_size) < 0:
+            raise SettingError("the model's description is incomplete or foreign: a number is negative")
+        if {len(spec.mean), len(spec.std)} - {1, spec.in_channels}:
+            raise SettingError("the model's description is incomplete or foreign: mean and std are one a channel")
         return spec
 
 
@@ -176,8 +173,7 @@ def vit(spec: ModelSpec) -> nn.Module:
 def timm_network(spec: ModelSpec) -> nn.Module:
     """The network that `timm:NAME` names, with random weights (nothing is downloaded)."""
     name = spec.architecture.removeprefix("timm:")
-    if ":" in name or not spec.options.keys().isdisjoint(READS_FILES):  # files may be pickles, or on the network
-        raise SettingError(f"timm:{name} with {dict(spec.options)} would read other files; give weights by --weights")
+    _check_plain_name(name)
     timm = _timm()
     try:
         network: nn.Module = timm.create_model(
@@ -192,13 +188,18 @@ def timm_network(spec: ModelSpec) -> nn.Module:
 
 def timm_defaults(name: str) -> dict[str, Any]:
     """timm's own description of NAME: `num_classes`, `input_size` (C, H, W), `mean`, `std`."""
-    if ":" in name:
-        raise SettingError(f"timm:{name} would read other files; give a plain name, and weights by --weights")
+    _check_plain_name(name)
     try:
         config: dict[str, Any] = _timm().create_model(name, pretrained=False).pretrained_cfg
     except RuntimeError as error:
         raise SettingError(f"timm does not know {name!r}: {str(error).splitlines()[0]}") from error
     return config
+
+
+def _check_plain_name(name: str) -> None:
+    """Raises `SettingError` for a name that timm would take for a place: files may be pickles, or on the network."""
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+        raise SettingError(f"timm:{name} would read other files; give a plain name, and weights by --weights")
 
 
 def _timm() -> Any:
@@ -231,10 +232,14 @@ def build(spec: ModelSpec) -> nn.Module:
         SettingError: unknown architecture or option.
         MissingExtraError: it needs a package that is not installed.
     """
+    check_numbers("image_size", spec.image_size, most=MAX_SIDE)
+    check_numbers("the description", spec.num_classes, spec.in_channels, *spec.mean, *spec.std)
+    if spec.architecture != "hf":
+        check_options(spec.architecture, spec.options, TIMM_OPTIONS | {"stem"})
     if spec.architecture.startswith("timm:"):
         return Classifier(spec, timm_network(spec))
     if spec.architecture == "hf":
-        return Classifier(spec, hf_network(spec.options["config"]))
+        return Classifier(spec, hf_network(spec.options.get("config")))
     if spec.architecture not in ARCHITECTURES:
         raise SettingError(f"unknown model {spec.architecture!r}; there are {', '.join(ARCHITECTURES)} and timm:NAME")
     try:

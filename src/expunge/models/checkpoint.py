@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from expunge.errors import InputError
-from expunge.files import is_utf8, written_whole
+from expunge.errors import InputError, SettingError
+from expunge.files import is_regular, is_utf8, written_whole
 from expunge.models.building import ModelSpec, Normalise
 from expunge.models.inference import mask_names, not_finite
+from expunge.models.skeleton import skeleton
+from expunge.parsing import parse_json, record
+from expunge.tensor_files import check_digest, write_tensors
 
-FORMAT = "expunge-checkpoint/1"
+T = TypeVar("T")
+
+FORMAT = "expunge-checkpoint/2"
+UNSIGNED = "expunge-checkpoint/1"
+"""The format before there were digests."""
 FILE_NAME = "model.safetensors"
 
 
@@ -46,20 +52,15 @@ class Header:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Header":
-        """The inverse of `to_dict`."""
-        if not isinstance(content["recipe"], dict) or not all(isinstance(entry, dict) for entry in content["history"]):
-            raise TypeError("recipe and history hold objects")
-        for entry in content["history"]:
+        """The inverse of `to_dict`. Raises `InputError` or `SettingError` where it is none."""
+        told = record(cls, {**content, "spec": ModelSpec.from_dict(content.get("spec", {}))}, "the header")
+        for entry in told.history:
             for key in ("calibration_seeds", "undone_steps"):
                 if not isinstance(entry.get(key, []), list) or not all(type(n) is int for n in entry.get(key, [])):
-                    raise TypeError(f"{key} of the history is a list of integers")
-        return cls(
-            spec=ModelSpec.from_dict(content["spec"]),
-            class_names=tuple(content["class_names"]),
-            data=content["data"],
-            recipe=content["recipe"],
-            history=tuple(content["history"]),
-        )
+                    raise InputError(f"{key} of the history is a list of integers")
+        if told.spec.num_classes and len(told.class_names) not in {0, told.spec.num_classes}:
+            raise InputError(f"it has {len(told.class_names)} names for {told.spec.num_classes} classes")
+        return told
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -69,7 +70,7 @@ def checkpoint_path(path: Path) -> Path:
 
 def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
     """Writes weights and header to `path` whole or not at all. Tied weights are stored once."""
-    metadata = {"format": FORMAT, "expunge": json.dumps(header.to_dict())}
+    metadata = {"format": FORMAT, "expunge": json.dumps(header.to_dict(), sort_keys=True)}
     named = model.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}
     # All but tied weights apart: views of one tensor are tensors of their own in a file.
@@ -79,7 +80,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
         if first[id(tensor)] == name
     }
     with written_whole(Path(path)) as temporary:
-        save_file(kept, str(temporary), metadata=metadata)
+        write_tensors(kept, temporary, metadata)
 
 
 def read_header(path: Path) -> Header:
@@ -87,14 +88,18 @@ def read_header(path: Path) -> Header:
     path = checkpoint_path(path)
     with _opened(path) as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in {FORMAT, UNSIGNED}:
         raise InputError(
             f"{path} was not written by expunge (its header has no {FORMAT}); name the network with "
             "--model timm:NAME or py:package.module:factory, and give this file as --weights"
         )
+    check_digest(path, needed=metadata["format"] == FORMAT)
     try:
-        return Header.from_dict(json.loads(metadata["expunge"]))
-    except (KeyError, TypeError, ValueError) as error:
+        content = parse_json(metadata.get("expunge", ""))
+        if not isinstance(content, dict):
+            raise InputError("it is no object")
+        return Header.from_dict(content)
+    except ValueError as error:
         raise InputError(f"{path}: the header is damaged ({error}); take another copy") from error
 
 
@@ -107,6 +112,7 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
         InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity.
     """
     if path.suffix == ".safetensors":
+        check_digest(path)
         with _opened(path) as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     else:
@@ -114,17 +120,7 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
     wanted = model.state_dict()
     state = _without_prefix(state, wanted)
     _fill_in_ties(model, state)
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    shapes = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
-    if missing or extra or shapes:
-        if missing or extra:
-            groups = [(missing, "missing"), (extra, "unknown")]
-            counts = [f"{len(names)} {what}, such as {names[0]!r}" for names, what in groups if names]
-            why = f"of its tensors are {', and '.join(counts)}"
-        else:
-            name = shapes[0]
-            why = f"{name!r} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
-        raise InputError(f"the weights in {path} do not fit the network: {why}")
+    _check_fit(path, _shapes(wanted), _shapes(state))
     bad = not_finite(state.items(), mask_names(model))
     if bad is not None:
         raise InputError(f"{path}: {bad!r} holds NaN or infinity; take another checkpoint")
@@ -137,6 +133,39 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     model.load_state_dict(state)
     normalise_in_its_dtype(model)
+
+
+def check_description(path: Path, spec: ModelSpec) -> None:
+    """Raises `InputError` unless a checkpoint holds what its description needs. Nothing large is built for it."""
+    with _opened(path) as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    try:
+        network = skeleton(spec, len(found), path.stat().st_size)
+    except SettingError as error:  # the file is at fault, not the command
+        raise InputError(f"{path} cannot be built: {error}") from error
+    wanted = _shapes(network.state_dict())
+    found = _without_prefix(found, wanted)
+    _fill_in_ties(network, found)
+    _check_fit(path, wanted, found)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _check_fit(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises `InputError` unless the shapes that a file holds are those of the network."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    shapes = [name for name in wanted if name in found and wanted[name] != found[name]]
+    if missing or extra:
+        groups = [(missing, "missing"), (extra, "unknown")]
+        counts = [f"{len(names)} {what}, such as {names[0]!r}" for names, what in groups if names]
+        raise InputError(f"the weights in {path} do not fit the network: of its tensors are {', and '.join(counts)}")
+    if shapes:
+        name = shapes[0]
+        raise InputError(
+            f"the weights in {path} do not fit the network: {name!r} is {found[name]}, the network's is {wanted[name]}"
+        )
 
 
 def normalise_in_its_dtype(model: nn.Module) -> None:
@@ -159,7 +188,7 @@ def _in_one_precision(path: Path, wanted: dict[str, Tensor], state: dict[str, Te
     return {name: value.to(widest) if value.is_floating_point() else value for name, value in state.items()}
 
 
-def _fill_in_ties(model: nn.Module, state: dict[str, Tensor]) -> None:
+def _fill_in_ties(model: nn.Module, state: dict[str, Any]) -> None:
     """Gives each tied name the tensor that was stored under another of its names."""
     names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -170,7 +199,7 @@ def _fill_in_ties(model: nn.Module, state: dict[str, Tensor]) -> None:
             state.update(dict.fromkeys(tied, state[stored]))
 
 
-def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, T], wanted: Mapping[str, Any]) -> dict[str, T]:
     """The weights under the network's names, where all theirs have one prefix more: wrappers put such before."""
     if state.keys() <= wanted.keys():
         return state
@@ -182,7 +211,7 @@ def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict
 
 
 def _opened(path: Path) -> Any:
-    if not path.is_file():
+    if not is_regular(path):
         raise InputError(f"there is no checkpoint {path}; check the path")
     if not is_utf8(str(path)):
         raise InputError(f"{path} is not UTF-8, which safetensors needs; rename it")
@@ -201,7 +230,7 @@ def _opened(path: Path) -> Any:
 
 
 def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not is_regular(path):
         raise InputError(f"there is no file {path}; check the path")
     if not allowed:
         raise InputError(

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expunge.errors import InputError, optional
+from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
+from expunge.models.description import plain_hf_config
+from expunge.parsing import parse_json, read_text
 
 
 class LogitsOnly(nn.Module):
@@ -22,11 +24,23 @@ class LogitsOnly(nn.Module):
         return logits
 
 
-def hf_network(config: dict[str, Any]) -> nn.Module:
-    """A `transformers` image classifier with random weights, from its own configuration."""
+def hf_network(config: Any) -> nn.Module:
+    """A `transformers` image classifier with random weights, from its own configuration.
+
+    Raises `SettingError` where the configuration names code or files, or cannot be built.
+    """
+    if not isinstance(config, dict):
+        raise SettingError("the description of an hf network has no configuration")
     transformers = _transformers()
-    settings = transformers.AutoConfig.for_model(**config)
-    return LogitsOnly(transformers.AutoModelForImageClassification.from_config(settings))
+    plain = plain_hf_config(config, transformers)
+    try:
+        settings = transformers.AutoConfig.for_model(**plain)
+        network = transformers.AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
+    except (ExpungeError, MemoryError):
+        raise
+    except Exception as error:  # of odd configurations, the library raises many types
+        raise SettingError(f"transformers cannot build {plain['model_type']!r}: {one_line(error)}") from error
+    return LogitsOnly(network)
 
 
 def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
@@ -34,6 +48,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
     transformers = _transformers()
+    _check_directory(Path(directory), transformers)
     try:
         model, info = transformers.AutoModelForImageClassification.from_pretrained(
             directory,
@@ -72,6 +87,23 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
         "std": std,
         "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
     }, LogitsOnly(model)
+
+
+def _check_directory(directory: Path, library: Any) -> None:
+    """Raises `InputError` for a configuration that names code or files, or a network far larger than its weights."""
+    try:
+        plain_hf_config(_object(directory / "config.json"), library)
+        if (directory / "preprocessor_config.json").exists():
+            _object(directory / "preprocessor_config.json")
+    except (SettingError, InputError) as error:
+        raise InputError(f"cannot load hf:{directory}: {error}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = parse_json(read_text(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path.name} must hold an object")
+    return content
 
 
 def _scale(processor: dict[str, Any], channels: int, directory: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,6 +11,7 @@ from expunge.errors import InputError, SettingError
 from expunge.models.building import Classifier, ModelSpec, build, timm_defaults
 from expunge.models.checkpoint import (
     Header,
+    check_description,
     checkpoint_path,
     load_weights,
     mark_calibrated,
@@ -19,6 +20,7 @@ from expunge.models.checkpoint import (
     read_header,
 )
 from expunge.models.huggingface import load_hf
+from expunge.tensor_files import check_digest
 
 
 def load_model(
@@ -46,6 +48,8 @@ def load_model(
         weights = Path(weights)
         model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
         ours = None
+        if weights.suffix == ".safetensors":
+            check_digest(weights)  # a damaged one of expunge's own is not to be taken for another's
         with suppress(InputError):
             ours = read_header(weights)
         if ours is None:  # not of expunge: for the network without expunge's wrapper around it
@@ -78,6 +82,7 @@ def load_model(
 
 
 def _built(header: Header, path: Path) -> nn.Module:
+    check_description(path, header.spec)
     try:
         return build(header.spec)
     except SettingError as error:  # the file is at fault, not the command

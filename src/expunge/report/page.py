@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from expunge.auditing.report import AuditReport, Recognisable
 from expunge.data import ImageSet
-from expunge.errors import MissingExtraError
+from expunge.errors import MissingExtraError, printable
 from expunge.metrics.verdict import ScoreTest
 from expunge.records import Trace
 from expunge.report import wording
@@ -107,7 +107,7 @@ def render(
         sources=[(name.replace("_", "-"), str(value)) for name, value in (sources or {}).items() if value],
         repetition=wording.repetition(report, trace, sources, with_images=images is not None),
     )
-    return text.encode("utf-8", "backslashreplace").decode()  # file names may hold what is not UTF-8
+    return printable(text)  # names of files and classes may hold what is no text
 
 
 def _about(report: AuditReport, trace: Trace | None, sources: Mapping[str, Any] | None) -> str:

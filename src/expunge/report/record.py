@@ -57,7 +57,7 @@ class Report:
             text = self.page(images)
         else:
             raise SettingError(f"a report is saved as .json, or with an audit as .html, not as {path.name!r}")
-        with written_whole(path) as temporary:
+        with written_whole(path, private=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def page(self, images: ImageSet | None = None) -> str:

@@ -1,0 +1,28 @@
+"""The verbs of the `expunge` command."""
+
+from typing import Annotated
+
+import typer
+
+from expunge import __version__
+from expunge.cli import audit, data, demo, forget, methods, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for command in (demo.demo, train.train, forget.forget, audit.audit, methods.methods):
+    app.command()(command)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"expunge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make a trained PyTorch classifier forget chosen training examples."""
