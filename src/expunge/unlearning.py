@@ -172,8 +172,14 @@ def unlearn(
             calibration=calibration_examples(test, examples, logits.shape[1], seed),
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
-        with enough_memory(_memory_advice(chosen)):
-            result = chosen.run(own, task, rng=rng, record=record)
+        try:
+            with enough_memory(_memory_advice(chosen)):
+                result = chosen.run(own, task, rng=rng, record=record)
+        except IndexError as error:  # codes and token ids are looked up in tables
+            raise InputError(
+                f"{chosen.name} made inputs that the model cannot look up ({one_line(error)}): give codes as integers, "
+                "or choose a method that makes none, such as targeted"
+            ) from error
         _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         check_same_network(result, model)
         after = _back_to_its_dtypes(result, model, masks, examples, record)

@@ -19,6 +19,14 @@ Unlabelled = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights file of the original, for timm: and py: models.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which weights of --weights, where the file holds several, such as model_ema."),
+]
+AsStored = Annotated[
+    bool,
+    typer.Option("--as-stored", help="Take images as they are stored, not turned as their EXIF orientation says."),
+]
 WithImages = Annotated[
     bool,
     typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),

@@ -12,7 +12,7 @@ from expunge.auditing import AuditSettings
 from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
 from expunge.errors import InputError, MissingExtraError, SettingError
 from expunge.methods import make_method
-from expunge.models import Header, ModelSpec, build, device_and_dtype
+from expunge.models import Header, ModelSpec, build, device_and_dtype, load_model
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.report.record import Report
@@ -31,9 +31,11 @@ class Sources:
     test: str | None = None
     unlabelled: str | None = None
     weights: Path | None = None
+    weights_key: str | None = None
     allow_pickle: bool = False
     updates: Path | None = None
     resize: bool = False
+    as_stored: bool = False
 
     @classmethod
     def of(cls, context: typer.Context, **more: Any) -> "Sources":
@@ -41,7 +43,7 @@ class Sources:
         return cls(**{f.name: context.params[f.name] for f in fields(cls) if f.name in context.params}, **more)
 
 
-def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) -> ImageSet:
+def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, as_stored: bool = False) -> ImageSet:
     """Loads data and checks that the model can take it; where it is not `labelled`, its classes do not count."""
     wanted = header.spec
     if resize and not wanted.image_size:
@@ -52,6 +54,7 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) 
     form: dict[str, Any] = {
         "size": wanted.image_size if resize and wanted.image_size else None,
         "channels": wanted.in_channels or None,
+        "upright": not as_stored,
     }
     if labelled:
         images = load_data(spec, **form, class_names=header.class_names)
@@ -74,7 +77,7 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) 
 
 def forget_set(sources: Sources, header: Header) -> ImageSet:
     """The examples to forget: those that `ids` picks, or all; at least one."""
-    forgotten = load_for(sources.forget, header, sources.resize)
+    forgotten = load_for(sources.forget, header, sources.resize, as_stored=sources.as_stored)
     if sources.ids is not None:
         forgotten = forgotten.select(read_ids(sources.ids))
     if len(forgotten) == 0:
@@ -84,7 +87,9 @@ def forget_set(sources: Sources, header: Header) -> ImageSet:
 
 def given_set(spec: str | None, sources: Sources, header: Header, *, labelled: bool = True) -> ImageSet | None:
     """The images of a DATA spec, None where there is none."""
-    return None if spec is None else load_for(spec, header, sources.resize, labelled=labelled)
+    if spec is None:
+        return None
+    return load_for(spec, header, sources.resize, labelled=labelled, as_stored=sources.as_stored)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:
@@ -124,6 +129,16 @@ def audit_settings(
 def is_same_network(one: ModelSpec, other: ModelSpec) -> bool:
     """Whether two descriptions are of the same network. A factory says all of it; sizes may be told or not."""
     return one == other or (one.architecture.startswith("py:") and one.architecture == other.architecture)
+
+
+def loaded(sources: Sources) -> tuple[nn.Module, Header]:
+    """The model that the sources name, with its weights."""
+    return load_model(
+        sources.model,
+        weights=sources.weights,
+        allow_pickle=sources.allow_pickle,
+        weights_key=sources.weights_key,
+    )
 
 
 def updates_of(sources: Sources) -> Path:

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from math import prod
 from pathlib import Path
 from typing import Any, cast
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -110,9 +111,16 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return ImageSet(self.images[at], self.labels[at], self.class_names, ids, name or self.name)
 
     def select(self, ids: Sequence[str]) -> "ImageSet":
-        """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids."""
+        """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids.
+
+        Where no id has the same characters, one that has them with its accents written otherwise is meant: file systems
+        differ in that. Two such are refused.
+        """
         position = {i: n for n, i in enumerate(self.ids)}
-        ids = [i if i in position else str(i).strip() for i in ids]  # a file's name may begin or end with a blank
+        composed: dict[str, list[str]] = {}
+        for own in self.ids:
+            composed.setdefault(normalize("NFC", own), []).append(own)
+        ids = [_meant(i, position, composed) for i in map(str, ids)]
         repeated = [i for i, count in Counter(ids).items() if count > 1]
         if repeated:
             raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")
@@ -131,6 +139,21 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """This set less every image that `other` holds too, compared by pixels."""
         gone = set(digests(other.images))
         return self.take([n for n, digest in enumerate(digests(self.images)) if digest not in gone])
+
+
+def _meant(given: str, known: Mapping[str, int], composed: Mapping[str, Sequence[str]]) -> str:
+    """The known id that a listed one means, or the listed one where there is none."""
+    for wanted in (given, given.strip()):  # a file's name may begin or end with a blank
+        if wanted in known:
+            return wanted
+        alike = composed.get(normalize("NFC", wanted), ())
+        if len(alike) > 1:
+            raise InputError(
+                f"id {wanted!r} means two examples, {alike[0]!a} and {alike[1]!a}, which look the same: rename one"
+            )
+        if alike:
+            return alike[0]
+    return given.strip()
 
 
 def read_ids(path: str | Path) -> list[str]:

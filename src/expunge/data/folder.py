@@ -40,24 +40,31 @@ HEADS = (
 """What files of PNG, JPEG, GIF, TIFF, JPEG XL and JPEG 2000 begin with, whatever they are called."""
 BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
 """What comes after four bytes in AVIF and HEIF."""
+SPLITS = {"train", "training", "trainset", "test", "testing", "testset", "val", "valid", "validation", "dev", "eval"}
+"""What the parts of a dataset are called. Several folders that all have such names are not classes."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
 
 
 def load_folder(
-    folder: str, *, size: int | None = None, channels: int | None = None, labelled: bool = True
+    folder: str,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    labelled: bool = True,
+    upright: bool = True,
 ) -> ImageSet:
     """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
 
     Where they are not `labelled`, images may lie anywhere in it, and all are of one class. Hidden files and
     directories, whose names begin with a dot, and files that are no images are left out. With `size` images become
     size × size (bilinear, antialiased); without it they must be alike. They have 1 or 3 `channels`; without it 3 if any
-    image has colour.
+    image has colour. They are turned as their EXIF orientation says, unless `upright` is False.
 
     Raises:
-        InputError: no such directory, no images, a corrupt or oversized image, images of different sizes, or one that
-            would be left out: outside of any class, of a format that is not read, without a suffix that names its
-            format, or below a linked directory.
+        InputError: no such directory, no images, sub-directories that are called `train` and `test`, a corrupt or
+            oversized image, images of different sizes, or one that would be left out: outside of any class, of a
+            format that is not read, without a suffix that names its format, or below a linked directory.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -68,6 +75,11 @@ def load_folder(
         class_names = tuple(entry.name for entry in entries if entry.is_dir())
         if not class_names:
             raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
+        if len(class_names) > 1 and SPLITS.issuperset(name.casefold() for name in class_names):
+            raise InputError(
+                f"{folder} holds the parts {' and '.join(class_names)} of a dataset, not folders of classes; give one "
+                f"of them, such as folder:{root / class_names[0]}"
+            )
         loose = [path for path in entries if path.suffix.lower() in SUFFIXES | OTHERS and path.is_file()]
         _refuse(folder, loose, "put it into the folder of its class")
     paths: list[Path] = []
@@ -89,7 +101,7 @@ def load_folder(
     odd = next((name for name in (*class_names, *ids) if not is_utf8(name)), None)
     if odd is not None:  # they go into reports and digests
         raise InputError(f"{folder}: the name {odd!r} is not UTF-8; rename it")
-    images = decode_all(len(paths), lambda n: (paths[n], str(paths[n])), size=size, channels=channels)
+    images = decode_all(len(paths), lambda n: (paths[n], str(paths[n])), size=size, channels=channels, upright=upright)
     return ImageSet(images, torch.tensor(labels, device="cpu"), class_names, ids, f"folder:{folder}")
 
 
@@ -136,7 +148,7 @@ def decode_all(
     *,
     size: int | None = None,
     channels: int | None = None,
-    upright: bool = False,
+    upright: bool = True,
 ) -> Tensor:
     """One uint8 tensor (`num`, channels, height, width) of image files, or their bytes, each with its name in errors.
 

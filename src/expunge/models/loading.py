@@ -22,7 +22,11 @@ from expunge.models.huggingface import load_hf
 
 
 def load_model(
-    spec: str | Path, *, weights: str | Path | None = None, allow_pickle: bool = False
+    spec: str | Path,
+    *,
+    weights: str | Path | None = None,
+    allow_pickle: bool = False,
+    weights_key: str | None = None,
 ) -> tuple[nn.Module, Header]:
     """Loads the model that a MODEL spec names, in eval mode, on the CPU.
 
@@ -33,10 +37,13 @@ def load_model(
             `py:package.module:factory,image_size=224,in_chans=3`.
         weights: a .safetensors file (or .pt with `allow_pickle`) for `timm:` and `py:`.
         allow_pickle: accept a .pt file as `weights`, loaded with `weights_only=True`.
+        weights_key: which weights in the file, where it holds several: the name that they have there, such as
+            `model_ema` or `state_dict_ema`. Without it, such a file is refused: the raw weights of a training are not
+            the averaged ones that were deployed.
 
     Raises:
-        SettingError: `weights` is missing where needed, or given where not; unknown architecture.
-        InputError: the file is missing, damaged, a pickle, or does not fit.
+        SettingError: `weights` or `weights_key` is missing where needed, or given where not; unknown architecture.
+        InputError: the file is missing, damaged, a pickle, does not fit, or holds several sets of weights.
     """
     spec = str(spec)
     kind, _, rest = spec.partition(":")
@@ -49,9 +56,11 @@ def load_model(
         with suppress(InputError):
             ours = read_header(weights)
         if ours is None:  # not of expunge: for the network without expunge's wrapper around it
-            load_weights(model.get_submodule("network"), weights, allow_pickle=allow_pickle)
+            load_weights(model.get_submodule("network"), weights, allow_pickle=allow_pickle, key=weights_key)
             normalise_in_its_dtype(model)
             return model.eval(), header
+        if weights_key is not None:
+            raise SettingError(f"{weights}, which expunge wrote, holds one set of weights; leave out --weights-key")
         if ours.spec.architecture != header.spec.architecture:
             raise InputError(f"{weights} was written for {ours.spec.architecture}: give that as the model, not {spec}")
         if kind == "timm":  # normalised as it was trained, and not as timm's own weights
@@ -61,8 +70,8 @@ def load_model(
             ours = replace(ours, spec=header.spec, class_names=header.class_names)
         load_weights(model, weights)
         return _marked(model, ours)
-    if weights is not None:
-        raise SettingError(f"{spec} brings its own weights; leave out --weights")
+    if weights is not None or weights_key is not None:
+        raise SettingError(f"{spec} brings its own weights; leave out --weights and --weights-key")
     if kind == "hf" and rest:
         return _from_hf(rest)
     path = checkpoint_path(Path(spec))
