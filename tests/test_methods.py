@@ -19,7 +19,18 @@ from expunge.methods import METHODS, AmnesiacUndo, GradientMethod, Needs, make_m
 from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
-from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, arrange, pairs, state_bits
+from tests.arrangements import (
+    NETWORKS,
+    NUM_CLASSES,
+    SHORT,
+    Pairs,
+    Tied,
+    Untouchable,
+    arrange,
+    pairs,
+    read_by,
+    state_bits,
+)
 from tests.forked import PATIENCE
 
 ALL = sorted(METHODS)

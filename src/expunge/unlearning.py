@@ -16,15 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.data import Examples, digests, materialise
+from expunge.data import Examples, as_numbered, digests, materialise
 from expunge.data.examples import check_logits, check_steady
+from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.method_inputs import calibration_examples, retained_examples, unlabelled_examples
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.metrics import parameter_change
 from expunge.models import (
     calibration_seeds,
+    check_one_label,
     check_same_network,
+    class_names_of,
     device_and_dtype,
     device_name,
     enough_memory,
@@ -133,6 +136,7 @@ def unlearn(
         raise SettingError(f"{chosen.name} does not use {' and '.join(unused)}: leave it out, or choose another method")
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    check_one_label(model)
     device, _ = device_and_dtype(model)
     _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
@@ -141,6 +145,9 @@ def unlearn(
         return callback(epoch) if callback is not None else None
 
     record = Recorder(callback=on_epoch)
+    forget = _by_name(forget, model, "forget", record)
+    retain = None if retain is None else _by_name(retain, model, "retain", record)
+    test = None if test is None else _by_name(test, model, "test", record)
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
     with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
@@ -158,6 +165,8 @@ def unlearn(
             record.warn(
                 "the model's outputs look like probabilities, which methods take for logits: leave the softmax out"
             )
+        for doubt in (*doubts_of_labels(logits, examples.labels), *doubts_of_layers(model)):
+            record.warn(doubt)
         if any(parameter._backward_hooks for parameter in model.parameters()):
             record.warn("hooks on the gradients of parameters were not copied: they had no effect")
         given = {name for name, _ in model.named_buffers()}
@@ -191,6 +200,14 @@ def unlearn(
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, module.training)
+    for doubt in doubts_of_zeros(originals, dict(result.named_parameters())):
+        record.warn(doubt)
+    whole = whole_classes(examples.labels, None if task.retain is None else task.retain.labels, task.num_classes)
+    if whole:
+        record.warn(
+            f"every example of class {', '.join(map(str, whole))} seems to be forgotten. Where the class itself is to "
+            "go, the test accuracy is to be judged without it"
+        )
     change = parameter_change(originals, dict(result.named_parameters()), last_layer=last_layer(result))
     _add_warnings(record, change.l1, logits, after)
     label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
@@ -226,6 +243,14 @@ def unlearn(
     log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
     caution(trace.warnings)
     return Unlearned(result, trace)
+
+
+def _by_name(dataset: Dataset[Any], model: nn.Module, name: str, record: Recorder) -> Dataset[Any]:
+    """The dataset with labels that number the classes as the model does, where both name them."""
+    numbered, said = as_numbered(dataset, class_names_of(model), name)
+    for sentence in said:
+        record.warn(sentence)
+    return numbered
 
 
 def _digest_of(examples: Examples) -> str:

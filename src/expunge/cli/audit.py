@@ -165,6 +165,7 @@ def run(
     from expunge.auditing.preparation import prepare
     from expunge.cli.sources import audit_settings, forget_set, given_set, is_same_network, loaded, told, write_report
     from expunge.files import check_unused, new_directory
+    from expunge.forgetting import doubts_of
     from expunge.report.record import Report
     from expunge.trainer import device_named
 
@@ -212,5 +213,6 @@ def run(
             before=audited.before,
             after=audited.after,
             audit=audited,
+            notes=tuple(doubts_of(*evaluations)),
         )
         return write_report(temporary, report, forgotten if with_images else None)

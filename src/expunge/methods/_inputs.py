@@ -98,7 +98,9 @@ def targeted_pgd(
 
     Starts at a uniformly random input, brought back into the ball. Each step goes against the gradient of the
     cross-entropy toward the target, at a fixed length, then back into the range of values and into the ball.
-    Columns of whole numbers stay as they are (`movable`). Leaves `model` in eval mode, and its parameters without gradients.
+    Columns of whole numbers stay as they are (`movable`).
+
+    Leaves `model` in eval mode, and its parameters without gradients.
 
     Args:
         model: maps inputs to logits (B, C).

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from expunge.errors import InputError, optional
+from expunge.models.two_classes import check_one_label
 
 
 class LogitsOnly(nn.Module):
@@ -49,6 +50,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     if info["missing_keys"] or info["mismatched_keys"]:  # the library gives those random weights and goes on
         name = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
         raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
+    check_one_label(model)
     # What the network is built from, the same for every copy of it: without place, precision and version.
     left_out = {"_name_or_path", "dtype", "transformers_version"}
     told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}

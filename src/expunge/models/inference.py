@@ -126,8 +126,8 @@ def _check_fresh(network: nn.Module, like: nn.Module) -> None:
     ]
     if 2 * sum(same) > len(same):
         raise InputError(
-            f"the factory gives no fresh weights: {sum(same)} of its {len(same)} tensors are the trained model's; build "
-            "the network with random weights, from its class"
+            f"the factory gives no fresh weights: {sum(same)} of its {len(same)} tensors are the trained model's; "
+            "build the network with random weights, from its class"
         )
 
 

@@ -21,6 +21,22 @@ from expunge.models.checkpoint import (
 from expunge.models.huggingface import load_hf
 
 
+def class_names_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of a model's classes, in the order of its logits; () where it has none but numbers.
+
+    They are those of its file, or of the configuration of a model of transformers.
+    """
+    for module in model.modules():
+        told = getattr(module, "class_names", None)
+        labels = getattr(getattr(module, "config", None), "id2label", None)
+        if isinstance(told, list | tuple) and all(isinstance(name, str) for name in told):
+            return tuple(told)
+        if isinstance(labels, dict) and sorted(labels) == list(range(len(labels))):
+            names = tuple(str(labels[n]) for n in range(len(labels)))
+            return () if names == tuple(f"LABEL_{n}" for n in range(len(names))) else names
+    return ()
+
+
 def load_model(
     spec: str | Path,
     *,
@@ -45,7 +61,16 @@ def load_model(
         SettingError: `weights` or `weights_key` is missing where needed, or given where not; unknown architecture.
         InputError: the file is missing, damaged, a pickle, does not fit, or holds several sets of weights.
     """
-    spec = str(spec)
+    model, header = _loaded(str(spec), weights, allow_pickle, weights_key)
+    if header.class_names != tuple(map(str, range(len(header.class_names)))):
+        # For datasets that name their classes, too.
+        model.class_names = header.class_names  # type: ignore[assignment]
+    return model, header
+
+
+def _loaded(
+    spec: str, weights: str | Path | None, allow_pickle: bool, weights_key: str | None
+) -> tuple[nn.Module, Header]:
     kind, _, rest = spec.partition(":")
     if kind in {"timm", "py"}:
         if weights is None:
