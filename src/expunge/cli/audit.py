@@ -163,7 +163,16 @@ def run(
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
     from expunge.auditing.default_audit import evaluate, report_of
     from expunge.auditing.preparation import prepare
-    from expunge.cli.sources import audit_settings, forget_set, given_set, is_same_network, loaded, told, write_report
+    from expunge.cli.sources import (
+        audit_settings,
+        forget_set,
+        given_set,
+        is_same_network,
+        loaded,
+        notes_on,
+        told,
+        write_report,
+    )
     from expunge.files import check_unused, new_directory
     from expunge.forgetting import doubts_of
     from expunge.report.record import Report
@@ -213,6 +222,6 @@ def run(
             before=audited.before,
             after=audited.after,
             audit=audited,
-            notes=tuple(doubts_of(*evaluations)),
+            notes=(*notes_on(sources, header), *doubts_of(*evaluations)),
         )
         return write_report(temporary, report, forgotten if with_images else None)

@@ -107,6 +107,7 @@ def run(
         forget_set,
         given_set,
         loaded,
+        notes_on,
         told,
         updates_of,
         write_report,
@@ -128,7 +129,7 @@ def run(
     if Needs.RETAIN in chosen.needs and sources.retain is None:
         raise SettingError(f"{method} needs retained training examples: add --retain DATA")
     network, header = loaded(sources)
-    notes = []
+    notes = list(notes_on(sources, header))
     if method == "retrain":
         chosen = make_method(method, preset=preset, **{**header.recipe, **(settings or {})})
         if not header.recipe:

@@ -8,7 +8,7 @@ from expunge.auditing.full_audit import LEAST_MODELS, FullAudit, full_audit
 from expunge.auditing.preparation import not_in
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, ReferencePlan, recipe_sets, train_references
 from expunge.cli.printing import announce
-from expunge.cli.sources import Sources, forget_set, load_for, loaded
+from expunge.cli.sources import Sources, forget_set, load_for, loaded, notes_on
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -64,7 +64,7 @@ def run(
         ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
         unseen, left_out = not_in(test.images, data.images, "training", len(test))
         test = test.take(unseen)
-        for line in left_out:
+        for line in (*left_out, *notes_on(sources, header)):
             announce(line)
     with new_directory(out) as temporary:
         plan = ReferencePlan(

@@ -10,7 +10,9 @@ from expunge.errors import SettingError
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-Resize = Annotated[bool, typer.Option("--resize", help="Resize a folder's images to the model's size.")]
+Resize = Annotated[
+    bool, typer.Option("--resize", help="Resize images of folder: and hf: data, as the model's library does.")
+]
 Ids = Annotated[Path | None, typer.Option(help="File with one id a line: only these of --forget.")]
 Retain = Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")]
 Unlabelled = Annotated[

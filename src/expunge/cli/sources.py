@@ -12,7 +12,7 @@ from expunge.auditing import AuditSettings
 from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
 from expunge.errors import InputError, MissingExtraError, SettingError
 from expunge.methods import make_method
-from expunge.models import Header, ModelSpec, build, device_and_dtype, load_model
+from expunge.models import Header, ModelSpec, build, device_and_dtype, load_model, own_fit
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.report.record import Report
@@ -52,7 +52,7 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, 
             f"--model {wanted.architecture},image_size=224 (or what it takes)"
         )
     form: dict[str, Any] = {
-        "size": wanted.image_size if resize and wanted.image_size else None,
+        "size": (own_fit(header) or wanted.image_size) if resize else None,
         "channels": wanted.in_channels or None,
         "upright": not as_stored,
     }
@@ -70,9 +70,20 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, 
         expected = f"{channels} × {side} × {side}"
         raise InputError(
             f"{spec} holds images of {' × '.join(map(str, shape))} (channels × height × width), the model takes "
-            f"{expected}; convert them, or add --resize for a folder"
+            f"{expected}; convert them as the training did, or add --resize for folder: and hf: data"
         )
     return images
+
+
+def notes_on(sources: Sources, header: Header) -> tuple[str, ...]:
+    """What is to be said of how the data was read."""
+    if not sources.resize or own_fit(header) is not None:
+        return ()
+    side = header.spec.image_size
+    return (
+        f"--resize makes images {side} × {side} whatever their shape (bilinear), which may not be the model's own "
+        "preprocessing: where the training did otherwise, prepare the images so, and leave --resize out",
+    )
 
 
 def forget_set(sources: Sources, header: Header) -> ImageSet:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from expunge.data.examples import ImageSet
 from expunge.errors import ExpungeError, InputError, optional
 from expunge.files import is_utf8
 from expunge.progress import track
+
+Size = int | Callable[[Any], Any] | None
+"""The side that images get, or what makes them of a model's size (`models.own_fit`); None: they stay as they are."""
 
 GREY = frozenset({"1", "L", "LA"})
 """Pillow's names of modes without colour."""
@@ -49,7 +53,7 @@ MAX_PIXELS = 50_000_000
 def load_folder(
     folder: str,
     *,
-    size: int | None = None,
+    size: Size = None,
     channels: int | None = None,
     labelled: bool = True,
     upright: bool = True,
@@ -58,8 +62,9 @@ def load_folder(
 
     Where they are not `labelled`, images may lie anywhere in it, and all are of one class. Hidden files and
     directories, whose names begin with a dot, and files that are no images are left out. With `size` images become
-    size × size (bilinear, antialiased); without it they must be alike. They have 1 or 3 `channels`; without it 3 if any
-    image has colour. They are turned as their EXIF orientation says, unless `upright` is False.
+    size × size (bilinear, antialiased), or what a function makes of them; without it they must be alike. They have 1
+    or 3 `channels`; without it 3 if any image has colour. They are turned as their EXIF orientation says, unless
+    `upright` is False.
 
     Raises:
         InputError: no such directory, no images, sub-directories that are called `train` and `test`, a corrupt or
@@ -146,7 +151,7 @@ def decode_all(
     num: int,
     source: Callable[[int], tuple[Path | BytesIO, str]],
     *,
-    size: int | None = None,
+    size: Size = None,
     channels: int | None = None,
     upright: bool = True,
 ) -> Tensor:
@@ -181,8 +186,8 @@ def has_colour(source: Path | BytesIO) -> bool:
         return False
 
 
-def decode(source: Path | BytesIO, name: str, size: int | None, channels: int, upright: bool) -> Tensor:
-    """One image file, or its bytes, as uint8 (channels, height, width), resized to size × size where that is given.
+def decode(source: Path | BytesIO, name: str, size: Size, channels: int, upright: bool) -> Tensor:
+    """One image file, or its bytes, as uint8 (channels, height, width), of the size that `size` says.
 
     Raises:
         InputError: it is corrupt, of a format that is not in `FORMATS`, over `MAX_PIXELS` or not of 8 bits.
@@ -199,10 +204,13 @@ def decode(source: Path | BytesIO, name: str, size: int | None, channels: int, u
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
             pixels = ops.exif_transpose(image) if upright else image
             pixels = pixels.convert("L" if channels == 1 else "RGB")
-            if size is not None and pixels.size != (size, size):
+            if callable(size):
+                pixels = size(pixels)
+            elif size is not None and pixels.size != (size, size):
                 pixels = pixels.resize((size, size), ops.Image.Resampling.BILINEAR)
             array = np.asarray(pixels)
-            return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+            array = array[..., None] if array.ndim == 2 else array
+            return torch.from_numpy(array[..., :channels].transpose(2, 0, 1).copy())
     except ExpungeError:
         raise
     except ops.Image.DecompressionBombError as error:

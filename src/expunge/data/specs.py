@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from expunge.data.examples import ImageSet
-from expunge.data.folder import decode_all, load_folder
+from expunge.data.folder import Size, decode_all, load_folder
 from expunge.data.named import NAMED
 from expunge.errors import InputError, SettingError, one_line, optional
 
@@ -25,7 +25,7 @@ FORMS = "fashion-mnist:train, folder:DIR, hf:NAME_OR_DIR:SPLIT, safetensors:FILE
 def load_data(
     spec: str,
     *,
-    size: int | None = None,
+    size: Size = None,
     channels: int | None = None,
     class_names: tuple[str, ...] | None = None,
     upright: bool = True,
@@ -37,7 +37,8 @@ def load_data(
             `tiny-imagenet`; without a split: train), `folder:DIR`, `hf:NAME_OR_DIR:SPLIT`, `safetensors:FILE`
             (tensors `images`, uint8 (N, C, H, W), and `labels`, integers (N,)), or `py:package.module:factory`
             (called without arguments; returns an `ImageSet`).
-        size: resize the images of `folder:` and `hf:` to size × size. None takes them as they are.
+        size: resize the images of `folder:` and `hf:` to size × size, whatever their shape was; or a function from an
+            image of Pillow to one of the model's size (`models.own_fit`). None takes them as they are.
         channels: 1 or 3, for `folder:` and `hf:`.
         class_names: the model's. The data's own classes are matched to them by name; those of a named dataset or a
             factory, where no name is shared, by number. Empty: the model has none, and a folder's sub-directories
@@ -69,9 +70,7 @@ def load_data(
     raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
 
 
-def load_unlabelled(
-    spec: str, *, size: int | None = None, channels: int | None = None, upright: bool = True
-) -> ImageSet:
+def load_unlabelled(spec: str, *, size: Size = None, channels: int | None = None, upright: bool = True) -> ImageSet:
     """Loads the images that a DATA spec names, whatever their classes are; `folder:DIR` takes those anywhere below it.
 
     Args and errors as of `load_data`. The labels say nothing of the model's classes.
@@ -101,9 +100,7 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
     return ImageSet(images, labels, class_names, name=f"safetensors:{path}")
 
 
-def load_huggingface(
-    source: str, *, size: int | None = None, channels: int | None = None, upright: bool = True
-) -> ImageSet:
+def load_huggingface(source: str, *, size: Size = None, channels: int | None = None, upright: bool = True) -> ImageSet:
     """The Hugging Face dataset `NAME_OR_DIR:SPLIT`, with one image column and one class-label column.
 
     A directory is read with `datasets.load_from_disk`, a name with `datasets.load_dataset`. The split is `train` where

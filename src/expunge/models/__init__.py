@@ -28,6 +28,7 @@ from expunge.models.inference import (
     refusing,
 )
 from expunge.models.loading import class_names_of, load_model
+from expunge.models.preprocessing import own_fit
 from expunge.models.two_classes import TwoClasses, check_one_label
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "mask_names",
     "not_finite",
     "own_factory",
+    "own_fit",
     "read_header",
     "refusing",
     "save_checkpoint",

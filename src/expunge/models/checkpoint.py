@@ -33,6 +33,7 @@ class Header:
         data: the DATA spec that it was trained on, "" where unknown.
         recipe: the settings that it was trained with, {} where unknown.
         history: one entry for each thing done to the weights: training, forgetting.
+        processor: settings of the image processor of a Hugging Face model, {} for any other.
     """
 
     spec: ModelSpec
@@ -40,6 +41,7 @@ class Header:
     data: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    processor: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""
@@ -48,8 +50,9 @@ class Header:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Header":
         """The inverse of `to_dict`."""
-        if not isinstance(content["recipe"], dict) or not all(isinstance(entry, dict) for entry in content["history"]):
-            raise TypeError("recipe and history hold objects")
+        objects = (content["recipe"], content.get("processor", {}), *content["history"])
+        if not all(isinstance(entry, dict) for entry in objects):
+            raise TypeError("recipe, processor and history hold objects")
         for entry in content["history"]:
             for key in ("calibration_seeds", "undone_steps"):
                 if not isinstance(entry.get(key, []), list) or not all(type(n) is int for n in entry.get(key, [])):
@@ -60,6 +63,7 @@ class Header:
             data=content["data"],
             recipe=content["recipe"],
             history=tuple(content["history"]),
+            processor=content.get("processor", {}),
         )
 
 

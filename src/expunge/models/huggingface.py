@@ -31,7 +31,10 @@ def hf_network(config: dict[str, Any]) -> nn.Module:
 
 
 def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
-    """The fields of a `ModelSpec`, `config` and `class_names`, and the network, of what `save_pretrained` wrote."""
+    """The fields of a `ModelSpec`, `config`, `processor` and `class_names`, and the network, of a directory.
+
+    `save_pretrained` wrote it.
+    """
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
     transformers = _transformers()
@@ -72,6 +75,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
         "image_size": _side(_size(processor) or config.get("image_size") or 224, directory),
         "mean": mean,
         "std": std,
+        "processor": json.loads(json.dumps(processor)),
         "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
     }, LogitsOnly(model)
 

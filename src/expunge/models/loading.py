@@ -195,8 +195,8 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
 def _from_hf(directory: str) -> tuple[nn.Module, Header]:
     found, network = load_hf(directory)
     class_names = found.pop("class_names")
-    options = {"config": found.pop("config")}
+    options, processor = {"config": found.pop("config")}, found.pop("processor")
     spec = ModelSpec(architecture="hf", options=options, **found)
     model = Classifier(spec, network)
     normalise_in_its_dtype(model)
-    return model.eval(), Header(spec=spec, class_names=class_names)
+    return model.eval(), Header(spec=spec, class_names=class_names, processor=processor)
