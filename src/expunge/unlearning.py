@@ -75,7 +75,8 @@ def unlearn(
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
-            one example each; they are read once and held in memory.
+            one example each; they are read once and held in memory. Where both the dataset (`class_names`, `classes`)
+            and the model name their classes, labels are matched by name; so are those of the other sets.
         method: a method, or its registry name; None: `calibrated` where there are `test` examples, or `held_boundary`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
@@ -85,8 +86,8 @@ def unlearn(
         unlabelled: other inputs whose labels nobody needs to know, such as those that the model is used on, or public
             images: a dataset of inputs, or of tuples that begin with one. `held_boundary`, `masked_distillation` and
             `calibrated` hold the model's outputs there. Those that are forgotten or test examples are left out.
-        factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
-            expunge built need none.
+        factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`; the model's own
+            are refused. Models that expunge built need none.
         callback: called after each epoch of a gradient method; the run ends where it returns True.
         seed: of everything random. The same seed gives the same bits on the same machine and thread count. The
             global random states of Python, NumPy and torch are put back afterwards.
@@ -98,7 +99,7 @@ def unlearn(
         SettingError: unknown method, an input that the method needs is missing, or one is given that it does not read.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
             inputs or weights (but for −inf in buffers: those are masks), retained or test examples that overlap the
-            forget set, or test ones that read otherwise each time.
+            forget set, or examples that read otherwise each time.
         NonFiniteError: the loss or a weight became NaN or infinite on the way.
 
     >>> import expunge
