@@ -336,7 +336,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("second, 0.5 + 0.5 * torch.rand", "second, 0.4 + 0.6 * torch.rand", "tests/test_heldout.py -k weights_of"),
             ("share * one + (1 - share) * other", "share * other + (1 - share) * one", "tests/test_heldout.py -k weights_of"),
             ("mixture.round().to(", "mixture.to(", "tests/test_heldout.py -k weights_of"),
-            ("_into_ball(start - batch, radius * span)", "start - batch"),
+            ("_into_ball((start - batch) * free, radius * span)", "start - batch"),
             ("(batch + shifted).clamp(low, high)", "(batch + shifted)"),
             (".clamp_max(1)", ""),
             ("low / scale, high / scale", "low, high", f"{FORGET_ONLY} -k uint8"),

@@ -22,7 +22,7 @@ LAYERS = [
     {"data", "models"},
     {"update_log", "training", "training_state"},
     {"methods"},
-    {"method_inputs", "unlearning"},
+    {"method_inputs", "unlearning", "doubts"},
     {"auditing"},
     {"report"},
     {"forgetting", "trainer"},

@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import unicodedata
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,17 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 import expunge.data
-from expunge.data import ImageSet, check_disjoint, digests, download, draw_ids, load_data, materialise, read_ids
+from expunge.data import (
+    ImageSet,
+    check_disjoint,
+    digests,
+    download,
+    draw_ids,
+    load_data,
+    load_unlabelled,
+    materialise,
+    read_ids,
+)
 from expunge.data.named import FASHION_MNIST_CLASSES, cache_dir
 from expunge.errors import ExpungeError, InputError, SettingError
 from tests.conftest import pixels, write_folder, write_image
@@ -659,6 +670,45 @@ def test_the_split_of_a_saved_dataset_dict(tmp_path: Path) -> None:
         load_data(f"hf:{tmp_path}/saved:valid")
     with pytest.raises(InputError, match=r"'test'.*train"):  # one that was saved alone
         load_data(f"hf:{tmp_path}/saved/train:test")
+
+
+def test_images_are_turned_as_their_files_say_wherever_they_lie(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(pixels(1, side=8)[0, 0].numpy()[:, :6])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "f" / "x").mkdir(parents=True)
+    image.save(tmp_path / "f" / "x" / "0.png", exif=turned)
+    upright = np.rot90(np.asarray(image), -1)
+    assert np.array_equal(load_data(f"folder:{tmp_path}/f").images[0, 0], upright)
+    assert np.array_equal(load_unlabelled(f"folder:{tmp_path}/f").images[0, 0], upright)
+    for load in (load_data, load_unlabelled):
+        assert np.array_equal(load(f"folder:{tmp_path}/f", upright=False).images[0, 0], np.asarray(image))
+
+
+def test_the_parts_of_a_dataset_are_no_classes(tmp_path: Path) -> None:
+    for n, names in enumerate((["train", "test"], ["Train", "val", "TEST"])):
+        root = write_folder(tmp_path / str(n), pixels(len(names)), names)
+        with pytest.raises(InputError, match=rf"parts.*folder:{root}/[tT]"):
+            load_data(f"folder:{root}")
+    both = write_folder(tmp_path / "both", pixels(2), ["train", "tram"])
+    assert load_data(f"folder:{both}").class_names == ("train", "tram")
+    one = write_folder(tmp_path / "one", pixels(1), ["train"])
+    assert load_data(f"folder:{one}", class_names=("train", "tram")).labels.tolist() == [0]
+
+
+def test_ids_are_one_however_their_accents_are_written() -> None:
+    nfd, nfc = (unicodedata.normalize(form, "a/café.png") for form in ("NFD", "NFC"))
+    for given, wanted in ((nfd, nfc), (nfc, nfd), (nfc, f" {nfd} "), (nfd, nfd)):
+        assert ImageSet(pixels(2), torch.tensor([0, 0]), ("a",), ("x", given)).select([wanted]).ids == (given,)
+    both = ImageSet(pixels(2), torch.tensor([0, 0]), ("a",), (nfd, nfc))
+    assert [both.select([i]).ids for i in (nfd, nfc)] == [(nfd,), (nfc,)]
+    alike = ("a/c\u0327afe\u0301.png", "a/\u00e7afe\u0301.png")
+    with pytest.raises(InputError, match="two examples"):
+        ImageSet(pixels(2), torch.tensor([0, 0]), ("a",), alike).select(["a/\u00e7af\u00e9.png"])
+    with pytest.raises(InputError, match="more than once"):
+        ImageSet(pixels(2), torch.tensor([0, 0]), ("a",), ("x", nfd)).select([nfc, nfd])
 
 
 def test_a_hugging_face_image_is_upright_and_has_a_label(tmp_path: Path) -> None:

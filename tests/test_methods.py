@@ -19,7 +19,18 @@ from expunge.methods import METHODS, AmnesiacUndo, GradientMethod, Needs, make_m
 from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
-from tests.arrangements import NETWORKS, NUM_CLASSES, Pairs, Tied, Untouchable, arrange, pairs, state_bits
+from tests.arrangements import (
+    NETWORKS,
+    NUM_CLASSES,
+    SHORT,
+    Pairs,
+    Tied,
+    Untouchable,
+    arrange,
+    pairs,
+    read_by,
+    state_bits,
+)
 from tests.forked import PATIENCE
 
 ALL = sorted(METHODS)
@@ -542,3 +553,36 @@ def test_the_default_device_is_left_alone(method: str, tmp_path: Path) -> None:
     with torch.device("meta"):  # one that no tensor can come back from
         found = arrangement.run()
     assert state_bits(found.model) == expected
+
+
+class Coded(nn.Module):
+    """Columns of floats: two numbers, and a code that is looked up in a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head, self.seen = nn.Embedding(9, 4), nn.Linear(6, 3), set[float]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen |= set(x[:, 2].tolist())
+        logits: Tensor = self.head(torch.cat([x[:, :2], self.table(x[:, 2].long())], 1))
+        return logits
+
+
+@pytest.mark.parametrize("name", ["instance_wise", "jit", "amun", "calibrated", "masked_distillation", "held_boundary"])
+def test_codes_in_columns_of_floats_stay_codes(name: str) -> None:
+    codes = {0.0, 4.0, 8.0}
+    rng = torch.Generator().manual_seed(0)
+    numbers = 9 * torch.rand(90, 2, generator=rng) - 4
+    rows = torch.cat([numbers, 4.0 * (torch.arange(90) % 3)[:, None]], 1)
+    forget, test = (TensorDataset(rows[part], torch.arange(90)[part] % 3) for part in (slice(0, 9), slice(9, 90)))
+    method = make_method(name, **SHORT[name])
+    unlearned = unlearn(Coded(), forget, method=method, **read_by(method, test=test)).model
+    assert unlearned.seen <= codes  # type: ignore[operator]
+
+
+def test_a_code_that_a_method_makes_up_is_one_clear_line() -> None:
+    """Where all columns are whole numbers, they are taken for numbers."""
+    rows = torch.cat([torch.arange(18.0).view(9, 2), 4.0 * (torch.arange(9) % 3)[:, None]], 1)
+    with pytest.raises(InputError, match=r"instance_wise.*codes"):
+        unlearn(Coded(), TensorDataset(rows, torch.arange(9) % 3), method=make_method("instance_wise", epochs=1))

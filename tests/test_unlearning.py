@@ -1,5 +1,6 @@
 """The driver: its trace, its measurements, and what it says of odd runs."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -370,14 +371,41 @@ def test_a_forward_that_refers_to_the_model_itself_is_refused() -> None:
 
 
 def test_what_a_factory_hands_out_is_left_as_it_was() -> None:
-    model = NETWORKS["layer_norm"]()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model, held = NETWORKS["layer_norm"](), NETWORKS["layer_norm"]()
+    before = {name: value.clone() for name, value in held.state_dict().items()}
     retrain = make_method("retrain", epochs=1, batch_size=8)
-    results = [unlearn(model, pairs(5, 0), method=retrain, retain=pairs(32, 1), factory=lambda: model) for _ in "12"]
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert results[0].model is not model
+    results = [unlearn(model, pairs(5, 0), method=retrain, retain=pairs(32, 1), factory=lambda: held) for _ in "12"]
+    assert all(torch.equal(value, before[name]) for name, value in held.state_dict().items())
+    assert results[0].model is not held
     states = [result.model.state_dict() for result in results]
     assert all(torch.equal(states[0][name], states[1][name]) for name in before)
+
+
+@pytest.mark.parametrize("method", ["retrain", "bad_teacher"])
+def test_a_factory_that_hands_out_the_trained_weights_is_refused(method: str) -> None:
+    model = NETWORKS["batch_norm"]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    given: dict[str, Any] = {"method": make_method(method, epochs=1), "retain": pairs(32, 1)}
+
+    def but_for(names: tuple[str, ...], model: nn.Module) -> nn.Module:
+        other = NETWORKS["batch_norm"]()
+        own = other.state_dict()
+        other.load_state_dict({k: own[k] if k.startswith(names) else v for k, v in model.state_dict().items()})
+        return other
+
+    for source in (model, copy.deepcopy(model).bfloat16()):
+        for kept in (("-",), ("4.",)):
+            network = but_for(kept, source)
+            for made in (network, network.double()):
+                with pytest.raises(InputError, match="fresh"):
+                    unlearn(model, pairs(5, 0), factory=lambda made=made: made, **given)  # type: ignore[misc]
+    # A frozen part was never trained on what is to be forgotten.
+    model[:3].requires_grad_(False)  # type: ignore[index]
+    frozen = but_for(("4.",), model)
+    frozen[:3].requires_grad_(False)  # type: ignore[index]
+    assert unlearn(model, pairs(5, 0), factory=lambda: frozen, **given).trace.steps
 
 
 def test_masks_on_gradients_are_not_lost_without_a_word() -> None:

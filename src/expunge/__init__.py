@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from expunge import metrics as metrics
     from expunge import theory as theory
     from expunge.auditing import AuditReport, AuditSettings, accuracy, audit, audit_outputs
-    from expunge.data import Examples, ImageSet, load_data
+    from expunge.data import Examples, ImageSet, load_data, without_transforms
     from expunge.errors import (
         ExpungeError,
         ExpungeWarning,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         list_methods,
         make_method,
     )
-    from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
+    from expunge.models import Header, ModelSpec, TwoClasses, build, load_model, save_checkpoint
     from expunge.records import Measurement, Trace
     from expunge.trainer import train
     from expunge.unlearning import Unlearned, unlearn
@@ -75,6 +75,7 @@ _HOMES = {
     "Examples": "data",
     "ImageSet": "data",
     "load_data": "data",
+    "without_transforms": "data",
     "ExpungeError": "errors",
     "ExpungeWarning": "errors",
     "InputError": "errors",
@@ -115,6 +116,7 @@ _HOMES = {
     "make_method": "methods",
     "Header": "models",
     "ModelSpec": "models",
+    "TwoClasses": "models",
     "build": "models",
     "load_model": "models",
     "save_checkpoint": "models",
@@ -170,6 +172,7 @@ __all__ = [
     "Targeted",
     "Task",
     "Trace",
+    "TwoClasses",
     "Unlearned",
     "accuracy",
     "audit",
@@ -183,6 +186,7 @@ __all__ = [
     "save_checkpoint",
     "train",
     "unlearn",
+    "without_transforms",
 ]
 
 

@@ -4,16 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from expunge.auditing.default_audit import evaluate, report_of
+from expunge.auditing.default_audit import Evaluation, evaluate, report_of
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.settings import AuditSettings
-from expunge.data import materialise_inputs
+from expunge.data import as_numbered, materialise_inputs
 from expunge.data.examples import apart_from
+from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
 from expunge.errors import caution
 from expunge.methods import Method, Needs
+from expunge.models import class_names_of
 from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
@@ -60,7 +64,8 @@ def forget(
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C).
         examples: training examples to forget, a dataset of (input, integer label). Its attribute `class_names`, or
-            torchvision's `classes`, names the classes in the report.
+            torchvision's `classes`, names the classes in the report. Where the model names its classes too, in its
+            file or its `config.id2label`, labels are matched by name; so are those of the other sets.
         test: examples that the model was never trained on. A method that calibrates sees about half of them, by a split
             of their content with `seed`, and the audit uses the rest. The trace records the split.
         retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten
@@ -86,6 +91,14 @@ def forget(
     True
     """
     chosen = resolve(method, test is not None)
+    names, more = class_names_of(model), list[str]()
+
+    def numbered(dataset: Dataset[Any] | None, name: str) -> Any:
+        found, said = (None, []) if dataset is None else as_numbered(dataset, names, name)
+        more.extend(said)
+        return found
+
+    examples, test, retain = numbered(examples, "forget"), numbered(test, "test"), numbered(retain, "retain")
     sets = prepare(examples, test, retain)
     given: dict[str, Any] = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
     given |= {"test": test} if Needs.TEST in chosen.needs else {}
@@ -97,23 +110,47 @@ def forget(
     result = unlearn(model, examples, method=chosen, factory=factory, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
     evaluations = evaluate(model, sets, seed), evaluate(result.model, sets, seed)
-    names = sequence_of(getattr(examples, "class_names", None))
-    names = names if len(names) else sequence_of(getattr(examples, "classes", None))
+    own = sequence_of(getattr(examples, "class_names", None))
+    own = own if len(own) else sequence_of(getattr(examples, "classes", None))
     audited = None
     if test is not None:
-        audited = report_of(model, result.model, sets, evaluations, class_names=names, settings=settings, seed=seed)
-    known = {line.casefold() for line in result.trace.warnings}  # which `unlearn` has sent
+        audited = report_of(model, result.model, sets, evaluations, class_names=own, settings=settings, seed=seed)
+        more += doubts_of(*evaluations)
+    known = {line.rstrip(".").casefold() for line in result.trace.warnings}  # which `unlearn` has sent
+    more = [line for line in more if line.rstrip(".").casefold() not in known]
+    trace = replace(result.trace, warnings=(*result.trace.warnings, *more))
     cautions = sets.left_out if audited is None else audited.cautions
-    caution(line for line in cautions if line.rstrip(".").casefold() not in known)
+    caution([*more, *(line for line in cautions if line.rstrip(".").casefold() not in known)])
     before, after = (found.measurement for found in evaluations)
     return Forgotten(
         model=result.model,
-        trace=result.trace,
+        trace=trace,
         before=before,
         after=after,
-        report=Report(before=before, after=after, trace=result.trace, audit=audited) if audited else None,
+        report=Report(before=before, after=after, trace=trace, audit=audited) if audited else None,
         left_out=sets.left_out,
     )
+
+
+def doubts_of(before: Evaluation, after: Evaluation) -> list[str]:
+    """What both models' outputs say against the labels, and the test accuracy without a class that is forgotten."""
+    sets = {
+        name: (torch.from_numpy(said.logits), torch.from_numpy(said.labels)) for name, said in before.outputs.items()
+    }
+    said = list(doubts_of_labels(*sets["forget"])) or list(
+        doubts_of_labels(*sets["forget"], before.measurement.test_accuracy)
+    )
+    said += doubts_of_test_labels(*sets["test"])
+    retained = sets["retain"][1] if "retain" in sets else None
+    whole = whole_classes(sets["forget"][1], retained, before.outputs["forget"].logits.shape[1])
+    kept = ~np.isin(before.outputs["test"].labels, whole)
+    if whole and kept.any():
+        shares = [float(found.outputs["test"].right[kept].mean()) for found in (before, after)]
+        said.append(
+            f"Without class {', '.join(map(str, whole))}, which is forgotten as a whole, the test accuracy is "
+            f"{shares[0]:.1%} before and {shares[1]:.1%} after"
+        )
+    return said
 
 
 def _counted(dataset: Dataset[Any], sets: AuditSets, name: str) -> Dataset[Any]:

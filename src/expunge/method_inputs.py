@@ -29,6 +29,7 @@ def retained_examples(
         order = torch.randperm(size, generator=stream("retain", seed), device="cpu")
         index = sorted(order[:wanted].tolist())
     examples = materialise(retain, "retain", index)
+    check_steady(retain, examples, "retain", index)
     _check_beside(examples, forget, num_classes, "retained", "retain")
     return _like(examples, forget)
 

@@ -16,15 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from expunge.data import Examples, digests, materialise
+from expunge.data import Examples, as_numbered, digests, materialise
 from expunge.data.examples import check_logits, check_steady
+from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.method_inputs import calibration_examples, retained_examples, unlabelled_examples
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.metrics import parameter_change
 from expunge.models import (
     calibration_seeds,
+    check_one_label,
     check_same_network,
+    class_names_of,
     device_and_dtype,
     device_name,
     enough_memory,
@@ -72,7 +75,8 @@ def unlearn(
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
-            one example each; they are read once and held in memory.
+            one example each; they are read once and held in memory. Where both the dataset (`class_names`, `classes`)
+            and the model name their classes, labels are matched by name; so are those of the other sets.
         method: a method, or its registry name; None: `calibrated` where there are `test` examples, or `held_boundary`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
@@ -82,8 +86,8 @@ def unlearn(
         unlabelled: other inputs whose labels nobody needs to know, such as those that the model is used on, or public
             images: a dataset of inputs, or of tuples that begin with one. `held_boundary`, `masked_distillation` and
             `calibrated` hold the model's outputs there. Those that are forgotten or test examples are left out.
-        factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`. Models that
-            expunge built need none.
+        factory: builds the model's network with fresh random weights, for `bad_teacher` and `retrain`; the model's own
+            are refused. Models that expunge built need none.
         callback: called after each epoch of a gradient method; the run ends where it returns True.
         seed: of everything random. The same seed gives the same bits on the same machine and thread count. The
             global random states of Python, NumPy and torch are put back afterwards.
@@ -95,7 +99,7 @@ def unlearn(
         SettingError: unknown method, an input that the method needs is missing, or one is given that it does not read.
         InputError: an empty or mislabelled forget set, inputs that the model cannot take, NaN or infinity in the
             inputs or weights (but for −inf in buffers: those are masks), retained or test examples that overlap the
-            forget set, or test ones that read otherwise each time.
+            forget set, or examples that read otherwise each time.
         NonFiniteError: the loss or a weight became NaN or infinite on the way.
 
     >>> import expunge
@@ -133,6 +137,7 @@ def unlearn(
         raise SettingError(f"{chosen.name} does not use {' and '.join(unused)}: leave it out, or choose another method")
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    check_one_label(model)
     device, _ = device_and_dtype(model)
     _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
@@ -141,6 +146,9 @@ def unlearn(
         return callback(epoch) if callback is not None else None
 
     record = Recorder(callback=on_epoch)
+    forget = _by_name(forget, model, "forget", record)
+    retain = None if retain is None else _by_name(retain, model, "retain", record)
+    test = None if test is None else _by_name(test, model, "test", record)
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
     with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
@@ -158,6 +166,8 @@ def unlearn(
             record.warn(
                 "the model's outputs look like probabilities, which methods take for logits: leave the softmax out"
             )
+        for doubt in (*doubts_of_labels(logits, examples.labels), *doubts_of_layers(model)):
+            record.warn(doubt)
         if any(parameter._backward_hooks for parameter in model.parameters()):
             record.warn("hooks on the gradients of parameters were not copied: they had no effect")
         given = {name for name, _ in model.named_buffers()}
@@ -172,8 +182,14 @@ def unlearn(
             calibration=calibration_examples(test, examples, logits.shape[1], seed),
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
-        with enough_memory(_memory_advice(chosen)):
-            result = chosen.run(own, task, rng=rng, record=record)
+        try:
+            with enough_memory(_memory_advice(chosen)):
+                result = chosen.run(own, task, rng=rng, record=record)
+        except IndexError as error:  # codes and token ids are looked up in tables
+            raise InputError(
+                f"{chosen.name} made inputs that the model cannot look up ({one_line(error)}): give codes as integers, "
+                "or choose a method that makes none, such as targeted"
+            ) from error
         _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         check_same_network(result, model)
         after = _back_to_its_dtypes(result, model, masks, examples, record)
@@ -185,6 +201,14 @@ def unlearn(
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, module.training)
+    for doubt in doubts_of_zeros(originals, dict(result.named_parameters())):
+        record.warn(doubt)
+    whole = whole_classes(examples.labels, None if task.retain is None else task.retain.labels, task.num_classes)
+    if whole:
+        record.warn(
+            f"every example of class {', '.join(map(str, whole))} seems to be forgotten. Where the class itself is to "
+            "go, the test accuracy is to be judged without it"
+        )
     change = parameter_change(originals, dict(result.named_parameters()), last_layer=last_layer(result))
     _add_warnings(record, change.l1, logits, after)
     label_bytes = [int(label).to_bytes(4, "big") for label in examples.labels.tolist()]
@@ -220,6 +244,14 @@ def unlearn(
     log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
     caution(trace.warnings)
     return Unlearned(result, trace)
+
+
+def _by_name(dataset: Dataset[Any], model: nn.Module, name: str, record: Recorder) -> Dataset[Any]:
+    """The dataset with labels that number the classes as the model does, where both name them."""
+    numbered, said = as_numbered(dataset, class_names_of(model), name)
+    for sentence in said:
+        record.warn(sentence)
+    return numbered
 
 
 def _digest_of(examples: Examples) -> str:

@@ -1,5 +1,6 @@
 """`expunge audit`: how well a model forgot, whoever made it forget and however."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from expunge.cli.options import (
     AllowPickle,
+    AsStored,
     Device,
     Ids,
     Json,
@@ -16,6 +18,7 @@ from expunge.cli.options import (
     Retain,
     Seed,
     Weights,
+    WeightsKey,
     WithImages,
 )
 from expunge.cli.printing import print_full_audit, print_plan, print_report
@@ -39,9 +42,14 @@ def audit(
     ids: Ids = None,
     retain: Retain = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     after_weights: Annotated[Path | None, typer.Option(help="Weights of --after, likewise.")] = None,
+    after_weights_key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which weights of --after-weights, likewise.")
+    ] = None,
     allow_pickle: AllowPickle = False,
     resize: Resize = False,
+    as_stored: AsStored = False,
     with_images: WithImages = False,
     difficulty_calibration: Annotated[
         bool,
@@ -101,6 +109,7 @@ def audit(
     of_full: dict[str, object] = {"--train": train, "--method": method, "--references": references}
     of_full |= {"--num": num, "--workers": workers, "--ray": ray}
     of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
+    of_default |= {"--after-weights-key": after_weights_key}
     of_default |= {"--with-images": with_images, "--difficulty-calibration": difficulty_calibration}
     of_default |= {"--max-loss": max_loss}
     for option, given in (of_default if full else of_full).items():
@@ -131,6 +140,7 @@ def audit(
                 after,
                 out,
                 after_weights=after_weights,
+                after_weights_key=after_weights_key,
                 seed=seed,
                 device=device,
                 with_images=with_images,
@@ -150,6 +160,7 @@ def run(
     out: Path,
     *,
     after_weights: Path | None = None,
+    after_weights_key: str | None = None,
     seed: int = 0,
     device: str = "auto",
     with_images: bool = False,
@@ -160,16 +171,27 @@ def run(
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
     from expunge.auditing.default_audit import evaluate, report_of
     from expunge.auditing.preparation import prepare
-    from expunge.cli.sources import audit_settings, forget_set, given_set, is_same_network, told, write_report
+    from expunge.cli.sources import (
+        audit_settings,
+        forget_set,
+        given_set,
+        is_same_network,
+        loaded,
+        notes_on,
+        told,
+        write_report,
+    )
     from expunge.files import check_unused, new_directory
-    from expunge.models import load_model
+    from expunge.forgetting import doubts_of
     from expunge.report.record import Report
     from expunge.trainer import device_named
 
     check_unused(out)
     where = device_named(device)
-    original, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
-    unlearned, header_after = load_model(after, weights=after_weights, allow_pickle=sources.allow_pickle)
+    original, header = loaded(sources)
+    unlearned, header_after = loaded(
+        replace(sources, model=after, weights=after_weights, weights_key=after_weights_key)
+    )
     if not is_same_network(header.spec, header_after.spec):
         raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
     forgotten = forget_set(sources, header)
@@ -199,6 +221,7 @@ def run(
                 sources,
                 after=after,
                 after_weights=after_weights,
+                after_weights_key=after_weights_key,
                 difficulty_calibration=difficulty_calibration,
                 max_loss=max_loss,
                 reference_minutes=reference_minutes,
@@ -207,6 +230,7 @@ def run(
             before=audited.before,
             after=audited.after,
             audit=audited,
+            notes=(*notes_on(sources, header), *doubts_of(*evaluations)),
         )
         return write_report(temporary, report, forgotten if with_images else None)
 

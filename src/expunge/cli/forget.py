@@ -9,6 +9,7 @@ import typer
 
 from expunge.cli.options import (
     AllowPickle,
+    AsStored,
     Device,
     Ids,
     Json,
@@ -20,6 +21,7 @@ from expunge.cli.options import (
     ToSet,
     Unlabelled,
     Weights,
+    WeightsKey,
     WithImages,
     settings_of,
 )
@@ -50,9 +52,11 @@ def forget(
     preset: Annotated[str | None, typer.Option(help="A preset of the method, such as paper.")] = None,
     settings: ToSet = [],  # noqa: B006
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     allow_pickle: AllowPickle = False,
     updates: Annotated[Path | None, typer.Option(help="Update log; default: the one beside the model.")] = None,
     resize: Resize = False,
+    as_stored: AsStored = False,
     with_images: WithImages = False,
     max_loss: MaxLoss = None,
     reference_minutes: ReferenceMinutes = None,
@@ -102,13 +106,15 @@ def run(
         factory_of,
         forget_set,
         given_set,
+        loaded,
+        notes_on,
         told,
         updates_of,
         write_report,
     )
     from expunge.files import check_unused, new_directory
     from expunge.methods import Needs, default_method, make_method
-    from expunge.models import load_model, save_checkpoint, undone_steps
+    from expunge.models import save_checkpoint, undone_steps
     from expunge.models.checkpoint import FILE_NAME
     from expunge.report.record import Report
     from expunge.trainer import device_named
@@ -122,8 +128,8 @@ def run(
     chosen: Method = make_method(method, preset=preset, **(settings or {}))  # wrong settings, before anything is read
     if Needs.RETAIN in chosen.needs and sources.retain is None:
         raise SettingError(f"{method} needs retained training examples: add --retain DATA")
-    network, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
-    notes = []
+    network, header = loaded(sources)
+    notes = list(notes_on(sources, header))
     if method == "retrain":
         chosen = make_method(method, preset=preset, **{**header.recipe, **(settings or {})})
         if not header.recipe:

@@ -8,13 +8,12 @@ from expunge.auditing.full_audit import LEAST_MODELS, FullAudit, full_audit
 from expunge.auditing.preparation import not_in
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, ReferencePlan, recipe_sets, train_references
 from expunge.cli.printing import announce
-from expunge.cli.sources import Sources, forget_set, load_for
+from expunge.cli.sources import Sources, forget_set, load_for, loaded, notes_on
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory, write_private
 from expunge.methods import Method, make_method
 from expunge.methods.retrain import Retrain
-from expunge.models import load_model
 from expunge.tasks import cluster
 from expunge.trainer import device_named
 
@@ -46,17 +45,18 @@ def run(
     if num_models < LEAST_MODELS:
         raise SettingError(f"a full audit needs at least {LEAST_MODELS} models of each kind, not {num_models}")
     chosen = dict(named_method(text) for text in methods)
-    _, header = load_model(sources.model, weights=sources.weights, allow_pickle=sources.allow_pickle)
+    _, header = loaded(sources)
     if not header.recipe:
         raise InputError(f"{sources.model} does not say how it was trained; take a checkpoint of `expunge train`")
     recipe = make_method("retrain", **header.recipe)
     assert isinstance(recipe, Retrain)
-    forgotten, test = forget_set(sources, header), load_for(sources.test, header, sources.resize)
+    forgotten = forget_set(sources, header)
+    test = load_for(sources.test, header, sources.resize, as_stored=sources.as_stored)
     if train is None:
         data, ids, test = recipe_sets(test, len(forgotten), seed)
         subject = RECIPE_ALONE
     else:
-        data, subject = load_for(train, header, sources.resize), OWN_DATA
+        data, subject = load_for(train, header, sources.resize, as_stored=sources.as_stored), OWN_DATA
         inside = forgotten.without(data)
         if len(inside):
             raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")
@@ -64,7 +64,7 @@ def run(
         ids = tuple(i for i, digest in zip(data.ids, digests(data.images), strict=True) if digest in wanted)
         unseen, left_out = not_in(test.images, data.images, "training", len(test))
         test = test.take(unseen)
-        for line in left_out:
+        for line in (*left_out, *notes_on(sources, header)):
             announce(line)
     with new_directory(out) as temporary:
         plan = ReferencePlan(

@@ -10,7 +10,9 @@ from expunge.errors import SettingError
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-Resize = Annotated[bool, typer.Option("--resize", help="Resize a folder's images to the model's size.")]
+Resize = Annotated[
+    bool, typer.Option("--resize", help="Resize images of folder: and hf: data, as the model's library does.")
+]
 Ids = Annotated[Path | None, typer.Option(help="File with one id a line: only these of --forget.")]
 Retain = Annotated[str | None, typer.Option(metavar="DATA", help="Retained training examples.")]
 Unlabelled = Annotated[
@@ -19,6 +21,14 @@ Unlabelled = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights file of the original, for timm: and py: models.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which weights of --weights, where the file holds several, such as model_ema."),
+]
+AsStored = Annotated[
+    bool,
+    typer.Option("--as-stored", help="Take images as they are stored, not turned as their EXIF orientation says."),
+]
 WithImages = Annotated[
     bool,
     typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),

@@ -13,7 +13,7 @@ from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
 from expunge.errors import InputError, MissingExtraError, SettingError, printable
 from expunge.files import write_private
 from expunge.methods import make_method
-from expunge.models import Header, ModelSpec, build, device_and_dtype
+from expunge.models import Header, ModelSpec, build, device_and_dtype, load_model, own_fit
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.report.record import Report
@@ -32,9 +32,11 @@ class Sources:
     test: str | None = None
     unlabelled: str | None = None
     weights: Path | None = None
+    weights_key: str | None = None
     allow_pickle: bool = False
     updates: Path | None = None
     resize: bool = False
+    as_stored: bool = False
 
     @classmethod
     def of(cls, context: typer.Context, **more: Any) -> "Sources":
@@ -42,7 +44,7 @@ class Sources:
         return cls(**{f.name: context.params[f.name] for f in fields(cls) if f.name in context.params}, **more)
 
 
-def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) -> ImageSet:
+def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, as_stored: bool = False) -> ImageSet:
     """Loads data and checks that the model can take it; where it is not `labelled`, its classes do not count."""
     wanted = header.spec
     if resize and not wanted.image_size:
@@ -51,8 +53,9 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) 
             f"--model {wanted.architecture},image_size=224 (or what it takes)"
         )
     form: dict[str, Any] = {
-        "size": wanted.image_size if resize and wanted.image_size else None,
+        "size": (own_fit(header) or wanted.image_size) if resize else None,
         "channels": wanted.in_channels or None,
+        "upright": not as_stored,
     }
     if labelled:
         images = load_data(spec, **form, class_names=header.class_names)
@@ -68,14 +71,25 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True) 
         expected = f"{channels} × {side} × {side}"
         raise InputError(
             f"{spec} holds images of {' × '.join(map(str, shape))} (channels × height × width), the model takes "
-            f"{expected}; convert them, or add --resize for a folder"
+            f"{expected}; convert them as the training did, or add --resize for folder: and hf: data"
         )
     return images
 
 
+def notes_on(sources: Sources, header: Header) -> tuple[str, ...]:
+    """What is to be said of how the data was read."""
+    if not sources.resize or own_fit(header) is not None:
+        return ()
+    side = header.spec.image_size
+    return (
+        f"--resize makes images {side} × {side} whatever their shape (bilinear), which may not be the model's own "
+        "preprocessing: where the training did otherwise, prepare the images so, and leave --resize out",
+    )
+
+
 def forget_set(sources: Sources, header: Header) -> ImageSet:
     """The examples to forget: those that `ids` picks, or all; at least one."""
-    forgotten = load_for(sources.forget, header, sources.resize)
+    forgotten = load_for(sources.forget, header, sources.resize, as_stored=sources.as_stored)
     if sources.ids is not None:
         # `expunge data ids` prints ids as a terminal may show them: what is not so is written out.
         known = {printable(id_, lines=False): id_ for id_ in forgotten.ids}
@@ -87,7 +101,9 @@ def forget_set(sources: Sources, header: Header) -> ImageSet:
 
 def given_set(spec: str | None, sources: Sources, header: Header, *, labelled: bool = True) -> ImageSet | None:
     """The images of a DATA spec, None where there is none."""
-    return None if spec is None else load_for(spec, header, sources.resize, labelled=labelled)
+    if spec is None:
+        return None
+    return load_for(spec, header, sources.resize, labelled=labelled, as_stored=sources.as_stored)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:
@@ -127,6 +143,16 @@ def audit_settings(
 def is_same_network(one: ModelSpec, other: ModelSpec) -> bool:
     """Whether two descriptions are of the same network. A factory says all of it; sizes may be told or not."""
     return one == other or (one.architecture.startswith("py:") and one.architecture == other.architecture)
+
+
+def loaded(sources: Sources) -> tuple[nn.Module, Header]:
+    """The model that the sources name, with its weights."""
+    return load_model(
+        sources.model,
+        weights=sources.weights,
+        allow_pickle=sources.allow_pickle,
+        weights_key=sources.weights_key,
+    )
 
 
 def updates_of(sources: Sources) -> Path:

@@ -1,5 +1,6 @@
 """Forget sets and datasets: from folders, named datasets, tensors and id lists to images in memory."""
 
+from expunge.data.class_names import as_numbered
 from expunge.data.examples import (
     Examples,
     ImageSet,
@@ -9,17 +10,19 @@ from expunge.data.examples import (
     draw_ids,
     materialise,
     materialise_inputs,
-    read_ids,
 )
+from expunge.data.ids import read_ids
 from expunge.data.named import NAMED, download
 from expunge.data.specs import load_data, load_unlabelled
 from expunge.data.split import audit_side, calibration_side
+from expunge.data.transforms import without_transforms
 
 __all__ = [
     "NAMED",
     "Examples",
     "ImageSet",
     "as_examples",
+    "as_numbered",
     "audit_side",
     "calibration_side",
     "check_disjoint",
@@ -31,4 +34,5 @@ __all__ = [
     "materialise",
     "materialise_inputs",
     "read_ids",
+    "without_transforms",
 ]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import prod
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from expunge.data.ids import meant_ids
 from expunge.errors import InputError, one_line
-from expunge.parsing import read_text
 from expunge.randomness import stream
 
 SCALE = 255
@@ -111,9 +110,13 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return ImageSet(self.images[at], self.labels[at], self.class_names, ids, name or self.name)
 
     def select(self, ids: Sequence[str]) -> "ImageSet":
-        """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids."""
+        """The examples with these ids, in this order. Raises `InputError` on unknown or repeated ids.
+
+        Where no id has the same characters, one that has them with its accents written otherwise is meant: file systems
+        differ in that. Two such are refused.
+        """
         position = {i: n for n, i in enumerate(self.ids)}
-        ids = [i if i in position else str(i).strip() for i in ids]  # a file's name may begin or end with a blank
+        ids = meant_ids(ids, self.ids)
         repeated = [i for i, count in Counter(ids).items() if count > 1]
         if repeated:
             raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")
@@ -132,15 +135,6 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """This set less every image that `other` holds too, compared by pixels."""
         gone = set(digests(other.images))
         return self.take([n for n, digest in enumerate(digests(self.images)) if digest not in gone])
-
-
-def read_ids(path: str | Path) -> list[str]:
-    """Reads a list of ids: one id a line, blank lines ignored. Raises `InputError` if it cannot be read."""
-    try:
-        text = read_text(Path(path))
-    except InputError as error:
-        raise InputError(f"the list of ids cannot be read: {error}") from error
-    return [line for line in text.split("\n") if line.strip()]
 
 
 def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:
@@ -259,7 +253,8 @@ def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
 def check_logits(shape: Sequence[int], labels: Tensor, name: str) -> None:
     """Raises `InputError` unless logits have a `shape` (N, C), C ≥ 2, and all labels of the set are in [0, C)."""
     if len(shape) != 2 or shape[1] < 2:
-        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(shape)}")
+        one = " (of one logit: wrap it, expunge.TwoClasses(model))" if tuple(shape[1:]) in {(), (1,)} else ""
+        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(shape)}{one}")
     check_labels(labels, shape[1], name)
 
 
@@ -275,7 +270,7 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index), device="cpu"))
     inputs: list[Tensor] = []
     labels: list[int] = []
-    for n, item in _items(dataset, name, range(size) if index is None else index):
+    for n, item in items_at(dataset, name, range(size) if index is None else index):
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(f"{name} example {n} is not a pair (input, label)")
         inputs.append(_as_input(item[0], f"{name} example {n}", inputs))
@@ -294,14 +289,14 @@ def materialise_inputs(dataset: "Dataset[Any]", name: str) -> Tensor:
         return dataset.images
     reads: list[list[Tensor]] = [[], []]
     for inputs, num in zip(reads, (size, min(STEADY, size)), strict=True):
-        for n, item in _items(dataset, name, range(num)):
+        for n, item in items_at(dataset, name, range(num)):
             value = item[0] if isinstance(item, tuple | list) and item else item
             inputs.append(_as_input(value, f"{name} example {n}", inputs))
     _check_same(torch.stack(reads[0][: len(reads[1])]), torch.stack(reads[1]), name)
     return torch.stack(reads[0])
 
 
-def _items(dataset: "Dataset[Any]", name: str, index: Iterable[int]) -> Iterator[tuple[int, Any]]:
+def items_at(dataset: "Dataset[Any]", name: str, index: Iterable[int]) -> Iterator[tuple[int, Any]]:
     """The positions `index` and what the dataset has there."""
     for n in index:
         try:
@@ -347,16 +342,20 @@ def as_examples(dataset: "Examples | Dataset[Any]", name: str) -> Examples:
     return examples
 
 
-def check_steady(dataset: "Dataset[Any]", examples: Examples, name: str) -> None:
-    """Raises `InputError` where the first of what was read, `examples`, differ from what the dataset gives now."""
-    first = range(min(STEADY, len(examples)))
+def check_steady(dataset: "Dataset[Any]", examples: Examples, name: str, index: Sequence[int] | None = None) -> None:
+    """Raises `InputError` where the first of what was read, `examples`, differ from what the dataset gives now.
+
+    `index`: the positions that were read; None: all.
+    """
+    first = range(min(STEADY, len(examples))) if index is None else index[:STEADY]
     _check_same(examples.inputs[: len(first)], materialise(dataset, name, first).inputs, name)
 
 
 def _check_same(once: Tensor, again: Tensor, name: str) -> None:
     if not torch.equal(once, again):
         raise InputError(
-            f"the {name} set gives examples otherwise each time it is read: take out its random transforms"
+            f"the {name} set gives examples otherwise each time it is read: take out its random transforms, such as by "
+            "expunge.without_transforms(dataset)"
         )
 
 
@@ -376,6 +375,11 @@ def size_of(dataset: "Dataset[Any]", name: str) -> int:
 def as_label(value: object, name: str) -> int:
     """`value` as an int. Raises `InputError` unless it is an integer (Python, NumPy or a 0-d tensor)."""
     if isinstance(value, Tensor | np.ndarray):
+        if value.ndim == 1 and len(value) > 1:
+            raise InputError(
+                f"{name}: the label must be one integer class, not {len(value)} values. Of several labels an example, "
+                "forget one at a time: expunge.TwoClasses(model, label), with examples labelled 0 or 1"
+            )
         value = value.item() if value.ndim == 0 or value.shape == (1,) else value
     if isinstance(value, np.integer):
         value = int(value)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from expunge.data.whole_images import check_whole
 from expunge.errors import ExpungeError, InputError, optional
 from expunge.files import is_utf8
 from expunge.progress import track
+
+Size = int | Callable[[Any], Any] | None
+"""The side that images get, or what makes them of a model's size (`models.own_fit`); None: they stay as they are."""
 
 GREY = frozenset({"1", "L", "LA"})
 """Pillow's names of modes without colour."""
@@ -41,24 +45,32 @@ HEADS = (
 """What files of PNG, JPEG, GIF, TIFF, JPEG XL and JPEG 2000 begin with, whatever they are called."""
 BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
 """What comes after four bytes in AVIF and HEIF."""
+SPLITS = {"train", "training", "trainset", "test", "testing", "testset", "val", "valid", "validation", "dev", "eval"}
+"""What the parts of a dataset are called. Several folders that all have such names are not classes."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a 177-byte PNG can claim 81 million."""
 
 
 def load_folder(
-    folder: str, *, size: int | None = None, channels: int | None = None, labelled: bool = True
+    folder: str,
+    *,
+    size: Size = None,
+    channels: int | None = None,
+    labelled: bool = True,
+    upright: bool = True,
 ) -> ImageSet:
     """A directory with one sub-directory a class, or any depth of it below; ids are paths relative to `folder`.
 
     Where they are not `labelled`, images may lie anywhere in it, and all are of one class. Hidden files and
     directories, whose names begin with a dot, and files that are no images are left out. With `size` images become
-    size × size (bilinear, antialiased); without it they must be alike. They have 1 or 3 `channels`; without it 3 if any
-    image has colour.
+    size × size (bilinear, antialiased), or what a function makes of them; without it they must be alike. They have 1
+    or 3 `channels`; without it 3 if any image has colour. They are turned as their EXIF orientation says, unless
+    `upright` is False.
 
     Raises:
-        InputError: no such directory, no images, a corrupt or oversized image, images of different sizes, or one that
-            would be left out: outside of any class, of a format that is not read, without a suffix that names its
-            format, or below a linked directory.
+        InputError: no such directory, no images, sub-directories that are called `train` and `test`, a corrupt or
+            oversized image, images of different sizes, or one that would be left out: outside of any class, of a
+            format that is not read, without a suffix that names its format, or below a linked directory.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -69,6 +81,11 @@ def load_folder(
         class_names = tuple(entry.name for entry in entries if entry.is_dir())
         if not class_names:
             raise InputError(f"{folder} has no sub-directories; put the images into one folder a class")
+        if len(class_names) > 1 and SPLITS.issuperset(name.casefold() for name in class_names):
+            raise InputError(
+                f"{folder} holds the parts {' and '.join(class_names)} of a dataset, not folders of classes; give one "
+                f"of them, such as folder:{root / class_names[0]}"
+            )
         loose = [path for path in entries if path.suffix.lower() in SUFFIXES | OTHERS and path.is_file()]
         _refuse(folder, loose, "put it into the folder of its class")
     paths: list[Path] = []
@@ -92,7 +109,7 @@ def load_folder(
     odd = next((name for name in (*class_names, *ids) if not is_utf8(name)), None)
     if odd is not None:  # they go into reports and digests
         raise InputError(f"{folder}: the name {odd!r} is not UTF-8; rename it")
-    images = decode_all(len(paths), lambda n: (paths[n], str(paths[n])), size=size, channels=channels)
+    images = decode_all(len(paths), lambda n: (paths[n], str(paths[n])), size=size, channels=channels, upright=upright)
     return ImageSet(images, torch.tensor(labels, device="cpu"), class_names, ids, f"folder:{folder}")
 
 
@@ -137,9 +154,9 @@ def decode_all(
     num: int,
     source: Callable[[int], tuple[Path | BytesIO, str]],
     *,
-    size: int | None = None,
+    size: Size = None,
     channels: int | None = None,
-    upright: bool = False,
+    upright: bool = True,
 ) -> Tensor:
     """One uint8 tensor (`num`, channels, height, width) of image files, or their bytes, each with its name in errors.
 
@@ -172,8 +189,8 @@ def has_colour(source: Path | BytesIO) -> bool:
         return False
 
 
-def decode(source: Path | BytesIO, name: str, size: int | None, channels: int, upright: bool) -> Tensor:
-    """One image file, or its bytes, as uint8 (channels, height, width), resized to size × size where that is given.
+def decode(source: Path | BytesIO, name: str, size: Size, channels: int, upright: bool) -> Tensor:
+    """One image file, or its bytes, as uint8 (channels, height, width), of the size that `size` says.
 
     Raises:
         InputError: it is corrupt, of a format that is not in `FORMATS`, over `MAX_PIXELS` or not of 8 bits.
@@ -191,10 +208,13 @@ def decode(source: Path | BytesIO, name: str, size: int | None, channels: int, u
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
             pixels = ops.exif_transpose(image) if upright else image
             pixels = pixels.convert("L" if channels == 1 else "RGB")
-            if size is not None and pixels.size != (size, size):
+            if callable(size):
+                pixels = size(pixels)
+            elif size is not None and pixels.size != (size, size):
                 pixels = pixels.resize((size, size), ops.Image.Resampling.BILINEAR)
             array = np.asarray(pixels)
-            return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+            array = array[..., None] if array.ndim == 2 else array
+            return torch.from_numpy(array[..., :channels].transpose(2, 0, 1).copy())
     except ExpungeError:
         raise
     except ops.Image.DecompressionBombError as error:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from expunge.data.examples import ImageSet
-from expunge.data.folder import decode_all, load_folder
+from expunge.data.folder import Size, decode_all, load_folder
 from expunge.data.named import NAMED
 from expunge.errors import InputError, SettingError, one_line, optional
 from expunge.files import is_regular
@@ -26,9 +26,10 @@ FORMS = "fashion-mnist:train, folder:DIR, hf:NAME_OR_DIR:SPLIT, safetensors:FILE
 def load_data(
     spec: str,
     *,
-    size: int | None = None,
+    size: Size = None,
     channels: int | None = None,
     class_names: tuple[str, ...] | None = None,
+    upright: bool = True,
 ) -> ImageSet:
     """Loads the data that a DATA spec names.
 
@@ -37,11 +38,14 @@ def load_data(
             `tiny-imagenet`; without a split: train), `folder:DIR`, `hf:NAME_OR_DIR:SPLIT`, `safetensors:FILE`
             (tensors `images`, uint8 (N, C, H, W), and `labels`, integers (N,)), or `py:package.module:factory`
             (called without arguments; returns an `ImageSet`).
-        size: resize the images of `folder:` and `hf:` to size × size. None takes them as they are.
+        size: resize the images of `folder:` and `hf:` to size × size, whatever their shape was; or a function from an
+            image of Pillow to one of the model's size (`models.own_fit`). None takes them as they are.
         channels: 1 or 3, for `folder:` and `hf:`.
         class_names: the model's. The data's own classes are matched to them by name; those of a named dataset or a
             factory, where no name is shared, by number. Empty: the model has none, and a folder's sub-directories
             must be named by class number. None: there is no model.
+        upright: turn the images of `folder:` and `hf:` as their EXIF orientation says. Where False, pixels are taken as
+            they are stored, as torchvision's ImageFolder does.
 
     Raises:
         SettingError: the spec has no such form or name.
@@ -56,10 +60,10 @@ def load_data(
             raise SettingError(f"{kind} has the splits train and test, not {rest!r}")
         return _shared(NAMED[kind](rest or "train"), class_names)
     if kind == "folder" and rest:
-        images = load_folder(rest, size=size, channels=channels)
+        images = load_folder(rest, size=size, channels=channels, upright=upright)
         return _numbered(images) if class_names == () else _to_classes(images, class_names)
     if kind == "hf" and rest:
-        return _to_classes(load_huggingface(rest, size=size, channels=channels), class_names)
+        return _to_classes(load_huggingface(rest, size=size, channels=channels, upright=upright), class_names)
     if kind == "safetensors" and rest:
         return load_tensors(Path(rest), class_names)
     if kind == "py" and rest:
@@ -67,15 +71,15 @@ def load_data(
     raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
 
 
-def load_unlabelled(spec: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+def load_unlabelled(spec: str, *, size: Size = None, channels: int | None = None, upright: bool = True) -> ImageSet:
     """Loads the images that a DATA spec names, whatever their classes are; `folder:DIR` takes those anywhere below it.
 
     Args and errors as of `load_data`. The labels say nothing of the model's classes.
     """
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        return load_folder(rest, size=size, channels=channels, labelled=False)
-    return load_data(spec, size=size, channels=channels)
+        return load_folder(rest, size=size, channels=channels, labelled=False, upright=upright)
+    return load_data(spec, size=size, channels=channels, upright=upright)
 
 
 def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> ImageSet:
@@ -99,11 +103,11 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
     return ImageSet(images, labels, class_names, name=f"safetensors:{path}")
 
 
-def load_huggingface(source: str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+def load_huggingface(source: str, *, size: Size = None, channels: int | None = None, upright: bool = True) -> ImageSet:
     """The Hugging Face dataset `NAME_OR_DIR:SPLIT`, with one image column and one class-label column.
 
     A directory is read with `datasets.load_from_disk`, a name with `datasets.load_dataset`. The split is `train` where
-    it is left out, or that which was saved alone. `size` and `channels` are as for a folder.
+    it is left out, or that which was saved alone. `size`, `channels` and `upright` are as for a folder.
     """
     datasets = optional("datasets", "hf: data needs Hugging Face datasets", "hf")
     name, _, split = source.rpartition(":") if ":" in source else (source, "", "train")
@@ -141,8 +145,7 @@ def load_huggingface(source: str, *, size: int | None = None, channels: int | No
             raise InputError(f"{name} has no image; remove it")
         return BytesIO(file["bytes"]) if file["bytes"] is not None else Path(file["path"]), name
 
-    # As the library decodes them: upright.
-    images = decode_all(len(rows), source_of, size=size, channels=channels, upright=True)
+    images = decode_all(len(rows), source_of, size=size, channels=channels, upright=upright)
     given_labels = list(rows[label_columns[0]])
     if None in given_labels:
         raise InputError(f"hf:{source} example {given_labels.index(None)} has no label; remove it")

@@ -98,6 +98,8 @@ def targeted_pgd(
 
     Starts at a uniformly random input, brought back into the ball. Each step goes against the gradient of the
     cross-entropy toward the target, at a fixed length, then back into the range of values and into the ball.
+    Columns of whole numbers stay as they are (`movable`).
+
     Leaves `model` in eval mode, and its parameters without gradients.
 
     Args:
@@ -118,15 +120,16 @@ def targeted_pgd(
     size = at_once(batch_size)
     span = high - low
     model.eval()
+    free = movable(inputs)
     moved = []
     for batch, target in zip(inputs.split(size), targets.split(size), strict=True):
         start = low + span * torch.rand(batch.shape, generator=rng, device="cpu").to(batch)
-        delta = _into_ball(start - batch, radius * span)
+        delta = _into_ball((start - batch) * free, radius * span)
         for _ in range(steps):
             delta.requires_grad_()
             loss = F.cross_entropy(forward(model, batch + delta), target, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, delta)
-            shifted = delta.detach() - step * span * of_length_one(gradient)
+            shifted = delta.detach() - step * span * of_length_one(gradient * free)
             delta = _into_ball((batch + shifted).clamp(low, high) - batch, radius * span)
         moved.append(batch + delta)
     return torch.cat(moved)
@@ -159,8 +162,27 @@ def mixable(inputs: Tensor) -> bool:
     return inputs.is_floating_point() or are_images(inputs)
 
 
+def whole_columns(inputs: Tensor) -> Tensor | None:
+    """Which columns of rows (N, D) of floats hold whole numbers alone: bool, (D,); None for inputs of another form.
+
+    Such columns may hold codes, of which half of one and half of another is a third.
+    """
+    return (inputs == inputs.round()).all(0) if inputs.ndim == 2 and inputs.is_floating_point() else None
+
+
+def movable(inputs: Tensor) -> Tensor:
+    """1 for each value of an input that may be moved a little, 0 for those in columns of whole numbers: shape (...).
+
+    Where all columns are such, they are taken for numbers.
+    """
+    whole = whole_columns(inputs)
+    return torch.ones_like(inputs[0]) if whole is None or bool(whole.all()) else (~whole).to(inputs)
+
+
 def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
     """`num` mixtures of two different inputs each; the first has a weight in [¼, ¾] (Zhang et al. 2018).
+
+    A column of whole numbers (`whole_columns`) is not blended: it is that of one of the two, drawn with the weights.
 
     Args:
         inputs: shape (N, ...), N ≥ 2, floating-point or uint8 (mixtures are rounded).
@@ -170,11 +192,13 @@ def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
     first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
     second = (first + torch.randint(1, len(inputs), (num,), generator=rng, device="cpu")) % len(inputs)
     weight = 0.25 + 0.5 * torch.rand(num, generator=rng, device="cpu")
-    return _blended(inputs, first, inputs, second, weight)
+    return _blended(inputs, first, inputs, second, weight, rng)
 
 
 def mixed_with(inputs: Tensor, others: Tensor, num: int, rng: torch.Generator) -> Tensor:
     """`num` mixtures of one of `inputs`, with a weight in [½, 1], and one of `others`; both are drawn with replacement.
+
+    Columns of whole numbers are not blended, as in `mixed`.
 
     Args:
         inputs: shape (N, ...), N ≥ 1, floating-point or uint8 (mixtures are rounded).
@@ -183,7 +207,7 @@ def mixed_with(inputs: Tensor, others: Tensor, num: int, rng: torch.Generator) -
     """
     first = torch.randint(len(inputs), (num,), generator=rng, device="cpu")
     second = torch.randint(len(others), (num,), generator=rng, device="cpu")
-    return _blended(inputs, first, others, second, 0.5 + 0.5 * torch.rand(num, generator=rng, device="cpu"))
+    return _blended(inputs, first, others, second, 0.5 + 0.5 * torch.rand(num, generator=rng, device="cpu"), rng)
 
 
 def pasted(examples: Examples, num: int, rng: torch.Generator, *, parts: Examples | None = None) -> Tensor:
@@ -246,13 +270,19 @@ def _places(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
     return inside
 
 
-def _blended(inputs: Tensor, first: Tensor, others: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+def _blended(
+    inputs: Tensor, first: Tensor, others: Tensor, second: Tensor, weight: Tensor, rng: torch.Generator
+) -> Tensor:
     """The inputs at `first` with a weight each, (K,), and the others at `second` with the rest: shape (K, ...)."""
     blended = inputs.new_empty(len(weight), *inputs.shape[1:])
     kind = inputs.dtype if inputs.is_floating_point() else torch.float32
+    whole, other_whole = whole_columns(inputs), whole_columns(others)
     for part in torch.arange(len(weight), device="cpu").split(BLENDED):
         one, other = (pool[index[part].to(pool.device)].to(kind) for pool, index in ((inputs, first), (others, second)))
         share = weight[part].to(one.device, kind).view(-1, *[1] * (inputs.ndim - 1))
         mixture = share * one + (1 - share) * other
+        if whole is not None and other_whole is not None and bool((codes := whole & other_whole.to(whole)).any()):
+            drawn = torch.rand(one.shape, generator=rng, device="cpu").to(share) < share
+            mixture = torch.where(codes, torch.where(drawn, one, other), mixture)
         blended[part.to(blended.device)] = mixture if inputs.is_floating_point() else mixture.round().to(inputs.dtype)
     return blended

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from expunge.methods._gradient import GradientMethod
-from expunge.methods._inputs import continuous
+from expunge.methods._inputs import continuous, movable
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.settings import require
@@ -69,6 +69,7 @@ class JiT(GradientMethod):
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the mean sensitivity to noise."""
         inputs = continuous(model, task).inputs
+        free = movable(inputs)
         unit = float(inputs.std(correction=0)) or 1.0  # inputs that are all one value have no spread
         descent = self.descent(model, task, inputs=inputs, rng=rng, record=record)
         for index, logits in descent:
@@ -76,7 +77,7 @@ class JiT(GradientMethod):
             clean = inputs[index]
             for _ in range(self.draws):
                 noise = torch.randn(clean.shape, dtype=clean.dtype, generator=rng, device="cpu")
-                noise = self.sigma * noise.to(clean.device)
+                noise = self.sigma * noise.to(clean.device) * free
                 with torch.set_grad_enabled(not self.detach):
                     noisy = forward(model, clean + unit * noise)
                 total = total + (logits - noisy).norm(dim=1) / noise.reshape(len(noise), -1).norm(dim=1)

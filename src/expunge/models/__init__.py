@@ -27,18 +27,23 @@ from expunge.models.inference import (
     not_finite,
     refusing,
 )
-from expunge.models.loading import load_model
+from expunge.models.loading import class_names_of, load_model
+from expunge.models.preprocessing import own_fit
+from expunge.models.two_classes import TwoClasses, check_one_label
 
 __all__ = [
     "ARCHITECTURES",
     "Classifier",
     "Header",
     "ModelSpec",
+    "TwoClasses",
     "as_float",
     "build",
     "built_by",
     "calibration_seeds",
+    "check_one_label",
     "check_same_network",
+    "class_names_of",
     "computes_in_bf16",
     "device_and_dtype",
     "device_name",
@@ -53,6 +58,7 @@ __all__ = [
     "mask_names",
     "not_finite",
     "own_factory",
+    "own_fit",
     "read_header",
     "refusing",
     "save_checkpoint",

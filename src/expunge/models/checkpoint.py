@@ -17,6 +17,7 @@ from expunge.files import is_regular, is_utf8, written_whole
 from expunge.models.building import ModelSpec, Normalise
 from expunge.models.inference import mask_names, not_finite
 from expunge.models.skeleton import skeleton
+from expunge.models.weight_choice import chosen_weights
 from expunge.parsing import parse_json, record
 from expunge.tensor_files import check_digest, write_tensors
 
@@ -38,6 +39,7 @@ class Header:
         data: the DATA spec that it was trained on, "" where unknown.
         recipe: the settings that it was trained with, {} where unknown.
         history: one entry for each thing done to the weights: training, forgetting.
+        processor: settings of the image processor of a Hugging Face model, {} for any other.
     """
 
     spec: ModelSpec
@@ -45,6 +47,7 @@ class Header:
     data: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    processor: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""
@@ -103,21 +106,27 @@ def read_header(path: Path) -> Header:
         raise InputError(f"{path}: the header is damaged ({error}); take another copy") from error
 
 
-def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
+def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False, key: str | None = None) -> None:
     """Copies the weights in `path` into `model`, whose names and shapes must match exactly.
 
-    With `allow_pickle`, it may be a .pt file of a state dict, read with `weights_only=True`.
+    With `allow_pickle`, it may be a .pt file of a state dict, read with `weights_only=True`. `key` says which weights
+    are meant, of several in the file (`chosen_weights`).
 
     Raises:
-        InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity.
+        InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity, or
+            several sets of weights without a `key`.
     """
     if path.suffix == ".safetensors":
         check_digest(path)
         with _opened(path) as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     else:
-        state = _read_pickle(path, allow_pickle)
+        content = _read_pickle(path, allow_pickle)
     wanted = model.state_dict()
+    state = chosen_weights(content, wanted, key, path)
+    odd = next((name for name, value in state.items() if value.layout != torch.strided or value.is_meta), None)
+    if odd is not None:
+        raise InputError(f"{path}: {odd!r} is sparse, or holds no values; give plain tensors")
     state = _without_prefix(state, wanted)
     _fill_in_ties(model, state)
     _check_fit(path, _shapes(wanted), _shapes(state))
@@ -229,7 +238,7 @@ def _opened(path: Path) -> Any:
         raise InputError(f"{path} is not a whole safetensors file ({error}); take another copy") from error
 
 
-def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
+def _read_pickle(path: Path, allowed: bool) -> dict[Any, Any]:
     if not is_regular(path):
         raise InputError(f"there is no file {path}; check the path")
     if not allowed:
@@ -239,18 +248,12 @@ def _read_pickle(path: Path, allowed: bool) -> dict[str, Tensor]:
         )
     try:
         with warnings.catch_warnings(action="ignore"):  # of the pickle's age, beside the error below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle raises many types
         raise InputError(f"{path} cannot be loaded with weights_only=True; convert it to safetensors") from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a state dict (names and tensors)")
-    odd = next((name for name, value in state.items() if value.layout != torch.strided or value.is_meta), None)
-    if odd is not None:
-        raise InputError(f"{path}: {odd!r} is sparse, or holds no values; give plain tensors")
-    return state
+    return content
 
 
 # What a model says of what was done to it, so that nothing is done or counted twice. Every module of it is marked: what

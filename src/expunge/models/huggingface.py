@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
 from expunge.models.description import plain_hf_config
+from expunge.models.two_classes import check_one_label
 from expunge.parsing import parse_json, read_text
 
 
@@ -44,7 +45,10 @@ def hf_network(config: Any) -> nn.Module:
 
 
 def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
-    """The fields of a `ModelSpec`, `config` and `class_names`, and the network, of what `save_pretrained` wrote."""
+    """The fields of a `ModelSpec`, `config`, `processor` and `class_names`, and the network, of a directory.
+
+    `save_pretrained` wrote it.
+    """
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
     transformers = _transformers()
@@ -64,6 +68,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     if info["missing_keys"] or info["mismatched_keys"]:  # the library gives those random weights and goes on
         name = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
         raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
+    check_one_label(model)
     # What the network is built from, the same for every copy of it: without place, precision and version.
     left_out = {"_name_or_path", "dtype", "transformers_version"}
     told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
@@ -85,6 +90,7 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
         "image_size": _side(_size(processor) or config.get("image_size") or 224, directory),
         "mean": mean,
         "std": std,
+        "processor": json.loads(json.dumps(processor)),
         "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
     }, LogitsOnly(model)
 

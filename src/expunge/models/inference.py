@@ -91,7 +91,8 @@ def _is_of_memory(error: Exception) -> bool:
 def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
     """What `factory` builds, on the device and in the precision of `like`, which is float32 or float64.
 
-    It is a copy, since a factory may hand out what others hold. Raises `InputError` where it fails.
+    It is a copy, since a factory may hand out what others hold. Raises `InputError` where it fails, and where most of
+    its weights are those of `like`: it is to be a network that has learned nothing.
     """
     device, dtype = device_and_dtype(like)
     try:
@@ -107,7 +108,35 @@ def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
         network = copy.deepcopy(network).to(device)
     except Exception as error:
         raise InputError(f"what the factory builds cannot be copied: {one_line(error)}") from error
-    return network.double() if dtype == torch.float64 else network.float()  # complex and integer tensors stay so
+    network = network.double() if dtype == torch.float64 else network.float()  # complex and integer tensors stay so
+    _check_fresh(network, like)
+    return network
+
+
+def _check_fresh(network: nn.Module, like: nn.Module) -> None:
+    """Raises `InputError` where most of a network's tensors are those that another one was trained to.
+
+    Frozen ones do not count, which no training moved, and neither do those that all networks begin with, such as zeros.
+    """
+    trained = {name: p.detach() for name, p in like.named_parameters() if p.requires_grad}
+    same = [
+        _is_same(p.detach(), trained[name])
+        for name, p in network.named_parameters()
+        if name in trained and not isinstance(p, nn.UninitializedParameter) and bool((p != p.flatten()[:1]).any())
+    ]
+    if 2 * sum(same) > len(same):
+        raise InputError(
+            f"the factory gives no fresh weights: {sum(same)} of its {len(same)} tensors are the trained model's; "
+            "build the network with random weights, from its class"
+        )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, or one is what the other is in half precision."""
+    if one.shape != other.shape:
+        return False
+    kinds = (torch.bfloat16, torch.float16) if one.is_floating_point() else ()
+    return torch.equal(one, other) or any(torch.equal(one.to(kind), other.to(kind)) for kind in kinds)
 
 
 def check_same_network(other: nn.Module, model: nn.Module) -> None:

@@ -23,8 +23,28 @@ from expunge.models.huggingface import load_hf
 from expunge.tensor_files import check_digest
 
 
+def class_names_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of a model's classes, in the order of its logits; () where it has none but numbers.
+
+    They are those of its file, or of the configuration of a model of transformers.
+    """
+    for module in model.modules():
+        told = getattr(module, "class_names", None)
+        labels = getattr(getattr(module, "config", None), "id2label", None)
+        if isinstance(told, list | tuple) and all(isinstance(name, str) for name in told):
+            return tuple(told)
+        if isinstance(labels, dict) and sorted(labels) == list(range(len(labels))):
+            names = tuple(str(labels[n]) for n in range(len(labels)))
+            return () if names == tuple(f"LABEL_{n}" for n in range(len(names))) else names
+    return ()
+
+
 def load_model(
-    spec: str | Path, *, weights: str | Path | None = None, allow_pickle: bool = False
+    spec: str | Path,
+    *,
+    weights: str | Path | None = None,
+    allow_pickle: bool = False,
+    weights_key: str | None = None,
 ) -> tuple[nn.Module, Header]:
     """Loads the model that a MODEL spec names, in eval mode, on the CPU.
 
@@ -35,12 +55,24 @@ def load_model(
             `py:package.module:factory,image_size=224,in_chans=3`.
         weights: a .safetensors file (or .pt with `allow_pickle`) for `timm:` and `py:`.
         allow_pickle: accept a .pt file as `weights`, loaded with `weights_only=True`.
+        weights_key: which weights in the file, where it holds several: the name that they have there, such as
+            `model_ema` or `state_dict_ema`. Without it, such a file is refused: the raw weights of a training are not
+            the averaged ones that were deployed.
 
     Raises:
-        SettingError: `weights` is missing where needed, or given where not; unknown architecture.
-        InputError: the file is missing, damaged, a pickle, or does not fit.
+        SettingError: `weights` or `weights_key` is missing where needed, or given where not; unknown architecture.
+        InputError: the file is missing, damaged, a pickle, does not fit, or holds several sets of weights.
     """
-    spec = str(spec)
+    model, header = _loaded(str(spec), weights, allow_pickle, weights_key)
+    if header.class_names != tuple(map(str, range(len(header.class_names)))):
+        # For datasets that name their classes, too.
+        model.class_names = header.class_names  # type: ignore[assignment]
+    return model, header
+
+
+def _loaded(
+    spec: str, weights: str | Path | None, allow_pickle: bool, weights_key: str | None
+) -> tuple[nn.Module, Header]:
     kind, _, rest = spec.partition(":")
     if kind in {"timm", "py"}:
         if weights is None:
@@ -53,9 +85,11 @@ def load_model(
         with suppress(InputError):
             ours = read_header(weights)
         if ours is None:  # not of expunge: for the network without expunge's wrapper around it
-            load_weights(model.get_submodule("network"), weights, allow_pickle=allow_pickle)
+            load_weights(model.get_submodule("network"), weights, allow_pickle=allow_pickle, key=weights_key)
             normalise_in_its_dtype(model)
             return model.eval(), header
+        if weights_key is not None:
+            raise SettingError(f"{weights}, which expunge wrote, holds one set of weights; leave out --weights-key")
         if ours.spec.architecture != header.spec.architecture:
             raise InputError(f"{weights} was written for {ours.spec.architecture}: give that as the model, not {spec}")
         if kind == "timm":  # normalised as it was trained, and not as timm's own weights
@@ -65,8 +99,8 @@ def load_model(
             ours = replace(ours, spec=header.spec, class_names=header.class_names)
         load_weights(model, weights)
         return _marked(model, ours)
-    if weights is not None:
-        raise SettingError(f"{spec} brings its own weights; leave out --weights")
+    if weights is not None or weights_key is not None:
+        raise SettingError(f"{spec} brings its own weights; leave out --weights and --weights-key")
     if kind == "hf" and rest:
         return _from_hf(rest)
     path = checkpoint_path(Path(spec))
@@ -166,8 +200,8 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
 def _from_hf(directory: str) -> tuple[nn.Module, Header]:
     found, network = load_hf(directory)
     class_names = found.pop("class_names")
-    options = {"config": found.pop("config")}
+    options, processor = {"config": found.pop("config")}, found.pop("processor")
     spec = ModelSpec(architecture="hf", options=options, **found)
     model = Classifier(spec, network)
     normalise_in_its_dtype(model)
-    return model.eval(), Header(spec=spec, class_names=class_names)
+    return model.eval(), Header(spec=spec, class_names=class_names, processor=processor)

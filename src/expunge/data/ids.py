@@ -1,0 +1,41 @@
+"""Lists of ids, and what they mean."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from unicodedata import normalize
+
+from expunge.errors import InputError
+from expunge.parsing import read_text
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """Reads a list of ids: one id a line, blank lines ignored. Raises `InputError` if it cannot be read."""
+    try:
+        text = read_text(Path(path))
+    except InputError as error:
+        raise InputError(f"the list of ids cannot be read: {error}") from error
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def meant_ids(listed: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known id that each listed one means, or what is listed where there is none.
+
+    It has the same characters, but for blanks at either end, or the same with accents written otherwise: file systems
+    differ in that. Raises `InputError` where two ids are meant.
+    """
+    exact, composed = set(known), dict[str, list[str]]()
+    for own in known:
+        composed.setdefault(normalize("NFC", own), []).append(own)
+
+    def meant(given: str) -> str:
+        for wanted in (given, given.strip()):  # a file's name may begin or end with a blank
+            alike = [wanted] if wanted in exact else composed.get(normalize("NFC", wanted), [])
+            if len(alike) > 1:
+                raise InputError(
+                    f"id {wanted!r} means two examples, {alike[0]!a} and {alike[1]!a}, which look the same: rename one"
+                )
+            if alike:
+                return alike[0]
+        return given.strip()
+
+    return [meant(str(given)) for given in listed]

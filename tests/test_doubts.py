@@ -1,0 +1,232 @@
+"""What is odd about a model or its labels, and would pass in silence, is said."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+import expunge
+from expunge.data import ImageSet, as_numbered, load_data
+from expunge.doubts import whole_classes
+from expunge.errors import ExpungeWarning, InputError
+from expunge.methods import make_method
+from expunge.models import class_names_of, load_model
+from tests.conftest import pixels, succeed
+
+CLASSES = 6
+CENTRES = 3 * torch.randn(CLASSES, 10, generator=torch.Generator().manual_seed(9))
+BRIEF = make_method("targeted", epochs=1, lr=1e-6)
+
+
+def blobs(size: int, seed: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (size,), generator=rng)
+    return CENTRES[labels] + torch.randn(size, 10, generator=rng), labels
+
+
+X, Y = blobs(300, 0)
+U, V = blobs(300, 1)
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    adam = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(100):
+        adam.zero_grad()
+        F.cross_entropy(made(X), Y).backward()
+        adam.step()
+    return made.eval()
+
+
+def warned(model: nn.Module, data: Dataset[Any], method: Any = BRIEF, **given: Any) -> str:
+    return " | ".join(expunge.unlearn(model, data, method=method, **given).trace.warnings)
+
+
+def test_labels_in_another_order_are_told(net: nn.Module) -> None:
+    order = torch.tensor([0, 1, 3, 4, 5, 2])
+    said = warned(net, TensorDataset(X[:100], order[Y[:100]]))
+    assert "order" in said
+    assert "2 as 5" in said
+    assert "order" not in warned(net, TensorDataset(X[:100], Y[:100]))
+    assert "right" not in warned(net, TensorDataset(X[:100], Y[:100]))
+
+
+def test_a_model_that_knows_none_of_its_examples_is_told(net: nn.Module) -> None:
+    """Whatever the cause: no other order makes these right."""
+    noise = torch.randint(0, CLASSES, (100,), generator=torch.Generator().manual_seed(2))
+    said = warned(net, TensorDataset(X[:100], noise))
+    assert "sure" in said
+    assert "order" not in said
+    fresh = copy.deepcopy(net)
+    torch.nn.init.zeros_(fresh[2].weight)  # type: ignore[index]
+    assert "sure" not in warned(fresh, TensorDataset(X[:100], noise)), "it is sure of nothing"
+
+
+def test_two_odd_examples_are_no_sign(net: nn.Module) -> None:
+    labels = Y[:30].clone()
+    labels[:2] = (labels[:2] + 1) % CLASSES
+    for part in (slice(0, 2), slice(0, 30)):
+        assert "sure" not in warned(net, TensorDataset(X[part], labels[part]))
+
+
+def test_the_audit_tells_of_labels_and_of_whole_classes(net: nn.Module) -> None:
+    order = torch.tensor([0, 1, 3, 4, 5, 2])
+    with pytest.warns(ExpungeWarning, match="test examples right.*order"):
+        done = expunge.forget(net, TensorDataset(X[:60], Y[:60]), test=TensorDataset(U, order[V]), method=BRIEF)
+    assert any("order" in line for line in done.trace.warnings)
+    assert done.report is not None
+    assert "another order" in done.report.page()
+    whole = (Y == 3).nonzero()[:, 0]
+    with pytest.warns(ExpungeWarning, match=r"Without class 3.*%"):
+        expunge.forget(net, TensorDataset(X[whole], Y[whole]), test=TensorDataset(U, V), method=BRIEF)
+
+
+def test_a_class_that_is_forgotten_as_a_whole_is_told(net: nn.Module) -> None:
+    whole = (Y == 3).nonzero()[:, 0]
+    assert "class 3" in warned(net, TensorDataset(X[whole], Y[whole]))
+    assert "class" not in warned(net, TensorDataset(X[whole[:5]], Y[whole[:5]]))
+    retain = TensorDataset(X[Y != 3], Y[Y != 3])
+    mixed = TensorDataset(torch.cat([X[whole], U[:9] + 0.5]), torch.cat([Y[whole], V[:9]]))
+    finetune = make_method("finetune", epochs=1)
+    assert "class 3 " in warned(net, mixed, finetune, retain=retain)
+    half = TensorDataset(X[whole[: len(whole) // 2]], Y[whole[: len(whole) // 2]])
+    rest = [n for n in range(len(X)) if n not in whole[: len(whole) // 2].tolist()]
+    assert "class" not in warned(net, half, finetune, retain=TensorDataset(X[rest], Y[rest]))
+    assert whole_classes(torch.tensor([1, 2]), torch.tensor([0] * 19), 2) == []
+    assert whole_classes(torch.tensor([1, 2]), torch.tensor([0] * 20 + [2] * 10), 3) == [1]
+
+
+def test_a_pruned_model_that_loses_its_zeros_is_told(net: nn.Module) -> None:
+    pruned = copy.deepcopy(net)
+    prune.l1_unstructured(pruned[0], "weight", 0.5)  # type: ignore[index]
+    prune.remove(pruned[0], "weight")  # type: ignore[index]
+    data = TensorDataset(X[:30], Y[:30])
+    assert "zero" in warned(pruned, data, make_method("targeted", epochs=2))
+    assert "zero" not in warned(pruned, data, make_method("targeted", epochs=0))
+    assert "zero" not in warned(net, data, make_method("targeted", epochs=2))
+
+
+class Halved(nn.Module):
+    """A layer of integers, as quantisation leaves it, and one of floats."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.codes = nn.Parameter((net[0].weight * 32).round().to(torch.int8), requires_grad=False)
+        self.bias, self.head = net[0].bias, net[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(F.linear(x, self.codes.to(x) / 32, self.bias)))
+        return logits
+
+
+def test_layers_that_cannot_change_are_told(net: nn.Sequential) -> None:
+    data = TensorDataset(X[:30], Y[:30])
+    assert "quantised" in warned(Halved(copy.deepcopy(net)), data)
+    assert "quantised" not in warned(net, data)
+
+
+class Named(TensorDataset):
+    """As torchvision's datasets are: with names of classes."""
+
+    def __init__(self, x: Tensor, y: Tensor, names: Sequence[str]) -> None:
+        super().__init__(x, y)
+        self.classes = list(names)
+        self.class_to_idx = {name: n for n, name in enumerate(names)}
+
+
+def test_classes_are_matched_by_name_where_both_have_names(net: nn.Module) -> None:
+    model = copy.deepcopy(net)
+    names = [f"c{n}" for n in range(CLASSES)]
+    model.class_names = tuple(names)  # type: ignore[assignment]
+    turned = torch.tensor([0, 1, 3, 4, 5, 2])
+    theirs = [names[n] for n in turned.argsort().tolist()]
+    data, test = Named(X, turned[Y], theirs), Named(U, turned[V], theirs)
+    parts: list[Dataset[Any]] = [Subset(data, range(90)), Subset(data, range(90, 99))]
+    for given in (data, parts[0], ConcatDataset(parts)):
+        said = warned(model, given)
+        assert "by name" in said
+        assert "right" not in said
+    with pytest.warns(ExpungeWarning, match="by name"):
+        done = expunge.forget(model, Subset(data, range(90)), test=test, method=BRIEF)
+    assert done.before.forget_accuracy > 0.9
+    assert done.before.test_accuracy is not None
+    assert done.before.test_accuracy > 0.9
+    assert "name" not in warned(model, Named(X, Y, names))
+    assert "name" not in warned(model, Named(X, Y, ["other"] * 2))
+    with pytest.raises(InputError, match="'new'"):
+        warned(model, Named(X, Y, ["c1", "new"]))
+    with pytest.raises(InputError, match="no name"):
+        warned(model, Named(X, Y, ["c1", "c0"]))
+    images = ImageSet(pixels(2), torch.tensor([0, 1]), ("b", "a"))
+    assert as_numbered(images, ("a", "b"), "forget")[0].labels.tolist() == [1, 0]  # type: ignore[attr-defined]
+
+
+def test_a_models_names_are_those_of_its_file(trained: Path, net: nn.Module) -> None:
+    model, header = load_model(trained)
+    assert class_names_of(model) == header.class_names
+    assert class_names_of(net) == ()
+    wrapped = nn.Sequential(copy.deepcopy(net))
+    for labels, names in (({0: "a", 1: "b"}, ("a", "b")), ({0: "LABEL_0", 1: "LABEL_1"}, ())):
+        wrapped[0].config = type("Config", (), {"id2label": labels})()
+        assert class_names_of(wrapped) == names
+
+
+def test_the_command_audit_tells_of_labels(tmp_path: Path, trained: Path) -> None:
+    for name, split in (("forget", "train"), ("test", "test")):
+        images = load_data(f"sample:{split}")
+        labels = (images.labels[:300] + 1) % 10
+        save_file({"images": images.images[:300].clone(), "labels": labels}, tmp_path / f"{name}.safetensors")
+    sets = [part for name in ("forget", "test") for part in (f"--{name}", f"safetensors:{tmp_path}/{name}.safetensors")]
+    said = succeed("audit", "--before", trained, "--after", trained, *sets, "--out", tmp_path / "out")
+    assert "another order" in said
+    assert "another order" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+class OneLogit(nn.Module):
+    def __init__(self, flat: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.flat = nn.Linear(10, 1), flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.layer(x)
+        return z[:, 0] if self.flat else z
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_model_of_one_logit_is_two_classes(flat: bool) -> None:
+    data = TensorDataset(X[:30], Y[:30] % 2)
+    with pytest.raises(InputError, match="TwoClasses"):
+        expunge.unlearn(OneLogit(flat), data)
+    two = expunge.TwoClasses(OneLogit(flat))
+    z = OneLogit()(X)[:, 0]
+    assert torch.allclose(two(X).softmax(1)[:, 1], z.sigmoid())
+    done = expunge.unlearn(two, data, method=make_method("targeted", lr=0.1, epochs=50))
+    assert done.trace.forget_accuracy_after < done.trace.forget_accuracy_before
+    assert isinstance(done.model.model, OneLogit)
+
+
+def test_models_of_several_labels_are_refused_with_what_to_do() -> None:
+    labels = torch.stack([Y % 2, Y % 3]).T
+    model = nn.Linear(10, 2)
+    with pytest.raises(InputError, match="TwoClasses"):
+        expunge.unlearn(model, TensorDataset(X[:30], labels[:30]))
+    model.config = type("Config", (), {"problem_type": "multi_label_classification"})()
+    with pytest.raises(InputError, match="TwoClasses"):
+        expunge.unlearn(model, TensorDataset(X[:30], labels[:30, 0]))
+    for label in (0, 1):
+        two = expunge.TwoClasses(model, label)
+        assert torch.equal(two(X)[:, 1], model(X)[:, label])
+        assert expunge.unlearn(two, TensorDataset(X[:30], labels[:30, 0]), method=BRIEF).trace.steps
+    with pytest.raises(InputError, match="no label 2"):
+        expunge.TwoClasses(model, 2)(X)
