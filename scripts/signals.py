@@ -2,8 +2,8 @@
 
     python scripts/signals.py [--num 40] [--kill]
 
-With SIGINT and SIGTERM the command must say in one line that it was stopped, and leave nothing. With --kill (SIGKILL) it
-cannot say or remove anything: then the next run must remove what was left.
+With SIGINT and SIGTERM the command must say in one line that it was stopped, and leave nothing. With --kill (SIGKILL)
+it cannot say or remove anything: then the next run must remove what was left.
 """
 
 import argparse

@@ -36,9 +36,10 @@ SECONDS = 10.0
 """The longest that one file may take."""
 
 ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 1.5, "", "x", "\0", "../x", "a" * 100_000, [], {}, [[]], [None], {"a": {}}, 10**6,
-    10**18, 10**30, -(10**400), 1e308, float("inf"), float("nan"), [1] * 10_000, "hf-hub:a/b", "/dev/zero", "\ud800", ["x", 1], {"": 0},
-)  # fmt: skip
+    *(None, True, 0, -1, 1.5, 10**6, 10**18, 10**30, -(10**400), 1e308, float("inf"), float("nan")),
+    *("", "x", "\0", "../x", "a" * 100_000, "hf-hub:a/b", "/dev/zero", "\ud800"),
+    *([], {}, [[]], [None], {"a": {}}, [1] * 10_000, ["x", 1], {"": 0}),
+)
 
 
 def damaged(content: Any, rng: random.Random) -> Any:
