@@ -991,7 +991,7 @@ GOOD = torch.ones(2)
         ([(GOOD, True)], "bool"),
         ([(GOOD, torch.tensor(True))], "bool"),
         ([(GOOD, "cat")], "str"),
-        ([(GOOD, torch.tensor([0, 1]))], "Tensor"),
+        ([(GOOD, torch.tensor([0, 1]))], "2 values"),
         ([("a path", 1)], "of str, cannot become a tensor"),
         ([(None, 1)], "NoneType"),
     ],
