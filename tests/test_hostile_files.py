@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from expunge.errors import ExpungeError, InputError
 from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
 from expunge.tensor_files import write_tensors
+from expunge.training_state import OtherTrainingError, keep, restore
 from tests.arrangements import state_bits
 
 SPEC = ModelSpec(
@@ -195,3 +196,19 @@ def test_the_same_weights_are_the_same_bytes_in_every_process(tmp_path: Path) ->
         command = [sys.executable, "-c", WRITING, str(tmp_path / seed)]
         subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])})
     assert len({(tmp_path / seed).read_bytes() for seed in "123"}) == 1
+
+
+def test_a_flipped_bit_of_a_training_state_is_noticed(tmp_path: Path) -> None:
+    path, rng = tmp_path / "state", torch.Generator().manual_seed(0)
+    parts = {"model": torch.nn.Linear(3, 2)}
+    keep(path, "this", parts, rng, {"history": []})
+    assert restore(path, "this", parts, rng) == {"history": []}
+    whole = path.read_bytes()
+    for bit in torch.randint(0, 8 * len(whole), (100,), generator=torch.Generator().manual_seed(1)).tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(OtherTrainingError):
+            restore(path, "this", parts, rng)
+    path.write_bytes(whole[whole.index(b"PK") :])  # as it was before there were digests
+    assert restore(path, "this", parts, rng) == {"history": []}

@@ -37,7 +37,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         if found.st_size > limit:
             raise InputError(f"{path} has {found.st_size:,} bytes, over the limit of {limit:,}; give another file")
         with path.open("rb") as file:
-            return file.read(limit)
+            return file.read(found.st_size)
     except InputError:
         raise
     except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
