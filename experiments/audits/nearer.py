@@ -140,10 +140,10 @@ class Bench:
             logits = logits_of(model, self.audited.inputs)
             held = scaled_confidence(logits.double(), self.audited.labels).numpy()
             right.append((float((own > 0).mean()), float((logits.argmax(1) == self.audited.labels).double().mean())))
-            of = {"forget_labels": self.forget.examples.labels.numpy(), "test_labels": self.audited.labels.numpy()}
-            verdicts.append(score_test(own, held, **of).verdict)
+            labels, others = self.forget.examples.labels.numpy(), self.audited.labels.numpy()
+            verdicts.append(score_test(own, held, forget_labels=labels, test_labels=others).verdict)
         forget, test = 100 * np.mean(right, axis=0)
-        counts = " / ".join(str(list(map(str, verdicts)).count(name)) for name in ("PASS", "INCONCLUSIVE", "FAIL"))
+        counts = " / ".join(str([*map(str, verdicts)].count(kind)) for kind in ("PASS", "INCONCLUSIVE", "FAIL"))
         return f"{text} φ>0 {forget:.1f} test {test:.1f} verdicts {counts}"
 
     def scores(self, model: nn.Module) -> np.ndarray:
