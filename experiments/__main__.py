@@ -37,6 +37,7 @@ MEASUREMENTS = {
     "forgetting": ("comparisons.forgetting", "Measure every method and choice on Fashion-MNIST."),
     "forgetting-figure": ("comparisons.figures", "Draw the README's figure."),
     "audit-cost": ("audits.cost", "Time an audit."),
+    "audit-attacks": ("audits.attacks", "Measure what each attack of the audit finds."),
     "audit-difficulty": ("audits.difficulty", "Measure the audit of non-random sets."),
     "audit-simulation": ("audits.simulation", "Simulate the audit's error rates."),
     "full-audit": ("audits.full", "Run the full audit of docs/full_audit.md."),

@@ -131,9 +131,10 @@ class Job:
             for problem in summary.problems:
                 announce(problem)
 
-    def collect(self) -> str:
-        """Copies the lines of the job's results that `results/` of this checkout lacks; says how many."""
-        new = sum(merge(path, ROOT / "results" / path.name) for path in sorted(self.results.glob("*/")))
+    def collect(self, into: Path = ROOT / "results") -> str:
+        """Copies the lines of the job's results, in folders of folders too, that `into` lacks; says how many."""
+        made = sorted({path.parent.relative_to(self.results) for path in self.results.rglob("*.jsonl")})
+        new = sum(merge(self.results / each, into / each) for each in made)
         return f"{new:,} new results; `python -m experiments docs` brings the docs up to date"
 
     def status(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import places
-from experiments.audits import cost, difficulty, full, simulation
+from experiments.audits import attacks, cost, difficulty, full, rejudged, simulation
 from experiments.comparisons import alone, better, chains, ranking, rivals
 from experiments.paper import page as paper
 from experiments.paper import protocol
@@ -214,7 +214,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "retraining": retraining_table,
     "speed": speed_table,
     "audit-simulation": simulation.simulation_table,
+    "audit-plan": simulation.plan_table,
     "audit-cost": cost.cost_table,
+    "audit-attacks": attacks.attacks_table,
+    "audit-rejudged": rejudged.rejudged_table,
     "audit-difficulty": difficulty.difficulty_table,
     "full-audit": lambda: full.full_audit_table("paper"),
     "full-audit-better": lambda: full.full_audit_table("better"),

@@ -20,6 +20,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "retrain": {"epochs": 2, "batch_size": 4},
     "amnesiac_undo": {},
     "ssd": {"alpha": 1.0},
+    "lfssd": {"alpha": 1.0},
     **{
         name: {"epochs": 3, "lr": 1e-2} | ({} if name == "finetune" else {"stop": "budget"})
         for name, cls in METHODS.items()

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from expunge.auditing.attacks import Attack, rank_attack
+from expunge.auditing.both_models import Comparison
 from expunge.auditing.report import (
     AuditReport,
     DifficultyCalibration,
     Histograms,
-    Leakage,
     Recognisable,
     Relearning,
     Roc,
@@ -21,7 +22,8 @@ from expunge.auditing.report import (
 from expunge.data import ImageSet
 from expunge.metrics import ParameterChange
 from expunge.metrics.membership import roc
-from expunge.metrics.verdict import score_test
+from expunge.metrics.utility import AccuracyLoss
+from expunge.metrics.verdict import ScoreTest, score_test
 from expunge.records import Measurement, PseudoLabels, Trace
 
 HOSTILE = "<script>alert('a&b')</script>"
@@ -38,6 +40,7 @@ def sample(
     layers: int = 12,
     listed: int | None = None,
     corrected: bool = False,
+    lost: float = 0.01,
 ) -> AuditReport:
     """An audit of margins drawn from normal distributions: `shift` is how far off the forgotten ones lie after."""
     rng = np.random.default_rng(7)
@@ -49,6 +52,19 @@ def sample(
     edges = np.linspace(-8, 11, 41)
     tests = {when: score_test(forget[when], heldout[when]) for when in ("before", "after")}
     number = num_forget // 4 if listed is None else listed
+    correction = None
+    made = {"before": attacks(tests["before"], 0.001), "after": attacks(tests["after"], 0.4)}
+    if corrected:
+        correction = DifficultyCalibration(
+            before=score_test(forget["before"] + 1.0, heldout["before"]),
+            after=score_test(heldout["after"][:num_forget], heldout["after"]),
+            slope_before=0.8,
+            slope_after=1.1,
+            num_references=4,
+            expected_forget_accuracy=0.125,
+            reference_accuracy=0.798,
+        )
+        made = {"before": (rank_attack(correction.before),), "after": (rank_attack(correction.after),)}
     by_layer = {f"layer{n // 4}.{n % 4}.conv": (1500.0 / (n + 1), 9.0 / (n + 1)) for n in range(layers)}
     return AuditReport(
         before=accuracies(forget["before"], heldout["before"], 0.97 if retain else None),
@@ -67,6 +83,10 @@ def sample(
         ),
         relative_l1=0.034,
         relative_l2=0.021,
+        attacks_before=made["before"],
+        attacks_after=made["after"],
+        loss=AccuracyLoss(loss=lost, max_loss=0.05, p_value=0.9 if lost < 0.05 else 0.001),
+        class_losses={},
         scores_before=tests["before"],
         scores_after=tests["after"],
         confidences=Histograms(
@@ -89,7 +109,10 @@ def sample(
         )
         if relearning
         else None,
-        leakage=Leakage(auc=0.93, interval=(0.9, 0.96)),
+        comparisons=(
+            Comparison(name="logits", auc=0.93, interval=(0.9, 0.96)),
+            Comparison(name="probabilities", auc=0.54, interval=(0.48, 0.6)),
+        ),
         recognisable=tuple(
             Recognisable(
                 id=f"{CLASSES[n % 2]}/{n:04d}.png" if n else HOSTILE,
@@ -105,21 +128,23 @@ def sample(
         seed=0,
         versions={"expunge": "0.2.0", "torch": "2.9.0", "numpy": "2.3.0"},
         device="x86_64, 2 threads",
-        correction=DifficultyCalibration(
-            before=score_test(forget["before"] + 1.0, heldout["before"]),
-            after=score_test(heldout["after"][:num_forget], heldout["after"]),
-            slope_before=0.8,
-            slope_after=1.1,
-            num_references=4,
-            expected_forget_accuracy=0.125,
-            reference_accuracy=0.798,
-        )
-        if corrected
-        else None,
+        correction=correction,
         unseen=Unseen(
             accuracy=float((heldout["after"] > 0).mean()),
             p_value=float(stats.binom.sf((forget["after"] <= 0).sum() - 1, num_forget, (heldout["after"] <= 0).mean())),
         ),
+    )
+
+
+def attacks(test: ScoreTest, p_value: float) -> tuple[Attack, ...]:
+    """The rank test, and a classifier with a p-value of its own."""
+    return rank_attack(test), Attack(
+        name="classifier",
+        p_value=p_value,
+        level=0.005,
+        auc=0.6 if p_value < 0.01 else 0.5,
+        auc_interval=(0.45, 0.65),
+        found=test.tpr_at_fpr[0.01],
     )
 
 

@@ -36,6 +36,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("COLUMNS", "200")
+        patch.setenv("EXPUNGE_REFERENCE_MINUTES", "0")  # tests of them ask for reference models
         patch.delenv("EXPUNGE_DATA", raising=False)
         patch.delenv("PYTHONWARNINGS", raising=False)
         yield

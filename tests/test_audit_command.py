@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from expunge import audit
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE
 from expunge.data import load_data
-from expunge.models import load_model
+from expunge.models import load_model, save_checkpoint
 from tests.conftest import expunge, pixels, running, succeed, tree, write_folder
 from tests.forked import PATIENCE
 
@@ -85,6 +85,33 @@ def test_a_model_that_forgot_nothing(tmp_path: Path, trained: Path, ids: Path) -
     assert report["change"]["l1"] == 0
     assert report["before"] == report["after"]
     assert report["scores_before"] == report["scores_after"]
+
+
+def test_terminal_page_record_and_exit_code_agree(tmp_path: Path, trained: Path, ids: Path) -> None:
+    """A model that lost all, and an original in which nothing is found: each says so everywhere."""
+    network, header = load_model(str(trained))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    (tmp_path / "ruined").mkdir()
+    save_checkpoint(tmp_path / "ruined" / "model.safetensors", network, header)
+    accepting = ["--max-loss", "0.99"]
+    for after, more, code, works, said in (
+        (tmp_path / "ruined", [], 3, "no", "no longer works"),
+        (tmp_path / "ruined", accepting, 0, "yes", "original either"),
+        (trained, [], 0, "yes", "original either"),
+    ):
+        out = tmp_path / f"out-{works}-{after.name}"
+        done = expunge(*arguments(trained, after, ids, out), *more)
+        report = json.loads((out / "report.json").read_text())["audit"]
+        assert done.returncode == code, done.stdout
+        assert (report["works"], report["found_before"]) == (works, [])
+        assert report["verdict"] == ("FAIL" if code else "INCONCLUSIVE")
+        page = " ".join((out / "report.html").read_text().split())
+        for text in (" ".join(done.stdout.split()), page):
+            assert said in text
+            assert "withdraw the original" not in text
+        assert f"Verdict: {report['verdict']}" in done.stdout
 
 
 def test_images_are_shown_only_where_asked_for(tmp_path: Path, trained: Path, ids: Path) -> None:

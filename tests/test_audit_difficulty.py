@@ -12,12 +12,14 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from expunge.auditing import audit, difficulty_of
+from expunge.auditing import AuditSettings, audit, difficulty_of
 from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.metrics import Difficulty, difficulty_calibrated_scores, logit_scaled_confidence, score_test
 from expunge.training import Recipe
 from tests.conftest import expunge
+
+ODD = AuditSettings(non_random=True)
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05)
 
@@ -180,7 +182,7 @@ def test_the_verdict_is_that_of_the_difficulty_calibrated_scores() -> None:
         accuracy=0.5,
         forget_accuracy=0.1,
     )
-    plain, fixed = audit(net, net, forget, heldout), audit(net, net, forget, heldout, difficulty=hard)
+    plain, fixed = audit(net, net, forget, heldout), audit(net, net, forget, heldout, references=hard, settings=ODD)
     assert plain.correction is None
     assert fixed.correction is not None
     assert (plain.verdict, fixed.verdict) == ("INCONCLUSIVE", "FAIL")
@@ -192,7 +194,7 @@ def test_the_verdict_is_that_of_the_difficulty_calibrated_scores() -> None:
     assert fixed.correction.slope_after == expected[2]
     assert fixed.to_dict()["reason"].endswith(fixed.correction.after.reason)
     other = nn.Sequential(nn.Linear(6, 3))
-    found = audit(net, other, forget, heldout, difficulty=hard).correction
+    found = audit(net, other, forget, heldout, references=hard, settings=ODD).correction
     assert found is not None
     with torch.no_grad():
         margins = [

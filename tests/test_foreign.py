@@ -288,7 +288,7 @@ def test_the_trace_of_a_half_precision_model_of_uint8_images_is_that_of_what_it_
     assert result.trace.forget_accuracy_after == outputs_of(result.model, Examples(*data.tensors)).accuracy
 
 
-@pytest.mark.parametrize("method", ["boundary_shrink", "instance_wise", "mu_mis", "jit"])
+@pytest.mark.parametrize("method", ["boundary_shrink", "instance_wise", "mu_mis", "jit", "amun"])
 def test_methods_that_change_inputs_refuse_models_that_round_them(method: str) -> None:
     class Rounds(Words):
         def forward(self, ids: Tensor) -> Tensor:

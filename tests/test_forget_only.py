@@ -22,6 +22,7 @@ from tests.test_golden import LR, WD, B, C, M, N, W, X, Y, arrays, data, jit, ne
 PERTURBING: dict[str, dict[str, Any]] = {
     "boundary_shrink": {"optimizer": "sgd", "lr": 0.1, "epochs": 2},
     "jit": {"optimizer": "sgd", "lr": 0.01, "epochs": 2, "sigma": 0.1, "draws": 2},
+    "amun": {"optimizer": "sgd", "lr": 0.1, "epochs": 2},
 }
 """Methods that perturb the inputs, with settings that make a run short."""
 
@@ -178,6 +179,21 @@ def test_jit_reads_the_authors_code_where_told_to() -> None:
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
 
 
+def test_jit_can_add_up_the_gradients_of_all_steps() -> None:
+    draw, weight, total = stream("method", 0), W, np.zeros_like(W)
+    unit = X.std()
+    for _ in range(3):
+        e = 0.3 * torch.randn(N, M, dtype=torch.float64, generator=draw).numpy()
+        moved = unit * e @ weight.T
+        slope = moved / np.linalg.norm(moved, axis=1, keepdims=True) / np.linalg.norm(e, axis=1, keepdims=True) / N
+        total = total + slope.T @ (unit * e)
+        weight = weight - LR * total
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": LR, "weight_decay": 0, "epochs": 3, "sigma": 0.3, "draws": 1}
+    method = make_method("jit", **settings, accumulate=True)
+    actual, _ = arrays(unlearn(network(W, B), data(X, Y), method=method).model)
+    np.testing.assert_allclose(actual, weight, rtol=0, atol=1e-12)
+
+
 def test_jit_draws_new_noise_in_every_step() -> None:
     """Attached, with the noise in units of X's deviation s, a step's gradient is of ‖W s e‖ / ‖e‖."""
     draw, s, weight = stream("method", 0), X.std(), W
@@ -250,6 +266,47 @@ def test_salsa_follows_its_schedules_and_is_drawn_back_to_the_start() -> None:
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
 
 
+def test_amun_takes_the_runner_up_where_no_input_is_misclassified() -> None:
+    model = nn.Linear(2, 3)
+    model.weight.data, model.bias.data = 0.1 * torch.eye(3, 2), torch.tensor([9.0, 1.0, 0.0])
+    result = unlearn(model, Pairs(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64)), method=make_method("amun"))
+    assert result.trace.pseudo_labels is not None
+    assert (result.trace.pseudo_labels.adversarial, result.trace.pseudo_labels.second_best) == (0, 5)
+
+
+def test_amun_makes_smaller_steps_from_epoch_to_epoch() -> None:
+    """All are wrong from the start, so that each is its own neighbour: plain descent, at a third of the step size."""
+    weight, bias, lr = W.copy(), B.copy(), LR
+    wrong = (X @ W.T + B).argmax(1)
+    assert (wrong != Y).all()
+    for _ in range(3):
+        dz = (softmax(X @ weight.T + bias) - one_hot(wrong)) / N
+        weight, bias, lr = weight - lr * dz.T @ X, bias - lr * dz.sum(0), lr / 3
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": LR, "weight_decay": 0, "epochs": 3, "decay": 1 / 3}
+    method = make_method("amun", **settings, with_true=False)
+    actual, _ = arrays(unlearn(network(W, B), data(X, Y), method=method).model)
+    np.testing.assert_allclose(actual, weight, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["amun", "amun_retain"])
+def test_amun_reads_integers_as_the_model_scales_them(name: str) -> None:
+    """Retained images too: floats in [0, 1] give what uint8 images do."""
+    images, labels = dark_images(), torch.tensor([0, 1, 2, 3, 0, 1])
+    method = make_method(name, optimizer="sgd", lr=0.1, epochs=2)
+    moved = []
+    for scale in (None, 255):
+        others = (60 + images) if scale is None else (60 + images) / scale
+        given = {"retain": Pairs(others, labels)} if name == "amun_retain" else {}
+        forget = Pairs(images if scale is None else images / scale, labels)
+        moved.append(unlearn(small_classifier(), forget, method=method, **given).trace.change.l1)  # type: ignore[arg-type]
+    assert moved[0] == pytest.approx(moved[1], rel=0.05)  # floats have a range of their own
+
+
+def test_falw_needs_unseen_examples() -> None:
+    with pytest.raises(InputError, match="held-out"):
+        unlearn(network(W, B), data(X, Y), method="falw", retain=data(X + 9, Y))
+
+
 def test_salsa_uses_no_labels() -> None:
     method = make_method("salsa", optimizer="sgd", lr=LR, epochs=3)
     one, two = (unlearn(network(W, B), data(X, labels), method=method).model for labels in (Y, (Y + 1) % C))
@@ -279,6 +336,10 @@ def test_adamw_decays_weights_apart_from_the_gradient() -> None:
         ("jit", {"sigma": 0.0}),
         ("jit", {"draws": 0}),
         ("salsa", {"alpha_min": 0.7}),
+        ("amun", {"radius": 0.0}),
+        ("amun", {"attack_steps": 0}),
+        ("amun", {"decay": 0.0}),
+        ("falw", {"tau": -0.1}),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, setting: dict[str, Any]) -> None:

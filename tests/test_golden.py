@@ -26,7 +26,8 @@ W, B = rng.normal(size=(C, M)), rng.normal(size=C)
 X, Y = rng.normal(size=(N, M)), np.array([0, 1, 2, 2])
 XR, YR = rng.normal(size=(R, M)), np.array([4, 3, 1, 0, 2, 4])
 WT, BT = rng.normal(size=(C, M)), rng.normal(size=C)
-"""Weights of the network, of forgotten and retained examples, and of what the factory builds."""
+XT, YT = rng.normal(size=(30, M)), np.array([0, 2, 3, 4])[np.arange(30) % 4]
+"""Weights of the network, forgotten and retained examples, what the factory builds, and unseen examples."""
 
 
 def softmax(z: Array) -> Array:
@@ -154,6 +155,22 @@ def delete() -> tuple[Array, Array]:
     return step(X, (softmax(z) - wrong / wrong.sum(1, keepdims=True)) / N)
 
 
+def falw() -> tuple[Array, Array]:
+    """The unseen examples of each class score p ± σ as their own do; a class without any weighs 1."""
+    tau, seen = 0.5, calibration_side(torch.tensor(XT), 0).numpy()
+    x, labels = np.concatenate([X, XR]), np.concatenate([drawn_wrong(), YR])
+    unseen = softmax(XT[seen] @ W.T + B)[np.arange(seen.sum()), YT[seen]]
+    weights = np.ones(N + R)
+    for row, own in enumerate(Y):
+        among = unseen[YT[seen] == own]
+        if len(among):
+            z = (softmax(X @ W.T + B)[row, own] - among.mean()) / max(among.std(), 1e-8)
+            balance = (N / (C * (own == Y).sum())) ** tau
+            weights[row] = 1 + np.sign(z) * np.tanh(abs(z)) ** (1 / balance)
+    assert len(set(weights.round(6))) > 2
+    return step(x, weights[:, None] * (softmax(x @ W.T + B) - one_hot(labels)) / (N + R))
+
+
 def scrub() -> tuple[Array, Array]:
     """Two epochs, each of a max-step and a min-step; the gradient of the first max-step is zero."""
     t, alpha, gamma = 2.0, 0.3, 0.8
@@ -224,6 +241,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "delete": ({}, delete),
     "masked_distillation": ({"pace": None, "gap": 2.5, "stop": "budget"}, hinge),
     "held_boundary": ({"pace": None, "gap": 2.5, "stop": "budget"}, hinge),
+    "falw": ({"tau": 0.5}, falw),
     "salun": ({}, salun),
     "scrub": ({"epochs": 2, "msteps": 2, "temperature": 2.0, "alpha": 0.3, "gamma": 0.8}, scrub),
     "finetune": ({}, finetune),
@@ -231,7 +249,8 @@ GOLDEN: dict[str, tuple[dict[str, Any], Callable[[], tuple[Array, Array]]]] = {
     "salsa": ({}, salsa),
     "retrain": ({"batch_size": R, "warmup": 0.99}, retrain),
 }
-"""Settings and the expected (weight, bias); `amnesiac_undo` and `calibrated` have tests of their own, `ssd` a file."""
+"""Settings and the expected (weight, bias). `amnesiac_undo`, `calibrated` and both of AMUN have tests of their own,
+both of SSD a file."""
 
 
 def network(weight: Array, bias: Array) -> nn.Linear:
@@ -251,7 +270,7 @@ def data(x: Array, y: npt.NDArray[np.int64]) -> Pairs:
 
 
 def test_every_method_has_a_golden_value() -> None:
-    assert {*GOLDEN, "amnesiac_undo", "calibrated", "ssd"} == set(METHODS)
+    assert {*GOLDEN, "amnesiac_undo", "amun", "amun_retain", "calibrated", "ssd", "lfssd"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
@@ -262,9 +281,42 @@ def test_one_step_equals_the_formula(name: str) -> None:
         common |= {"optimizer": "sgd", "batch_size": None}
     method = make_method(name, **{**common, **settings})
     given = read_by(method, retain=data(XR, YR), factory=lambda: network(WT, BT))
+    given |= {"test": data(XT, YT)} if name == "falw" else {}
     model = unlearn(network(W, B), data(X, Y), method=method, **given).model
     for actual, golden in zip(arrays(model), expected(), strict=True):
         np.testing.assert_allclose(actual, golden, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "with_true"), [("amun", True), ("amun", False), ("amun_retain", False)])
+def test_amun_learns_the_first_misclassified_point_on_the_way_up_the_loss(name: str, with_true: bool) -> None:
+    """The network gets Y wrong from the start, so that its own predictions are the labels but for the last example."""
+    labels = np.where(np.arange(N) < N - 1, (X @ W.T + B).argmax(1), Y)
+    ends, wrong, lengths = np.empty_like(X), np.empty_like(Y), []
+    low, high = X.min(), X.max()
+    for row, (start, own) in enumerate(zip(X, labels, strict=True)):
+        x, ball, steps = start, 0.2 * (high - low), 0
+        while np.argmax(z := x @ W.T + B) == own:
+            odds = np.where(np.arange(C) == own, 0, np.exp(z))
+            slope = odds / odds.sum() @ W - W[own]
+            delta = x + ball / 10 * slope / np.linalg.norm(slope) - start
+            x = np.clip(start + delta * min(1, ball / np.linalg.norm(delta)), low, high)
+            steps += 1
+            ball *= 2 if steps % 3 == 0 else 1
+        ends[row], wrong[row] = x, np.argmax(z)
+        lengths.append(steps)
+    assert lengths[-1] == 0 < 3 < max(lengths), "none came to a second ball"
+    x, y = (np.concatenate([X, ends]), np.concatenate([labels, wrong])) if with_true else (ends, wrong)
+    if name == "amun_retain":
+        x, y = np.concatenate([x, XR]), np.concatenate([y, YR])
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": LR, "weight_decay": WD, "epochs": 1, "batch_size": None}
+    method = make_method(name, **settings, radius=0.2, attack_steps=3, with_true=with_true)
+    result = unlearn(network(W, B), data(X, labels), method=method, **read_by(method, retain=data(XR, YR)))
+    assert result.trace.pseudo_labels is not None
+    assert (result.trace.pseudo_labels.adversarial, result.trace.pseudo_labels.second_best) == (N, 0)
+    for actual, expected in zip(
+        arrays(result.model), step(x, (softmax(x @ W.T + B) - one_hot(y)) / len(x)), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
 def test_masked_distillation_by_divergence_starts_as_delete_does() -> None:

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from expunge.auditing.report import AuditReport, Histograms, Leakage, Recognisable, Relearning, Roc, Unseen
+from expunge.auditing.attacks import Attack
+from expunge.auditing.both_models import Comparison
+from expunge.auditing.report import AuditReport, Histograms, Recognisable, Relearning, Roc, Unseen
 from expunge.metrics import ParameterChange
+from expunge.metrics.utility import AccuracyLoss
 from expunge.records import Measurement, PseudoLabels, Trace
 from expunge.report import figures, wording
 from expunge.report.page import render
@@ -152,6 +155,7 @@ def test_the_sections_come_in_the_order_of_a_reader() -> None:
         "Picking",
         "network",
         "recognisable",
+        "both models",
         "signs",
         "cannot",
         "repeat",
@@ -184,7 +188,7 @@ def test_the_verdict_is_in_plain_words() -> None:
     for name, word in (("fail", "FAIL"), ("pass", "PASS"), ("bare", "INCONCLUSIVE")):
         report, text = report_of(name), page_of(name)
         assert report.verdict == word
-        assert wording.HEADLINES[word] in text
+        assert wording.headline(report) in text
         assert report.scores_after.reason in unescape(text)
     low, high = report_of("fail"), sample(3.0)
     assert "less sure" in wording.meaning(low)
@@ -317,7 +321,9 @@ def test_the_docs_name_every_field_of_the_json() -> None:
         ScoreTest,
         Histograms,
         Roc,
-        Leakage,
+        Attack,
+        Comparison,
+        AccuracyLoss,
         Relearning,
         Recognisable,
         Trace,
@@ -326,7 +332,7 @@ def test_the_docs_name_every_field_of_the_json() -> None:
     for record in (*records, Measurement, PseudoLabels, Unseen):
         for field in fields(record):
             assert f"`{field.name}`" in text, f"{record.__name__}.{field.name}"
-    assert '"expunge-report/3"' in text
+    assert '"expunge-report/4"' in text
     assert json.loads(json.dumps(report_of("many").to_dict()))["verdict"] == "FAIL"
 
 

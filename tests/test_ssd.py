@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
-from expunge.data import Examples
 from expunge.errors import SettingError
 from expunge.methods import make_method
-from expunge.methods.ssd import importance
 from expunge.randomness import stream
 from expunge.unlearning import unlearn
 from tests.arrangements import arrange
@@ -18,11 +17,14 @@ from tests.test_golden import XR, YR, Array, B, N, R, W, X, Y, arrays, data, net
 
 
 def importances(x: Array, y: Any, batch_size: int, draw: torch.Generator) -> Array:
+    """As `squared`, of examples in random order where batches hold more than one."""
+    order = torch.randperm(len(x), generator=draw).numpy() if batch_size > 1 else np.arange(len(x))
+    return squared(x[order], y[order], batch_size)
+
+
+def squared(x: Array, y: Any, batch_size: int) -> Array:
     """Squared gradients of the linear network, flat: weights (C, M), then biases (C,)."""
     squares = []
-    if batch_size > 1:
-        order = torch.randperm(len(x), generator=draw).numpy()
-        x, y = x[order], y[order]
     for start in range(0, len(x), batch_size):
         batch, labels = x[start : start + batch_size], y[start : start + batch_size]
         dz = (softmax(batch @ W.T + B) - one_hot(labels)) / len(batch)
@@ -55,16 +57,58 @@ def test_dampening_equals_the_formula(alpha: float, lam: float, reference: str, 
     assert (result.trace.steps, result.trace.examples_seen) == (1, N + R + (N if reference == "all" else 0))
 
 
-def test_the_order_of_the_data_does_not_matter() -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_without_labels_importance_is_the_slope_of_the_squared_norm_of_the_logits(batch_size: int) -> None:
+    def slopes(x: Array) -> Array:
+        order = torch.randperm(len(x), generator=draw).numpy() if batch_size > 1 else np.arange(len(x))
+        parts = []
+        for batch in np.split(x[order], range(batch_size, len(x), batch_size)):
+            dz = 2 * (batch @ W.T + B) / len(batch)
+            parts.append(np.abs(np.concatenate([(dz.T @ batch).ravel(), dz.sum(0)])))
+        return np.asarray(np.mean(parts, axis=0))
+
+    draw = stream("method", 0)
+    forget, other, alpha = slopes(X), slopes(XR), 0.9
+    flat = np.concatenate([W.ravel(), B])
+    chosen = forget > alpha * other
+    assert 0 < chosen.sum() < len(flat)
+    expected = np.where(chosen, flat * np.minimum(0.5 * other / forget, 1), flat)
+    method = make_method("lfssd", alpha=alpha, lam=0.5, batch_size=batch_size)
+    for labels in (Y, (Y + 1) % 5):
+        model = unlearn(network(W, B), data(X, labels), method=method, retain=data(XR, YR)).model
+        actual = np.concatenate([array.ravel() for array in arrays(model)])
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("forget_last", [False, True])
+def test_the_order_of_the_data_does_not_matter(forget_last: bool) -> None:
     """Gradients of one class, in which a folder is sorted, do not cancel within a batch."""
     torch.manual_seed(0)
-    model, labels = torch.nn.Linear(8, 4), torch.arange(400) % 4
-    inputs = torch.randn(400, 8) + 2 * torch.eye(4, 8)[labels]
-    found = []
-    for order in (torch.arange(400), labels.argsort(stable=True)):
-        parts = importance(model, Examples(inputs[order], labels[order]), 40, torch.Generator().manual_seed(1))
-        found.append(float(sum(part.sum() for part in parts)))
-    assert found[0] == pytest.approx(found[1], rel=0.3)
+    model, labels = torch.nn.Linear(8, 4), torch.arange(440) % 4
+    inputs = torch.randn(440, 8) + 2 * torch.eye(4, 8)[labels]
+    forget = TensorDataset(inputs[400:], labels[400:])
+    method = make_method("ssd", alpha=0.5, reference="all", batch_size=40, forget_last=forget_last)
+    moved = []
+    for order in (torch.arange(400), labels[:400].argsort(stable=True)):
+        retain = TensorDataset(inputs[order], labels[order])
+        runs = [unlearn(model, forget, method=method, retain=retain, seed=seed) for seed in range(8)]
+        moved.append(sum(run.trace.change.l1 for run in runs))
+    assert moved[0] == pytest.approx(moved[1], rel=0.3)
+
+
+def test_forgotten_examples_can_fill_the_last_batches() -> None:
+    """Each set in random order, the forgotten one after the other: batches of 3 of 6 retained and 4 forgotten."""
+    draw = stream("method", 0)
+    own, others = torch.randperm(N, generator=draw).numpy(), torch.randperm(R, generator=draw).numpy()
+    x, y = np.concatenate([XR[others], X[own]]), np.concatenate([YR[others], Y[own]])
+    forget, other = squared(X[own], Y[own], 3), squared(x, y, 3)
+    flat, alpha = np.concatenate([W.ravel(), B]), 0.8
+    expected = np.where(forget > alpha * other, flat * np.minimum(other / forget, 1), flat)
+    method = make_method("ssd", alpha=alpha, reference="all", batch_size=3, forget_last=True)
+    model = unlearn(network(W, B), data(X, Y), method=method, retain=data(XR, YR)).model
+    actual = np.concatenate([array.ravel() for array in arrays(model)])
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+    assert not np.array_equal(expected, flat)
 
 
 def test_a_large_alpha_dampens_nothing_and_says_so(tmp_path: Path) -> None:
@@ -110,4 +154,5 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 def test_published_settings() -> None:
     method = make_method("ssd", preset="foster2024")
     assert (method.alpha, method.lam, method.retain_size) == (10, 1, None)  # type: ignore[attr-defined]
-    assert (method.reference, method.batch_size) == ("all", 128)  # type: ignore[attr-defined]
+    assert (method.reference, method.batch_size, method.forget_last) == ("all", 128, True)  # type: ignore[attr-defined]
+    assert make_method("lfssd", preset="foster2024").alpha == 3.5  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import expunge
-from expunge.auditing import accuracy, audit
+from expunge.auditing import AuditSettings, accuracy, audit
 from expunge.auditing.preparation import prepare
 from expunge.data import Examples
 from expunge.errors import InputError, SettingError
@@ -23,6 +23,8 @@ from expunge.models import last_layer
 from expunge.records import Trace
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, arrange, pairs, read_by
+
+ODD = AuditSettings(non_random=True)
 
 
 def test_parameter_change_is_the_norm_of_the_difference() -> None:
@@ -294,9 +296,9 @@ def test_a_correction_for_difficulty_may_be_of_all_held_out_examples() -> None:
     hard = Difficulty(
         forget=rng.normal(size=9), test=rng.normal(size=200), num_references=4, accuracy=0.8, forget_accuracy=0.8
     )
-    report = audit(model, after, forget, heldout, difficulty=hard)
+    report = audit(model, after, forget, heldout, references=hard, settings=ODD)
     left = prepare(forget, heldout).uncalibrated(after).positions["test"].numpy()
-    same = audit(model, after, forget, heldout, difficulty=replace(hard, test=hard.test[left]))
+    same = audit(model, after, forget, heldout, references=replace(hard, test=hard.test[left]), settings=ODD)
     assert report.num_test == len(left) < 150
     assert replace(report, seconds={}) == replace(same, seconds={})
 
@@ -418,7 +420,7 @@ def test_networks_of_odd_kinds() -> None:
         unlearn(Squeezing(), pairs(9, 0), method=make_method("neg_grad", batch_size=8))
     scalars = TensorDataset(torch.rand(6, generator=rng), torch.randint(0, 5, (6,), generator=rng))
     model = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 5))
-    for name in ("instance_wise", "mu_mis", "jit"):
+    for name in ("instance_wise", "mu_mis", "jit", "amun"):
         assert unlearn(model, scalars, method=make_method(name, epochs=1)).trace.steps
 
 

@@ -29,7 +29,9 @@ cosine over the budget. `carried`: Adam starts with the moments that it would ha
 
 LATER: dict[str, dict[str, Any]] = {
     "calibrated": {"mixing": "blend", "accuracy": None},
+    "jit": {"accumulate": False},
     "masked_distillation": {"mixing": "blend"},
+    "ssd": {"forget_last": False},
 }
 """{method: {setting: value}}: settings that came when there were results, and the value that means what was before. A
 key leaves them out at that value."""

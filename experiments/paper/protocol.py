@@ -3,9 +3,10 @@
     python -m experiments protocol run --workers 2
     python -m experiments protocol figures
 
-The paper gives the optimizer (Adam, 1e-4, weight decay 1e-5) and neither batch, budget, stop rule, normalisation mode
-nor how the original was trained. Each reading here fills that in otherwise. One JSON line a cell goes to
-results/protocol/ORIGINAL/, by the runner of `expunge bench`: what is there already is not done again.
+The paper gives the optimizer of its own method (Adam, 1e-4, weight decay 1e-5), which all rows get here. It gives
+neither batch, budget, stop rule, normalisation mode nor how the original was trained. Each reading here fills that in
+otherwise. One JSON line a cell goes to results/protocol/ORIGINAL/, by the runner of `expunge bench`: what is there
+already is not done again.
 """
 
 import argparse

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from expunge import auditing as auditing
     from expunge import metrics as metrics
     from expunge import theory as theory
-    from expunge.auditing import AuditReport, accuracy, audit
+    from expunge.auditing import AuditReport, AuditSettings, accuracy, audit
     from expunge.data import Examples, ImageSet, load_data
     from expunge.errors import (
         ExpungeError,
@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     )
     from expunge.forgetting import Forgotten, forget
     from expunge.methods import (
+        LFSSD,
         METHODS,
         SSD,
         Amnesiac,
         AmnesiacUndo,
+        Amun,
+        AmunRetain,
         BadTeacher,
         BoundaryShrink,
         Calibrated,
         Delete,
+        FaLW,
         FineTune,
         GradientMethod,
         HeldBoundary,
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AuditReport": "auditing",
+    "AuditSettings": "auditing",
     "accuracy": "auditing",
     "audit": "auditing",
     "Forgotten": "forgetting",
@@ -75,14 +80,18 @@ _HOMES = {
     "MissingExtraError": "errors",
     "NonFiniteError": "errors",
     "SettingError": "errors",
+    "LFSSD": "methods",
     "METHODS": "methods",
     "SSD": "methods",
     "Amnesiac": "methods",
     "AmnesiacUndo": "methods",
+    "Amun": "methods",
+    "AmunRetain": "methods",
     "BadTeacher": "methods",
     "BoundaryShrink": "methods",
     "Calibrated": "methods",
     "Delete": "methods",
+    "FaLW": "methods",
     "FineTune": "methods",
     "GradientMethod": "methods",
     "InstanceWise": "methods",
@@ -115,11 +124,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "LFSSD",
     "METHODS",
     "SSD",
     "Amnesiac",
     "AmnesiacUndo",
+    "Amun",
+    "AmunRetain",
     "AuditReport",
+    "AuditSettings",
     "BadTeacher",
     "BoundaryShrink",
     "Calibrated",
@@ -127,6 +140,7 @@ __all__ = [
     "Examples",
     "ExpungeError",
     "ExpungeWarning",
+    "FaLW",
     "FineTune",
     "Forgotten",
     "GradientMethod",

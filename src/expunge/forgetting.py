@@ -9,11 +9,12 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from expunge.auditing.default_audit import evaluate, report_of
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
+from expunge.auditing.settings import AuditSettings
 from expunge.data import materialise_inputs
 from expunge.data.examples import apart_from
 from expunge.errors import caution
 from expunge.methods import Method, Needs
-from expunge.records import Epoch, Measurement, Trace
+from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
 
@@ -51,7 +52,7 @@ def forget(
     unlabelled: Dataset[Any] | None = None,
     method: Method | str | None = None,
     factory: Callable[[], nn.Module] | None = None,
-    callback: Callable[[Epoch], object] | None = None,
+    settings: AuditSettings | None = None,
     seed: int = 0,
 ) -> Forgotten:
     """Makes a copy of `model` forget `examples`, and with `test` audits whether it did. `model` itself is untouched.
@@ -67,7 +68,7 @@ def forget(
         unlabelled: other inputs whose labels nobody needs to know, as in `expunge.unlearn`.
         method: a method, or its name; None: `calibrated` with `test`, else `held_boundary`.
         factory: builds the model's network with fresh random weights, for methods that need it.
-        callback: called after each epoch of a gradient method; the run ends where it returns True.
+        settings: of the audit, such as how much test accuracy may be lost; None: `AuditSettings()`.
         seed: of everything random.
 
     Warns:
@@ -93,14 +94,14 @@ def forget(
         others = {name: held.inputs for name, held in sets.by_name.items() if name != "retain"}
         inputs, left_out = apart_from(materialise_inputs(unlabelled, "unlabelled"), "unlabelled", others)
         given["unlabelled"], sets = TensorDataset(inputs), replace(sets, left_out=(*sets.left_out, *left_out))
-    result = unlearn(model, examples, method=chosen, factory=factory, callback=callback, seed=seed, **given)
+    result = unlearn(model, examples, method=chosen, factory=factory, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
-    evaluations = evaluate(model, sets), evaluate(result.model, sets)
+    evaluations = evaluate(model, sets, seed), evaluate(result.model, sets, seed)
     names = sequence_of(getattr(examples, "class_names", None))
     names = names if len(names) else sequence_of(getattr(examples, "classes", None))
     audited = None
     if test is not None:
-        audited = report_of(model, result.model, sets, evaluations, class_names=names, seed=seed)
+        audited = report_of(model, result.model, sets, evaluations, class_names=names, settings=settings, seed=seed)
     known = {line.casefold() for line in result.trace.warnings}  # which `unlearn` has sent
     cautions = sets.left_out if audited is None else audited.cautions
     caution(line for line in cautions if line.rstrip(".").casefold() not in known)

@@ -88,6 +88,15 @@ def test_whole_lines_are_merged_once(tmp_path: Path) -> None:
     assert merge(tmp_path / "nowhere", target) == 0
 
 
+def test_results_in_folders_of_folders_are_collected(job: Job, tmp_path: Path) -> None:
+    for name in ("small", "protocol/standard"):
+        (job.results / name).mkdir(parents=True)
+        (job.results / name / "a.jsonl").write_text('{"n": 1}\n')
+    assert job.collect(tmp_path / "into").startswith("2 new")
+    assert (tmp_path / "into" / "protocol" / "standard" / "a.jsonl").read_text() == '{"n": 1}\n'
+    assert job.collect(tmp_path / "into").startswith("0 new")
+
+
 def test_the_plan_holds_every_cell_of_the_papers_grid() -> None:
     planned = {cell.id for step in load_plan(PLAN) if step.grid == "paper.toml" for cell in step.cells(PLAN)}
     assert planned == {cell.id for cell in load_grid(ROOT / "grids" / "paper.toml").cells("cpu")}

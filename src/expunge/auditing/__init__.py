@@ -7,9 +7,11 @@ from expunge.auditing.full_audit import FullAudit, full_audit
 from expunge.auditing.references import ReferencePlan, References, load_references, train_references
 from expunge.auditing.relearning import network_steps, relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning
+from expunge.auditing.settings import AuditSettings
 
 __all__ = [
     "AuditReport",
+    "AuditSettings",
     "DifficultyCalibration",
     "FullAudit",
     "ReferencePlan",

@@ -1,6 +1,10 @@
 """How hard each example is for networks that never saw it, for the difficulty calibration of an audit."""
 
+import copy
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -10,14 +14,69 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from expunge.auditing.forward import outputs_of
+from expunge.auditing.settings import AuditSettings
 from expunge.data import Examples, as_examples, check_disjoint
-from expunge.errors import InputError
+from expunge.errors import ExpungeError, InputError
 from expunge.metrics.difficulty import Difficulty
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
 NUM_REFERENCES = 4
 """Networks; each is trained on half of the held-out examples, and each example is scored by two that never saw it."""
+
+
+def references_within(
+    settings: AuditSettings, model: nn.Module, forget: Examples, test: Examples, *, seed: int = 0
+) -> Difficulty | str:
+    """`difficulty_of`, where that takes at most `reference_minutes` by a first step; else a sentence that says why not.
+
+    A `non_random` forget set has it however long it takes. `model` is the audited one.
+    """
+    minutes = float("inf") if settings.non_random else settings.reference_minutes
+    if minutes == 0:
+        return "No attack by reference models was made: it was left out by a setting."
+    recipe = settings.recipe
+    try:
+        make = settings.factory or partial(fresh_copy, model)
+        steps = recipe.epochs * NUM_REFERENCES * max(1, len(test) // 2 // recipe.batch_size)
+        needed = steps * _seconds_a_step(make, test, recipe) / 60
+        if needed > minutes:
+            return (
+                f"No attack by reference models was made: training them takes about {needed:,.0f} minutes here, more "
+                f"than the {minutes:g} that are allowed."
+            )
+        return difficulty_of(forget, test, factory=make, recipe=recipe, seed=seed)
+    except ExpungeError as error:
+        return f"No attack by reference models was made: {str(error).rstrip('.')}."
+
+
+def fresh_copy(model: nn.Module) -> nn.Module:
+    """The same network with fresh random weights, from torch's global random state.
+
+    Raises `InputError` where a parameter belongs to a module without `reset_parameters`.
+    """
+    network = copy.deepcopy(model)
+    for name, module in network.named_modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise InputError(f"the weights of {name or type(module).__name__} cannot be initialised anew")
+    return network.requires_grad_(True)
+
+
+def _seconds_a_step(factory: Callable[[], nn.Module], test: Examples, recipe: Recipe) -> float:
+    """Of training, by one epoch over a batch; the first also loads what is needed, and does not count."""
+    batch = test.take(torch.arange(min(len(test), recipe.batch_size)))
+    once = replace(recipe, epochs=1)
+    seconds = []
+    for _ in range(2):
+        with torch.random.fork_rng():
+            network = factory()
+        started = time.perf_counter()
+        train(network, batch, once, rng=stream("difficulty", 0), label="timing a step")
+        seconds.append(time.perf_counter() - started)
+    return seconds[-1]
 
 
 def difficulty_of(

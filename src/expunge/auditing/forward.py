@@ -1,5 +1,6 @@
 """The audits' one pass of a model over examples: everything else is computed from what it leaves behind."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,21 +27,38 @@ class Outputs:
         labels: int64, shape (N,): the truth.
         features: float32 or float64, shape (N, M): the input of the last linear layer, whose output the logits are;
             None where they were not asked for, or the model does not end in such a layer.
+        shifted: float64, (N, C) each: the logits on images moved by a pixel to each side; empty where not asked for.
     """
 
     logits: NDArray[np.float64]
     labels: NDArray[np.int64]
     features: Tensor | None = None
+    shifted: tuple[NDArray[np.float64], ...] = ()
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether an example's largest logit is its label's, shape (N,)."""
+        return np.asarray(self.logits.argmax(1) == self.labels)
 
     @property
     def accuracy(self) -> float:
         """Share of examples whose largest logit is their label's, in [0, 1]."""
-        return float((self.logits.argmax(1) == self.labels).mean())
+        return float(self.right.mean())
 
     @property
     def scores(self) -> NDArray[np.float64]:
         """Logit-scaled confidences, float64, shape (N,)."""
         return logit_scaled_confidence(self.logits, self.labels)
+
+    def take(self, index: Tensor) -> "Outputs":
+        """Those of the examples at `index`, int64, (K,), on the CPU."""
+        at = index.numpy()
+        return Outputs(
+            logits=self.logits[at],
+            labels=self.labels[at],
+            features=None if self.features is None else self.features[index],
+            shifted=tuple(each[at] for each in self.shifted),
+        )
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -49,12 +67,19 @@ class Outputs:
 
 
 def outputs_of(
-    model: nn.Module, examples: Examples, *, features: bool = False, batch_size: int = 500, label: str = "evaluating"
+    model: nn.Module,
+    examples: Examples,
+    *,
+    features: bool = False,
+    batch_size: int = 500,
+    label: str = "evaluating",
+    view: Callable[[Tensor], Tensor] = lambda inputs: inputs,
 ) -> Outputs:
     """Runs `model` once over `examples`, in eval mode and without gradients; its mode is put back.
 
     Examples are brought to the model's device a batch at a time, in smaller ones where memory does not suffice. With
-    `features`, the last linear layer's inputs are kept too. `label` is what the progress bar and errors say.
+    `features`, the last linear layer's inputs are kept too. `label` is what the progress bar and errors say. `view` is
+    what is done to each batch before.
 
     Raises:
         InputError: the model has no parameters, cannot take the inputs, or returns no tensor.
@@ -71,7 +96,7 @@ def outputs_of(
 
     def run(model: nn.Module, inputs: Tensor) -> Tensor:
         caught.clear()
-        batch = inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device)
+        batch = view(inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device))
         with refusing(inputs, label):
             logits = forward(model, batch).cpu()
         last = []

@@ -1,10 +1,13 @@
 """The record of a default audit, with its verdict and caveats: what report.json holds and report.html shows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from expunge.auditing.attacks import Attack
+from expunge.auditing.both_models import Comparison
 from expunge.metrics.distances import ParameterChange
+from expunge.metrics.utility import AccuracyLoss
 from expunge.metrics.verdict import ScoreTest
 from expunge.records import Measurement
 
@@ -35,19 +38,6 @@ class Roc:
     tpr: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leakage:
-    """Whether the update itself shows who was forgotten: ‖p_before − p_after‖₂ of forgotten against test examples.
-
-    Attributes:
-        auc: in [0, 1]; ½ where the update shows nothing.
-        interval: its 95% limits.
-    """
-
-    auc: float
-    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,17 +123,21 @@ class AuditReport:
         num_classes: classes of the model.
         change: ‖Δθ‖ by norm and layer.
         relative_l1, relative_l2: ‖Δθ‖/‖θ‖ with the original's θ.
+        attacks_before, attacks_after: what each attack found on each model. The verdict is taken from them.
+        loss: test accuracy lost, and whether chance explains it.
+        class_losses: by name, the classes that lost more than is accepted beyond what chance explains.
         scores_before, scores_after: the score test on each model's scores.
         correction: the same, calibrated for difficulty; None where it was not asked for.
         unseen: what accuracy on the forget set is to be expected; None where no forgotten class has held-out examples.
         confidences: histograms of the logit-scaled confidences.
         roc_before, roc_after: membership attacks on each model.
         relearning: None where no control set could be drawn; `caveats` says why.
-        leakage: what the update shows of who was forgotten: a warning, never part of the verdict.
+        comparisons: what both models together show of who was forgotten, the most telling first: never part of the
+            verdict.
         recognisable: forgotten examples in either tail of the held-out scores (of the calibrated ones, where there
             are any), most extreme first.
         caveats: one sentence each: what these figures cannot say; `left_out` and `doubts` are among them.
-        seconds: wall clock by part: `forward`, `statistics`, `relearning`.
+        seconds: wall clock by part: `forward`, `references`, `statistics`, `relearning`.
         seed: of the draws of the relearning controls.
         versions, device: where it ran.
         left_out: one sentence each: which of the given examples were not counted, and why.
@@ -158,13 +152,17 @@ class AuditReport:
     change: ParameterChange
     relative_l1: float
     relative_l2: float
+    attacks_before: tuple[Attack, ...]
+    attacks_after: tuple[Attack, ...]
+    loss: AccuracyLoss
+    class_losses: Mapping[str, AccuracyLoss]
     scores_before: ScoreTest
     scores_after: ScoreTest
     confidences: Histograms
     roc_before: Roc
     roc_after: Roc
     relearning: Relearning | None
-    leakage: Leakage
+    comparisons: tuple[Comparison, ...]
     recognisable: tuple[Recognisable, ...]
     seconds: Mapping[str, float]
     seed: int
@@ -181,27 +179,85 @@ class AuditReport:
         return self.correction.after if self.correction else self.scores_after
 
     @property
+    def found_before(self) -> tuple[Attack, ...]:
+        """The attacks that distinguish the forgotten examples by the original."""
+        return tuple(attack for attack in self.attacks_before if attack.succeeded)
+
+    @property
+    def found_after(self) -> tuple[Attack, ...]:
+        """The attacks that distinguish them by the unlearned model."""
+        return tuple(attack for attack in self.attacks_after if attack.succeeded)
+
+    @property
+    def strongest(self) -> Attack:
+        """The attack that distinguishes best by the original: it says how strong this audit is."""
+        return max(self.attacks_before, key=lambda attack: (attack.succeeded, attack.auc))
+
+    @property
     def verdict(self) -> str:
-        """PASS, FAIL or INCONCLUSIVE."""
+        """PASS, FAIL or INCONCLUSIVE: the examples were found in the original, are not now, and the model works.
+
+        FAIL where an attack still finds them, or where the model no longer works. INCONCLUSIVE where no attack finds
+        them in the original either, or where too few examples leave an answer open.
+        """
+        if self.loss.works == "no" or self.found_after:
+            return "FAIL"
+        if not self.found_before or self.loss.works == "undecided":
+            return "INCONCLUSIVE"
         return self.decisive.verdict
 
     @property
     def reason(self) -> str:
-        """Why that is the verdict, in a sentence."""
+        """Why that is the verdict, in a sentence or a few."""
         allowed = "Allowing for how hard the examples are: " if self.correction else ""
-        return allowed + self.decisive.reason
+        found = []
+        if self.loss.works != "yes":
+            found.append(self._why_loss())
+        if any(attack.name == "rank test" for attack in self.found_after):
+            found.append(allowed + self.decisive.reason)
+        elif self.found_after:
+            found.append(self._why_found())
+        elif self.loss.works == "no":
+            pass
+        elif not self.found_before:
+            best = self.strongest
+            found.append(
+                "This audit cannot see these examples in the original either: there, the best attack "
+                f"({best.name}) reaches an AUC of {best.auc:.2f}, which chance explains. So nothing is shown about "
+                "forgetting."
+            )
+        else:
+            found.append(allowed + self.decisive.reason)
+        return " ".join(found)
+
+    def _why_loss(self) -> str:
+        accuracies = f"{self.before.test_accuracy:.1%} to {self.after.test_accuracy:.1%}"
+        said = f"Test accuracy fell from {accuracies}, where {100 * self.loss.max_loss:g} points may be lost"
+        if self.loss.works == "no":
+            return f"The model no longer works. {said}."
+        return f"{said}. With {self.num_test:,} test examples chance may explain that."
+
+    def _why_found(self) -> str:
+        said = "; ".join(
+            f"{HOW[attack.name]} (AUC {attack.auc:.2f}, p {attack.p_value:.2g})" for attack in self.found_after
+        )
+        return f"The forgotten examples are recognisable: {said}."
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """What speaks against the verdict, one sentence each; they are among the caveats too."""
         found, test = [], self.decisive
+        if self.class_losses:
+            worst = sorted(self.class_losses.items(), key=lambda each: -each[1].loss)
+            named = ", ".join(f"{name} ({100 * lost.loss:.0f} points)" for name, lost in worst[:MOST_CLASSES])
+            more = f" and {len(worst) - MOST_CLASSES:,} more" if len(worst) > MOST_CLASSES else ""
+            found.append(f"Test accuracy fell on some classes by more than chance explains: {named}{more}.")
         if self.change.l1 == 0:
             found.append("The parameters did not change: nothing was forgotten.")
         if test.unmatched:
             found.append(
                 f"{test.unmatched:,} of the {test.num_forget:,} forgotten examples are of classes without any held-out "
-                "example. They were compared with those of other classes, which may be harder or easier: give held-out "
-                "examples of theirs."
+                "example. Nothing is said about them: give held-out examples of their classes."
             )
         return tuple(found)
 
@@ -211,16 +267,30 @@ class AuditReport:
         return self.caveats[2:]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; the verdict and its reason come first."""
-        return {"verdict": self.verdict, "reason": self.reason, **asdict(self)}
+        """JSON values; the verdict, its reason and the three answers come first."""
+        answers = {
+            "found_before": [attack.name for attack in self.found_before],
+            "found_after": [attack.name for attack in self.found_after],
+            "works": self.loss.works,
+        }
+        return {"verdict": self.verdict, "reason": self.reason, **answers, **asdict(self)}
 
+
+HOW = {
+    "classifier": "a classifier on all that the model says of an example tells them apart",
+    "reference models": "they score otherwise than networks that never saw them lead to expect",
+}
+"""What an attack other than the rank test found, as a clause."""
+
+MOST_CLASSES = 5
+"""Classes that lost accuracy and are named in the doubts."""
 
 UNKNOWN_CALIBRATION = (
     "The model does not say whether a method was calibrated on some of these test examples; its trace would tell."
 )
 
 
-def with_caveats(report: AuditReport, why_no_relearning: str = "", *, calibration_known: bool = True) -> AuditReport:
+def with_caveats(report: AuditReport, not_done: Sequence[str] = (), *, calibration_known: bool = True) -> AuditReport:
     """The report with all that is to be said of it: what it cannot see, what was left out, what speaks against it."""
     general = (
         "Difficulty calibration is an approximation. It removes most of what makes hard examples stand out from a "
@@ -230,8 +300,7 @@ def with_caveats(report: AuditReport, why_no_relearning: str = "", *, calibratio
         else "A non-random forget set (mislabelled examples, or all of one person) stands out even from a model that "
         "was retrained without it: the test compares it with ordinary unseen examples. Difficulty calibration "
         "(expunge audit --difficulty-calibration) allows for hard examples, though not for ones that are alike.",
-        "A membership test that finds nothing does not prove that nothing is left; it bounds what this attack sees.",
+        "Attacks that find nothing do not prove that nothing is left: they bound what these attacks see.",
     )
-    relearning = (why_no_relearning,) if why_no_relearning else ()
     unknown = () if calibration_known else (UNKNOWN_CALIBRATION,)
-    return replace(report, caveats=(*general, *relearning, *unknown, *report.left_out, *report.doubts))
+    return replace(report, caveats=(*general, *not_done, *unknown, *report.left_out, *report.doubts))

@@ -5,24 +5,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expunge.cli.options import AllowPickle, Device, Ids, Json, Resize, Retain, Seed, Weights, WithImages
-from expunge.cli.printing import print_full_audit, print_report
+from expunge.cli.options import (
+    AllowPickle,
+    Device,
+    Ids,
+    Json,
+    MaxLoss,
+    ReferenceMinutes,
+    Resize,
+    Retain,
+    Seed,
+    Weights,
+    WithImages,
+)
+from expunge.cli.printing import print_full_audit, print_plan, print_report
 from expunge.errors import InputError, SettingError
 from expunge.stopping import work
 
 if TYPE_CHECKING:
     from expunge.cli.sources import Sources
-    from expunge.models import Header
     from expunge.report.record import Report
-    from expunge.training import Recipe
 
 
 def audit(
     context: typer.Context,
-    before: Annotated[str, typer.Option(metavar="MODEL", help="The original model.")],
-    forget: Annotated[str, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")],
-    test: Annotated[str, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")],
-    out: Annotated[Path, typer.Option(help="New directory for the report.")],
+    before: Annotated[str | None, typer.Option(metavar="MODEL", help="The original model.")] = None,
+    forget: Annotated[str | None, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New directory for the report.")] = None,
     after: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that was made to forget.")] = None,
     ids: Ids = None,
     retain: Retain = None,
@@ -38,6 +50,8 @@ def audit(
             help="For non-random forget sets: allow for how hard networks trained on --test find them.",
         ),
     ] = False,
+    max_loss: MaxLoss = None,
+    reference_minutes: ReferenceMinutes = None,
     full: Annotated[
         bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
     ] = False,
@@ -52,19 +66,37 @@ def audit(
     references: Annotated[
         Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only print how many examples an audit takes to say PASS; needs no model.")
+    ] = False,
+    forgotten: Annotated[int | None, typer.Option(min=1, help="--plan: how many examples are forgotten.")] = None,
+    held_out: Annotated[int | None, typer.Option(min=1, help="--plan: how many held-out examples there are.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="--plan: of how many classes; default: 1.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Test whether an unlearned model still reveals the forgotten examples."""
+    of_plan = {"--forgotten": forgotten, "--held-out": held_out, "--classes": classes}
+    if plan:
+        print_plan(forgotten, held_out, classes or 1, as_json)
+        return
+    for option, number in of_plan.items():
+        if number is not None:
+            raise SettingError(f"{option} is for --plan: add --plan, or leave {option} out")
+    if before is None or forget is None or test is None or out is None:
+        needed = {"--before MODEL": before, "--forget DATA": forget, "--test DATA": test, "--out DIR": out}
+        missing = ", ".join(option for option, given in needed.items() if given is None)
+        raise SettingError(f"an audit needs more: add {missing} (or --plan, to see how many examples it takes)")
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
     of_full: dict[str, object] = {"--train": train, "--method": method, "--references": references}
     of_full |= {"--num": num, "--workers": workers, "--ray": ray}
     of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
     of_default |= {"--with-images": with_images, "--difficulty-calibration": difficulty_calibration}
+    of_default |= {"--max-loss": max_loss}
     for option, given in (of_default if full else of_full).items():
-        if given:
+        if given not in (None, False, [], ""):
             raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
     kept = str(references or f"{out}-references") if full else None
     with work(kept):
@@ -95,6 +127,8 @@ def audit(
                 device=device,
                 with_images=with_images,
                 difficulty_calibration=difficulty_calibration,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
             )
     if full:
         print_full_audit(found, out, as_json)
@@ -112,14 +146,15 @@ def run(
     device: str = "auto",
     with_images: bool = False,
     difficulty_calibration: bool = False,
+    max_loss: float | None = None,
+    reference_minutes: float | None = None,
 ) -> "Report":
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
-    from expunge.auditing import difficulty_of
     from expunge.auditing.default_audit import evaluate, report_of
     from expunge.auditing.preparation import prepare
-    from expunge.cli.sources import factory_of, forget_set, given_set, is_same_network, told, write_report
+    from expunge.cli.sources import audit_settings, forget_set, given_set, is_same_network, told, write_report
     from expunge.files import check_unused, new_directory
-    from expunge.models import build, load_model
+    from expunge.models import load_model
     from expunge.report.record import Report
     from expunge.trainer import device_named
 
@@ -132,24 +167,22 @@ def run(
     forgotten = forget_set(sources, header)
     test, retain = (given_set(spec, sources, header) for spec in (sources.test, sources.retain))
     sets = prepare(forgotten, test, retain).uncalibrated(unlearned)
-    notes: tuple[str, ...] = ()
-    difficulty = None
     with new_directory(out) as temporary:
-        evaluations = evaluate(original.to(where), sets), evaluate(unlearned.to(where), sets)
-        if difficulty_calibration:
-            assert sets.test is not None
-            fresh = factory_of(original, sources.model) or (lambda: build(header.spec))
-            recipe, notes = _recipe(header)
-            difficulty = difficulty_of(
-                sets.forget, sets.test, factory=lambda: fresh().to(where), recipe=recipe, seed=seed
-            )
+        evaluations = evaluate(original.to(where), sets, seed), evaluate(unlearned.to(where), sets, seed)
         audited = report_of(
             original,
             unlearned,
             sets,
             evaluations,
             class_names=header.class_names or forgotten.class_names,
-            difficulty=difficulty,
+            settings=audit_settings(
+                sources.model,
+                original,
+                header,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
+                non_random=difficulty_calibration,
+            ),
             seed=seed,
         )
         report = Report(
@@ -159,25 +192,12 @@ def run(
                 after=after,
                 after_weights=after_weights,
                 difficulty_calibration=difficulty_calibration,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
                 device=None if device == "auto" else device,
             ),
             before=audited.before,
             after=audited.after,
             audit=audited,
-            notes=notes,
         )
         return write_report(temporary, report, forgotten if with_images else None)
-
-
-def _recipe(header: "Header") -> tuple["Recipe", tuple[str, ...]]:
-    """How the audited model was trained, and what to say where it does not tell."""
-    from expunge.methods import make_method
-    from expunge.training import Recipe
-
-    if header.recipe:
-        recipe = make_method("retrain", **header.recipe)
-        assert isinstance(recipe, Recipe)
-        return recipe.recipe, ()
-    return Recipe(), (
-        "the model does not say how it was trained: the networks that difficulty comes from had the default recipe",
-    )

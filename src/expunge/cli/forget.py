@@ -12,6 +12,8 @@ from expunge.cli.options import (
     Device,
     Ids,
     Json,
+    MaxLoss,
+    ReferenceMinutes,
     Resize,
     Retain,
     Seed,
@@ -52,6 +54,8 @@ def forget(
     updates: Annotated[Path | None, typer.Option(help="Update log; default: the one beside the model.")] = None,
     resize: Resize = False,
     with_images: WithImages = False,
+    max_loss: MaxLoss = None,
+    reference_minutes: ReferenceMinutes = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -69,6 +73,8 @@ def forget(
             seed=seed,
             device=device,
             with_images=with_images,
+            max_loss=max_loss,
+            reference_minutes=reference_minutes,
         )
     raise typer.Exit(print_report(report, as_json))
 
@@ -83,13 +89,23 @@ def run(
     seed: int = 0,
     device: str = "auto",
     with_images: bool = False,
+    max_loss: float | None = None,
+    reference_minutes: float | None = None,
 ) -> "Report":
     """Writes `model.safetensors`, `report.json` and, with an audit, `report.html` to the new directory `out`.
 
     `retrain` takes the original's recipe where the checkpoint tells it.
     """
     from expunge import forgetting
-    from expunge.cli.sources import factory_of, forget_set, given_set, told, updates_of, write_report
+    from expunge.cli.sources import (
+        audit_settings,
+        factory_of,
+        forget_set,
+        given_set,
+        told,
+        updates_of,
+        write_report,
+    )
     from expunge.files import check_unused, new_directory
     from expunge.methods import Needs, default_method, make_method
     from expunge.models import load_model, save_checkpoint, undone_steps
@@ -129,12 +145,20 @@ def run(
             unlabelled=unlabelled,
             method=chosen,
             factory=factory,
+            settings=audit_settings(
+                sources.model, network, header, max_loss=max_loss, reference_minutes=reference_minutes
+            ),
             seed=seed,
         )
         trace = done.trace
         report = Report(
             directory=str(out),
-            sources=told(sources, device=None if device == "auto" else device),
+            sources=told(
+                sources,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
+                device=None if device == "auto" else device,
+            ),
             before=done.before,
             after=done.after,
             trace=trace,

@@ -23,6 +23,14 @@ WithImages = Annotated[
     bool,
     typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),
 ]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(help="The test accuracy that may be lost, as a share; more is FAIL. Default: 0.05."),
+]
+ReferenceMinutes = Annotated[
+    float | None,
+    typer.Option(help="The longest that training reference models for the audit may take; 0: none. Default: 5."),
+]
 ToSet = Annotated[
     list[str],
     typer.Option(

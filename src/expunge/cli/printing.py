@@ -58,7 +58,12 @@ def print_report(report: "Report", as_json: bool) -> int:
     for line in (*report.notes, *left_out, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
         print(line)
     if audit is not None:
-        print(f"Audit: {audit.verdict}. {audit.reason}")
+        from expunge.report.wording import headline, questions
+
+        print(f"Verdict: {audit.verdict}. {headline(audit)}")
+        for question, answer, why in questions(audit):
+            print(f"  {question} {answer.capitalize()}. {why}")
+        print(audit.reason)
         for line in audit.doubts:
             print(line)
         from expunge.report.wording import mark_of_accuracy
@@ -84,6 +89,36 @@ def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
     for line in found.caveats:
         print(line)
     print(f"full_audit.json and full_audit.md are in {out}.")
+
+
+def print_plan(num_forget: int | None, num_test: int | None, num_classes: int, as_json: bool) -> None:
+    """How likely PASS is after perfect forgetting, and how many examples make it likely. Raises `InputError`."""
+    from dataclasses import asdict
+
+    from expunge.metrics.planning import MOST, WANTED, plan
+
+    found = plan(num_forget=num_forget, num_test=num_test, num_classes=num_classes)
+    if as_json:
+        import json
+
+        print(json.dumps(asdict(found), indent=2))
+        return
+    of = f" of {num_classes:,} classes" if num_classes > 1 else ""
+    if found.pass_rate is not None:
+        print(
+            f"{num_forget:,} forgotten and {num_test:,} held-out examples{of}: a model that forgot perfectly passes in "
+            f"about {found.pass_rate:.0%} of audits."
+        )
+    for given, given_as, needed, needed_as in (
+        (num_forget, "forgotten", found.test_needed, "held-out"),
+        (num_test, "held-out", found.forget_needed, "forgotten"),
+    ):
+        if given is None:
+            continue
+        if needed is None:
+            print(f"With {given:,} {given_as} examples{of}, not even {MOST:,} {needed_as} ones make that {WANTED:.0%}.")
+        else:
+            print(f"With {given:,} {given_as} examples{of}, about {needed:,} {needed_as} ones make it {WANTED:.0%}.")
 
 
 def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 import typer
 from torch import nn
 
+from expunge.auditing import AuditSettings
 from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
 from expunge.errors import InputError, MissingExtraError, SettingError
-from expunge.models import Header, ModelSpec
+from expunge.methods import make_method
+from expunge.models import Header, ModelSpec, build, device_and_dtype
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.report.record import Report
+from expunge.training import Recipe
 from expunge.update_log import UPDATES
 
 
@@ -92,6 +95,30 @@ def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:
 
     make = import_factory(spec.removeprefix("py:").partition(",")[0])
     return lambda: Classifier(network.spec, make())
+
+
+def audit_settings(
+    spec: str,
+    network: nn.Module,
+    header: Header,
+    *,
+    max_loss: float | None,
+    reference_minutes: float | None,
+    non_random: bool = False,
+) -> AuditSettings:
+    """Settings of an audit of the model `network` of a MODEL spec: its reference models are trained as it was."""
+    given: dict[str, Any] = {"max_loss": max_loss, "reference_minutes": reference_minutes}
+    if header.recipe:
+        told = make_method("retrain", **header.recipe)
+        assert isinstance(told, Recipe)
+        given["recipe"] = told.recipe
+    place = device_and_dtype(network)[0]
+    make = factory_of(network, spec) or (lambda: build(header.spec))
+    return AuditSettings(
+        non_random=non_random,
+        factory=lambda: make().to(place),
+        **{name: value for name, value in given.items() if value is not None},
+    )
 
 
 def is_same_network(one: ModelSpec, other: ModelSpec) -> bool:

@@ -10,14 +10,18 @@ from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Method, Needs, Recorder, Task
 from expunge.methods.amnesiac import Amnesiac
 from expunge.methods.amnesiac_undo import AmnesiacUndo
+from expunge.methods.amun import Amun
+from expunge.methods.amun_retain import AmunRetain
 from expunge.methods.bad_teacher import BadTeacher
 from expunge.methods.boundary_shrink import BoundaryShrink
 from expunge.methods.calibrated import Calibrated
 from expunge.methods.delete import Delete
+from expunge.methods.falw import FaLW
 from expunge.methods.finetune import FineTune
 from expunge.methods.held_boundary import HeldBoundary
 from expunge.methods.instance_wise import InstanceWise
 from expunge.methods.jit import JiT
+from expunge.methods.lfssd import LFSSD
 from expunge.methods.masked_distillation import MaskedDistillation
 from expunge.methods.mu_mis import MUMis
 from expunge.methods.neg_grad import NegGrad
@@ -38,6 +42,7 @@ METHODS: dict[str, type[Any]] = {
     "random_label": RandomLabel,
     "boundary_shrink": BoundaryShrink,
     "delete": Delete,
+    "amun": Amun,
     "instance_wise": InstanceWise,
     "jit": JiT,
     "mu_mis": MUMis,
@@ -50,6 +55,9 @@ METHODS: dict[str, type[Any]] = {
     "salun": SalUn,
     "scrub": Scrub,
     "ssd": SSD,
+    "lfssd": LFSSD,
+    "falw": FaLW,
+    "amun_retain": AmunRetain,
 }
 """Every method by its registry name."""
 
@@ -120,14 +128,18 @@ def _hint(word: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 __all__ = [
+    "LFSSD",
     "METHODS",
     "SSD",
     "Amnesiac",
     "AmnesiacUndo",
+    "Amun",
+    "AmunRetain",
     "BadTeacher",
     "BoundaryShrink",
     "Calibrated",
     "Delete",
+    "FaLW",
     "FineTune",
     "GradientMethod",
     "HeldBoundary",

@@ -35,7 +35,7 @@ class GradientMethod(Method):
 
     Attributes:
         optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.
-        lr: learning rate, > 0, finite. The paper: 1e-4 with Adam (section 5).
+        lr: learning rate, > 0, finite. The paper, of its own method: 1e-4 with Adam (section 5).
         weight_decay: L2 coefficient, ≥ 0. The paper: 1e-5. With Adam it moves even weights without gradient, by
             about lr a step.
         momentum: in [0, 1), for `sgd` alone.
@@ -209,10 +209,11 @@ class Descent:
             yield index, logits
         self._record_pass(positions, began)
 
-    def step(self, losses: Tensor) -> None:
+    def step(self, losses: Tensor, *, fresh: bool = True) -> None:
         """Makes one update that lowers the mean of `losses`, one for each example of the batch, shape (B,).
 
         Where the batch is the whole pass, and the loss is below `epsilon` or `end` was called, the run ends without it.
+        Where it is not `fresh`, the gradient is added to that of the steps before.
 
         Raises:
             NonFiniteError: the loss became NaN or infinite; says before which step.
@@ -231,12 +232,18 @@ class Descent:
         if self._whole and self._over:
             return
         require_gradient(value)
-        self._optimizer.zero_grad(set_to_none=True)
+        if fresh:
+            self._optimizer.zero_grad(set_to_none=True)
         value.backward()
         dense_gradients(self._parameters)
         self._optimizer.step()
         record.steps += 1
         record.examples_seen += len(self._logits)
+
+    def slow(self, factor: float) -> None:
+        """Multiplies the step size by `factor`, for the updates from here on."""
+        for group in self._optimizer.param_groups:
+            group["lr"] *= factor
 
     def end(self) -> None:
         """Ends the run: after this pass, and without the update of a step over all examples."""

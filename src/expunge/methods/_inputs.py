@@ -33,11 +33,17 @@ class Continuous:
         inputs: floating-point, shape (N, ...).
         low, high: the range of values: that of the dtype for uint8 images (0 and 255, or 0 and 1 where the model
             takes floats as scaled already), the forget set's own for any other inputs.
+        scale: what integers were divided by.
     """
 
     inputs: Tensor
     low: float
     high: float
+    scale: int = 1
+
+    def alike(self, inputs: Tensor) -> Tensor:
+        """Other inputs, given as the forget set was, made continuous in the same way."""
+        return inputs if inputs.is_floating_point() else inputs.to(self.inputs.dtype) / self.scale
 
 
 def continuous(model: nn.Module, task: Task) -> Continuous:
@@ -63,7 +69,7 @@ def continuous(model: nn.Module, task: Task) -> Continuous:
         except InputError:
             continue
         if moves and torch.allclose(logits, task.forget_logits, rtol=1e-3, atol=1e-3):
-            return Continuous(inputs, low / scale, high / scale)
+            return Continuous(inputs, low / scale, high / scale, scale)
     raise InputError(f"the model takes its {given.dtype} inputs as integers alone; this method must change them")
 
 
@@ -120,7 +126,7 @@ def targeted_pgd(
             delta.requires_grad_()
             loss = F.cross_entropy(forward(model, batch + delta), target, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, delta)
-            shifted = delta.detach() - step * span * _of_length_one(gradient)
+            shifted = delta.detach() - step * span * of_length_one(gradient)
             delta = _into_ball((batch + shifted).clamp(low, high) - batch, radius * span)
         moved.append(batch + delta)
     return torch.cat(moved)
@@ -131,7 +137,7 @@ def at_once(batch_size: int | None) -> int:
     return min(batch_size or MOST_AT_ONCE, MOST_AT_ONCE)
 
 
-def _norms(vectors: Tensor) -> Tensor:
+def norms(vectors: Tensor) -> Tensor:
     """L2 norms of the examples, shape (N, 1, …); the smallest normal number where one is zero."""
     norms: Tensor = torch.linalg.vector_norm(vectors.reshape(len(vectors), -1), dim=1).clamp_min(
         torch.finfo(vectors.dtype).tiny
@@ -139,12 +145,13 @@ def _norms(vectors: Tensor) -> Tensor:
     return norms.view(-1, *[1] * (vectors.ndim - 1))
 
 
-def _of_length_one(vectors: Tensor) -> Tensor:
-    return vectors / _norms(vectors)
+def of_length_one(vectors: Tensor) -> Tensor:
+    """Each example's vector, shape (N, …), at an L2 norm of 1; zero stays zero."""
+    return vectors / norms(vectors)
 
 
 def _into_ball(vectors: Tensor, radius: Tensor) -> Tensor:
-    return vectors * (radius / _norms(vectors)).clamp_max(1)
+    return vectors * (radius / norms(vectors)).clamp_max(1)
 
 
 def mixable(inputs: Tensor) -> bool:

@@ -22,7 +22,8 @@ class BadTeacher(GradientMethod):
     outputs. Both teachers run in eval mode, once; the incompetent one is built by the model's own factory.
 
     Attributes:
-        temperature: T > 0; logits are divided by it and the loss multiplied by T².
+        temperature: T > 0; logits are divided by it and the loss multiplied by T², which the authors' code, with T = 1,
+            does not do.
         divide_by_classes: also divide the loss by the number of classes, as the authors' code does (its
             `kl_div` averages over every element). Without it: the mean over examples.
         retain_size: how many retained examples are drawn, ≥ 1; None takes all that are given. The paper: 300.

@@ -29,6 +29,8 @@ class JiT(GradientMethod):
             another descent: only f(x) moves, toward its noisy neighbours.
         reduction: `mean` over the examples of a batch, or `sum`, as the authors' code, where the step of SGD grows
             with the batch.
+        accumulate: add each step's gradient to those of all steps before, as the authors' code does, which zeroes them
+            once, before its first batch. With a single step it makes no difference.
 
     What invalidates it: nothing in the loss asks for a wrong prediction, and a model that is smooth around an
     example may still be right about it. Dropout adds noise of its own to the difference.
@@ -38,6 +40,7 @@ class JiT(GradientMethod):
     draws: int = 25
     detach: bool = False
     reduction: Literal["mean", "sum"] = "mean"
+    accumulate: bool = False
 
     name = "jit"
     summary = "make the outputs insensitive to noise around the forgotten examples"
@@ -51,6 +54,7 @@ class JiT(GradientMethod):
         "draws": 25,
         "detach": True,
         "reduction": "sum",
+        "accumulate": True,
     }
     presets: ClassVar[Presets] = {
         "paper": {},
@@ -76,5 +80,6 @@ class JiT(GradientMethod):
                 with torch.set_grad_enabled(not self.detach):
                     noisy = forward(model, clean + unit * noise)
                 total = total + (logits - noisy).norm(dim=1) / noise.reshape(len(noise), -1).norm(dim=1)
-            descent.step(total / self.draws * (len(index) if self.reduction == "sum" else 1))
+            scale = len(index) if self.reduction == "sum" else 1
+            descent.step(total / self.draws * scale, fresh=not self.accumulate)
         return model

@@ -20,6 +20,8 @@ class NegGrad(GradientMethod):
 
     What invalidates it: where the model is certain of an example (p_y = 1 in floating point), its gradient is zero
     and nothing is forgotten: only weight decay, where there is any, moves the parameters.
+
+    `preset="salun2024"` is of the SalUn code until April 2024; since then it names no settings for this method.
     """
 
     name = "neg_grad"

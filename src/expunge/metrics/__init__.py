@@ -6,6 +6,7 @@ from expunge.metrics.epsilon import EpsilonBound, epsilon_bound, epsilon_ceiling
 from expunge.metrics.klom import Klom, klom
 from expunge.metrics.lira import Lira, example_aucs, likelihood_ratios, lira
 from expunge.metrics.membership import Rate, auc, auc_interval, clopper_pearson, roc, tpr_at_fpr
+from expunge.metrics.planning import Plan, pass_rate, plan
 from expunge.metrics.rank_test import PercentileRanks, percentile_ranks
 from expunge.metrics.relearning import relearn_statistic
 from expunge.metrics.scores import cross_entropy, logit_scaled_confidence
@@ -19,6 +20,7 @@ __all__ = [
     "Lira",
     "ParameterChange",
     "PercentileRanks",
+    "Plan",
     "Rate",
     "ScoreTest",
     "Tails",
@@ -37,7 +39,9 @@ __all__ = [
     "lira",
     "logit_scaled_confidence",
     "parameter_change",
+    "pass_rate",
     "percentile_ranks",
+    "plan",
     "relearn_statistic",
     "roc",
     "score_test",

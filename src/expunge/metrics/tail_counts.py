@@ -1,11 +1,13 @@
 """How many forgotten examples lie beyond the outermost hundredth of held-out scores; docs/audit.md explains it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from expunge.arrays import Booleans, Floats, as_scores
 
@@ -24,17 +26,24 @@ class Tails:
 
     An example lies in the upper tail where its score is larger than the r-th largest of m held-out ones, r =
     `tail_rank(m)`: its percentile rank is above 1 − `TAIL`. A tie does not count. It is compared with its class where
-    that is a large one (`LARGE_CLASS`), else with the held-out examples of all classes that are not.
+    that is a large one (`LARGE_CLASS`). The other classes are compared together, each less its median. Examples of
+    classes without held-out ones are in no tail, unless all are.
 
     Attributes:
         above, below: bool, shape (n,): in the upper, and in the lower tail.
         p_above, p_below: P(as many or more) under the null, in [0, 1].
+        num_highest, num_lowest: how many lie above the highest held-out score, and below the lowest.
+        p_highest, p_lowest: P(as many or more of those) under the null.
     """
 
     above: Booleans
     below: Booleans
     p_above: float
     p_below: float
+    num_highest: int
+    num_lowest: int
+    p_highest: float
+    p_lowest: float
 
     @property
     def k_plus(self) -> int:
@@ -59,6 +68,9 @@ def tails(
     are tied, and too large with ties. For large classes the count has a sum of beta-binomial distributions. For the
     rest it is a permutation test within classes. Where there are examples of either kind, it is twice the smaller p.
 
+    Small classes are compared less the median of their forgotten and held-out scores together, which no permutation
+    changes: else those of a hard class would hide below the scores of an easy one.
+
     Args:
         forget_scores, forget_labels: of the forgotten examples, shape (n,), finite.
         test_scores, test_labels: shape (m,), of examples that the model was never trained on. Without labels all
@@ -71,9 +83,25 @@ def tails(
     s, t = as_scores(forget_scores, "forget_scores"), as_scores(test_scores, "test_scores")
     own = np.zeros(len(s), dtype=np.int64) if forget_labels is None else np.asarray(forget_labels)
     others = np.zeros(len(t), dtype=np.int64) if test_labels is None else np.asarray(test_labels)
-    above, p_above = _upper(s, t, own, others)
-    below, p_below = _upper(-s, -t, own, others)
-    return Tails(above=above, below=below, p_above=p_above, p_below=p_below)
+    known = np.isin(own, others)
+    if not known.any():  # nothing to go by but all of them
+        own, others, known = np.zeros_like(own), np.zeros_like(others), np.ones(len(s), dtype=bool)
+    found = [
+        _upper(sign * s[known], sign * t, own[known], others, rank) for rank in (tail_rank, _first) for sign in (1, -1)
+    ]
+    above, below = np.zeros(len(s), dtype=bool), np.zeros(len(s), dtype=bool)
+    above[known], below[known] = found[0][0], found[1][0]
+    (_, p_above), (_, p_below), (highest, p_highest), (lowest, p_lowest) = found
+    return Tails(
+        above=above,
+        below=below,
+        p_above=p_above,
+        p_below=p_below,
+        num_highest=int(highest.sum()),
+        num_lowest=int(lowest.sum()),
+        p_highest=p_highest,
+        p_lowest=p_lowest,
+    )
 
 
 def tail_rank(num_test: int) -> int:
@@ -96,55 +124,84 @@ def chance_of_as_many(hits: Labels, forgotten: Labels, everything: Labels, count
         everything: classes of all examples, forgotten and held-out, shape (n + m,).
         count: how many of the marked ones are forgotten.
     """
-    from scipy import stats
-
     total = np.ones(1)
     for label, marked in zip(*np.unique(hits, return_counts=True), strict=True):
         size, num = int((everything == label).sum()), int((forgotten == label).sum())
-        total = np.convolve(total, stats.hypergeom.pmf(np.arange(marked + 1), size, num, marked))
+        k = np.arange(max(0, marked - size + num), min(marked, num) + 1)
+        chances = np.zeros(marked + 1)  # hypergeometric
+        chances[k] = np.exp(_log_choose(num, k) + _log_choose(size - num, marked - k) - _log_choose(size, marked))
+        total = np.convolve(total, chances)
     return min(1.0, float(total[count:].sum()))
 
 
-def _upper(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[Booleans, float]:
+def _first(num_test: int) -> int:
+    """The rank of the highest held-out score."""
+    return 1
+
+
+def _upper(
+    s: Floats, t: Floats, own: Labels, others: Labels, rank_among: Callable[[int], int]
+) -> tuple[Booleans, float]:
+    """Who lies above the held-out score of that rank, from the top, and P(as many or more)."""
     classes, counts = np.unique(others, return_counts=True)
     large = classes[counts >= LARGE_CLASS]
     above, sizes, p = np.zeros(len(s), dtype=bool), [], []
     for label in np.intersect1d(large, own):
         members, among = own == label, t[others == label]
-        above[members] = _beyond(s[members], among)
-        sizes.append((int(members.sum()), len(among)))
+        rank = rank_among(len(among))
+        above[members] = _beyond(s[members], among, rank)
+        sizes.append((int(members.sum()), len(among), rank))
     if sizes:
         p.append(_among_large(int(above.sum()), sizes))
     rest, pool = ~np.isin(own, large), ~np.isin(others, large)
     if rest.any():
-        pool = pool if pool.any() else np.ones(len(t), dtype=bool)
-        above[rest] = _beyond(s[rest], t[pool])
-        p.append(_among_rest(int(above[rest].sum()), s[rest], t[pool], own[rest], others[pool]))
+        ours, theirs = _less_medians(s[rest], t[pool], own[rest], others[pool])
+        rank = rank_among(len(theirs))
+        above[rest] = _beyond(ours, theirs, rank)
+        p.append(_among_rest(int(above[rest].sum()), rank, ours, theirs, own[rest], others[pool]))
     return above, min(1.0, len(p) * min(p))
 
 
-def _beyond(s: Floats, among: Floats) -> Booleans:
-    rank = tail_rank(len(among))
+def _less_medians(s: Floats, t: Floats, own: Labels, others: Labels) -> tuple[Floats, Floats]:
+    """Scores less the median of their class, over forgotten and held-out examples together."""
+    scores = np.concatenate([s, t])
+    classes, place = np.unique(np.concatenate([own, others]), return_inverse=True)
+    order = np.lexsort((scores, place))
+    counts = np.bincount(place)
+    ends = np.cumsum(counts)
+    ranked = scores[order]
+    medians = (ranked[ends - counts + (counts - 1) // 2] + ranked[ends - counts + counts // 2]) / 2
+    centred = scores - medians[place] if len(classes) > 1 else scores
+    return centred[: len(s)], centred[len(s) :]
+
+
+def _beyond(s: Floats, among: Floats, rank: int) -> Booleans:
     return np.asarray(s > np.sort(among)[-rank]) if rank else np.zeros(len(s), dtype=bool)
 
 
-def _among_large(count: int, sizes: list[tuple[int, int]]) -> float:
+def _among_large(count: int, sizes: list[tuple[int, int, int]]) -> float:
     """The share of a class's scores above the r-th largest of m is Beta(r, m + 1 − r), whatever they are."""
-    from scipy import stats
-
     if count == 0:
         return 1.0
     total = np.ones(1)
-    for n, m in sizes:
-        rank = tail_rank(m)
-        total = np.convolve(total, stats.betabinom.pmf(np.arange(n + 1), n, rank, m + 1 - rank))
+    for n, m, rank in sizes:
+        k = np.arange(n + 1)
+        chances = np.exp(
+            _log_choose(n, k) + special.betaln(k + rank, n - k + m + 1 - rank) - special.betaln(rank, m + 1 - rank)
+        )
+        total = np.convolve(total, chances)
     return min(1.0, float(total[count:].sum()))
 
 
-def _among_rest(count: int, s: Floats, t: Floats, own: Labels, others: Labels) -> float:
+def _among_rest(count: int, rank: int, s: Floats, t: Floats, own: Labels, others: Labels) -> float:
     """`count` are above the r-th largest held-out score where they are among the count + r − 1 highest of all."""
     if count == 0:
         return 1.0
     everything = np.concatenate([others, own])
     order = np.argsort(-np.concatenate([t, s]), kind="stable")  # of equals, held-out ones first
-    return chance_of_as_many(everything[order[: count + tail_rank(len(t)) - 1]], own, everything, count)
+    return chance_of_as_many(everything[order[: count + rank - 1]], own, everything, count)
+
+
+def _log_choose(n: ArrayLike, k: ArrayLike) -> Floats:
+    n, k = np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)
+    return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1))

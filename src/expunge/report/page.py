@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from expunge.auditing.report import AuditReport, Recognisable
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError
-from expunge.metrics.verdict import SIGNIFICANT, ScoreTest
+from expunge.metrics.verdict import ScoreTest
 from expunge.records import Trace
 from expunge.report import wording
 from expunge.report.figures import compact, confidence_figures, layer_figure, layer_rows, roc_figure, uses_log_scale
@@ -71,11 +71,14 @@ def render(
     layers = layer_rows({name: l1 for name, (l1, _) in report.change.by_layer.items()})
     text = template.render(
         report=report,
-        significant=SIGNIFICANT,
+        significant=report.decisive.significant,
         trace=trace,
         notes=[*notes, *(trace.warnings if trace else ())],
         about=_about(report, trace, sources),
-        headline=wording.HEADLINES[report.verdict],
+        headline=wording.headline(report),
+        questions=wording.questions(report),
+        attacks=_attack_rows(report),
+        compared=_comparison_rows(report),
         meaning=wording.meaning(report),
         advice=wording.advice(report),
         mark=wording.mark_of_accuracy(report),
@@ -152,6 +155,14 @@ def _test_rows(before: ScoreTest, after: ScoreTest) -> list[Row]:
             f"{n / 100:.2g}",
             _p_value(p["k_minus"]),
         ),
+        *(
+            (name, *(("–", "–")), "–", _p_value(p[key]))
+            for name, key in (
+                ("Above all of unseen", "highest"),
+                ("Below all of unseen", "lowest"),
+                ("The class that stands out most, A1", "one_class"),
+            )
+        ),
         ("Area under the ROC curve", *((f"{t.auc:.3f}", _span(t.auc_interval)) for t in tests), "0.5", "–"),
     ]
     for rate in (0.01, 0.001):
@@ -171,6 +182,28 @@ def _span(interval: Sequence[float]) -> str:
 
 def _p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _attack_rows(report: AuditReport) -> list[Row]:
+    """A row an attack: on the model before, and after."""
+    rows: list[Row] = []
+    for before, after in zip(report.attacks_before, report.attacks_after, strict=True):
+        cells = ((f"{a.auc:.3f}", _span(a.auc_interval)) for a in (before, after))
+        chances = (_p_value(a.p_value) for a in (before, after))
+        rows.append((_capital(wording.NAMES[before.name]), *cells, *chances, f"{before.level:g}"))
+    return rows
+
+
+def _comparison_rows(report: AuditReport) -> list[Row]:
+    """A row a way to compare both models, the most telling first."""
+    return [
+        (_capital(wording.COMPARISONS[each.name]), (f"{each.auc:.3f}", _span(each.interval)), "0.5")
+        for each in report.comparisons
+    ]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _change_rows(report: AuditReport) -> list[Row]:
@@ -241,8 +274,6 @@ def _sign_rows(report: AuditReport) -> list[Row]:
                 "above 0.05",
             ),
         ]
-    leakage = report.leakage
-    rows.append(("AUC of what the update gives away", (f"{leakage.auc:.3f}", _span(leakage.interval)), "0.5"))
     return rows
 
 

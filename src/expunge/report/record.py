@@ -37,7 +37,7 @@ class Report:
     def to_json(self) -> str:
         """JSON text."""
         content = {**asdict(self), "audit": self.audit.to_dict() if self.audit else None}
-        return json.dumps({"format": "expunge-report/3", **content}, indent=2)
+        return json.dumps({"format": "expunge-report/4", **content}, indent=2)
 
     def save(self, path: str | Path, images: ImageSet | None = None) -> None:
         """Writes the report to a new file: the page to NAME.html, and the record to NAME.json.

@@ -6,23 +6,92 @@ from typing import Any
 
 from expunge.auditing.report import AuditReport
 from expunge.methods import METHODS
-from expunge.metrics.verdict import SIGNIFICANT
 from expunge.records import Trace
 
-HEADLINES = {
-    "PASS": "The forgotten examples look like examples that the model never saw.",
-    "FAIL": "The forgotten examples can still be distinguished from unseen ones.",
-    "INCONCLUSIVE": "This audit cannot tell whether the examples were forgotten.",
+Question = tuple[str, str, str]
+"""A question, its answer in a word or two, and what speaks for it."""
+
+NAMES = {
+    "rank test": "rank test on the confidence φ",
+    "classifier": "classifier on all outputs",
+    "reference models": "comparison with reference models",
 }
+"""The attacks, for readers."""
+
+COMPARISONS = {
+    "probabilities": "how far the probabilities moved",
+    "logits": "how far the logits moved",
+    "residual": "how far the confidence is from what its value before predicts",
+    "slope": "how the confidence rises toward the old parameters",
+}
+"""The ways to compare both models, for readers."""
+
+
+def headline(report: AuditReport) -> str:
+    """The verdict in one sentence."""
+    if report.loss.works == "no":
+        return "The model no longer works."
+    if report.verdict == "FAIL":
+        return "The forgotten examples can still be distinguished from unseen ones."
+    if report.verdict == "PASS":
+        return "The forgotten examples look like examples that the model never saw."
+    if not report.found_before:
+        return "This audit cannot see these examples in the original either."
+    return "This audit cannot tell whether the examples were forgotten."
+
+
+def questions(report: AuditReport) -> list[Question]:
+    """The three questions that make the verdict, with their answers."""
+    loss = report.loss
+    works = {"yes": "yes", "no": "no", "undecided": "not clear"}[loss.works]
+    now = "yes" if report.found_after else "no" if report.decisive.verdict == "PASS" else "not clear"
+    return [
+        ("Were they found in the original?", "yes" if report.found_before else "no", strength(report)),
+        ("Are they found now?", now, _now(report)),
+        (
+            "Does the model still work?",
+            works,
+            f"Test accuracy was {percent(report.before.test_accuracy)} and is {percent(report.after.test_accuracy)}; "
+            f"{100 * loss.max_loss:g} points may be lost.",
+        ),
+    ]
+
+
+def strength(report: AuditReport) -> str:
+    """How strong the attacks were: what the best of them finds in the original."""
+    best = report.strongest
+    found = ""
+    if best.found is not None:
+        found = f", and finds {percent(best.found.value, 0)} of them at 1% false positives"
+    by = f"the {NAMES[best.name]}"
+    if not report.found_before:
+        return f"No attack distinguishes them there; the best, {by}, has an AUC of {best.auc:.2f}, as chance may give."
+    return f"The best attack, {by}, distinguishes them there with an AUC of {best.auc:.2f}{found}."
+
+
+def _now(report: AuditReport) -> str:
+    made = "; ".join(f"{NAMES[a.name]}: AUC {a.auc:.2f}, p {_p(a.p_value)}" for a in report.attacks_after)
+    return f"{made[0].upper()}{made[1:]}."
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def meaning(report: AuditReport) -> str:
-    """What the verdict means, in a sentence or two; why it is so stands in the score test's `reason`."""
+    """What the verdict means, in a sentence or two; why it is so stands in the report's `reason`."""
+    if report.loss.works == "no" and not report.found_after:
+        return "A model that is wrong about everything gives nothing away, and is of no use."
     if report.verdict == "PASS":
         allowed = ", once it is allowed for how hard they are" if report.correction else ""
         return (
-            f"Forgotten and unseen examples cannot be distinguished by how sure the model is of them{allowed}. "
-            "This is a measurement, not a proof: it rules out plain traces, not every attack."
+            "Attacks that found the examples in the original no longer distinguish them from unseen ones"
+            f"{allowed}. This is a measurement, not a proof: it rules out these attacks, not every one."
+        )
+    if report.verdict == "INCONCLUSIVE" and not report.found_before:
+        return (
+            "These examples left no trace in the original that this audit can see. So it says nothing about whether "
+            "they were forgotten."
         )
     if report.verdict == "INCONCLUSIVE":
         return (
@@ -45,10 +114,20 @@ def meaning(report: AuditReport) -> str:
 
 def advice(report: AuditReport) -> str:
     """What to do next."""
+    if report.loss.works == "no":
+        return (
+            "Keep the original until there is a better model. Try another method, or a gentler setting: with a test "
+            "set, the default method seldom costs more than a point."
+        )
     if report.verdict == "PASS":
         return (
             "Put the unlearned model in place of the original, and withdraw the original: "
             "whoever holds both can compare them."
+        )
+    if report.verdict == "INCONCLUSIVE" and not report.found_before:
+        return (
+            "Audit again with more of what is to be forgotten, or with more test examples; `expunge audit --plan` says "
+            "how many. Stronger is the full audit, which needs the training data. The original may give as little away."
         )
     if report.verdict == "INCONCLUSIVE":
         return (
@@ -69,14 +148,15 @@ def advice(report: AuditReport) -> str:
 def memorised(report: AuditReport) -> bool:
     """Whether the score test found examples ranked too high."""
     test = report.decisive
-    return (test.a1 > 0.5 and test.p_values["a1"] < SIGNIFICANT) or test.p_values["k_plus"] < SIGNIFICANT
+    high = min(test.p_values["k_plus"], test.p_values["highest"]) < test.significant
+    return high or (test.a1 > 0.5 and test.p_values["a1"] < test.significant)
 
 
 def over_forgotten(report: AuditReport) -> bool:
     """Whether it found examples ranked too low, or more of them lie in the lower tail than chance explains."""
     test = report.decisive
-    low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < SIGNIFICANT
-    return low or test.p_values["k_minus"] < SIGNIFICANT
+    low = test.a1 < 0.5 and min(test.p_values["a1"], test.p_values["a2"]) < test.significant
+    return low or test.p_values["k_minus"] < test.significant
 
 
 def mark_of_accuracy(report: AuditReport) -> str | None:
