@@ -62,11 +62,15 @@ def nearer(
     else:
         of_forget, of_heldout = foretold(asked, given, taught, labels, known)
         found = of_forget + transported(order.cpu(), labels, unseen - of_heldout, known)
-        lowest = [torch.minimum(own, wanted) for wanted in (found, targets)]
-        share = _least(lambda share: recognisable(torch.lerp(*lowest, share), labels, unseen, known), 0.0, 1.0)
+        found, by_rank_alone = torch.minimum(own, found), torch.minimum(own, targets)
+
+        def moved(share: float) -> Tensor:
+            return torch.lerp(found, by_rank_alone, share)
+
+        share = _least(lambda share: recognisable(moved(share), labels, unseen, known), 0.0, 1.0)
         if share > 0.5:
             record.warn("features in mid-network give forgotten examples away: targets go by ranks for the most part")
-        targets = torch.lerp(*lowest, share)
+        targets = moved(share)
     return kept(own, targets, labels, unseen, known).to(by_rank)
 
 
