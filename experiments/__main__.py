@@ -39,6 +39,7 @@ MEASUREMENTS = {
     "audit-cost": ("audits.cost", "Time an audit."),
     "audit-attacks": ("audits.attacks", "Measure what each attack of the audit finds."),
     "audit-difficulty": ("audits.difficulty", "Measure the audit of non-random sets."),
+    "audit-nearer": ("audits.nearer", "Measure how near to retraining `calibrated` comes with other targets."),
     "audit-simulation": ("audits.simulation", "Simulate the audit's error rates."),
     "full-audit": ("audits.full", "Run the full audit of docs/full_audit.md."),
     "theory-results": ("theory.page", "Measure the theorem for docs/theory.md, and draw its figure."),

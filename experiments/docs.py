@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import places
-from experiments.audits import attacks, cost, difficulty, full, rejudged, simulation
+from experiments.audits import attacks, cost, difficulty, full, nearer, rejudged, simulation
 from experiments.comparisons import alone, better, chains, ranking, rivals
 from experiments.paper import page as paper
 from experiments.paper import protocol
@@ -217,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit-plan": simulation.plan_table,
     "audit-cost": cost.cost_table,
     "audit-attacks": attacks.attacks_table,
+    "audit-nearer": nearer.nearer_table,
     "audit-rejudged": rejudged.rejudged_table,
     "audit-difficulty": difficulty.difficulty_table,
     "full-audit": lambda: full.full_audit_table("paper"),

@@ -28,7 +28,7 @@ cosine over the budget. `carried`: Adam starts with the moments that it would ha
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "calibrated": {"mixing": "blend", "accuracy": None},
+    "calibrated": {"mixing": "blend", "accuracy": None, "targets": "ranks"},
     "jit": {"accumulate": False},
     "masked_distillation": {"mixing": "blend"},
     "ssd": {"forget_last": False},

@@ -556,6 +556,14 @@ def test_a_test_image_that_is_a_forgotten_one_too_is_left_out(models: Path) -> N
     assert stage.measured(replace(cell, method=BEFORE, settings={}))["audit_a1"] != before["audit_a1"]
 
 
+def test_a_setting_that_came_later_leaves_the_ids_of_cells_as_they_were() -> None:
+    cell = replace(load_grid(SMOKE).cells("cpu")[0], row="c", method="calibrated")
+    now = settings_of(make_method("calibrated"))
+    before = {name: value for name, value in now.items() if name != "targets"}
+    ids = [replace(cell, settings=settings).id for settings in (now, before, now | {"targets": "residuals"})]
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_two_runs_do_not_train_the_same_original(tmp_path: Path) -> None:
     cells = load_grid(SMOKE).cells("cpu")[:1]
     lock = tmp_path / "models/.sample-small_resnet.lock"

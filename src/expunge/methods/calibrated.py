@@ -20,16 +20,14 @@ from expunge.methods._confidence import (
     with_confidence,
 )
 from expunge.methods._distilling import Held, Mixing, divergence
+from expunge.methods._targets import nearer
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import logits_of
 from expunge.settings import require
 from expunge.training import are_images
 
-LEAST_HELDOUT = 20
-"""Examples to calibrate on, at least, held-out ones or else the forgotten ones: fewer give no distribution."""
-
-LEAST_SIDE = 8
-"""Pixels from which on a side is shifted."""
+LEAST_HELDOUT, LEAST_SIDE = 20, 8
+"""Examples to calibrate on, at least, held-out or else forgotten ones; pixels from which on a side is shifted."""
 
 LEAST_WATCHED, MOST_WATCHED = 25, 500
 """How many held-out examples targets follow: a quarter of what there is, within these. Fewer tell no spread."""
@@ -40,22 +38,19 @@ class Calibrated(Mixing):
     """Moves the confidence of each forgotten example to what the model shows on unseen data.
 
     The confidence is φ(x) = z_y − logsumexp_{j≠y} z_j. Targets are the original model's φ on held-out examples, handed
-    to the forgotten ones in order of their own: the least move that makes the two distributions equal (optimal
-    transport in one dimension; Peyré and Cuturi 2019, section 2.6). A Huber loss pulls each example to its target, in
-    units of the standard deviation of the held-out φ. Outputs on other inputs (see `Held`) are held by distillation,
-    and the φ of their likeliest classes by the same loss: a divergence alone would let confident outputs sink. Unheld φ
-    drift down all the same. So a quarter of the held-out examples is only scored, and the targets move as its φ did.
-    Without held-out examples, shifted copies of the forgotten images stand in; docs/methods/calibrated.md has the cost.
+    to the forgotten ones in order of their own: the least move that makes the two distributions equal (Peyré and Cuturi
+    2019, section 2.6). A Huber loss pulls each example to its target, in `unit`, the standard deviation of the held-out
+    φ. Outputs on other inputs (see `Held`) are held by distillation, and the φ of their likeliest classes by the same
+    loss. Unheld φ drift down all the same. So a quarter of the held-out examples is only scored, and targets follow.
 
     Attributes:
-        tolerance: a run ends when the mean distance to the targets, in eval mode, is at most this share of the standard
-            deviation of the held-out φ, > 0.
+        tolerance: a run ends when the mean distance to the targets in eval mode is at most this, in `unit`, > 0.
         match: `margin` pulls φ; `distribution` the output, to the original one with φ set to the target.
         rank: who gets which target: `margin` goes by the original model's φ, `student` by the sum of that rank and that
             by φ under a student which never met them. Without held-out examples it is `margin`.
-        accuracy: of the model on unseen data, in (0, 1), where it is known and there are no test examples: the share of
-            targets at which an example is right. None: as it is for the shifted copies, which may be far lower.
+        accuracy: on unseen data, in (0, 1), where no test examples tell it. None: as for shifted copies, often lower.
         follow: whether targets move with the φ of unseen examples; never with fewer than 100 to calibrate on.
+        targets: `ranks`, as above; `residuals` keeps confident examples, and ranks take what features do not foretell.
         mixtures, mixing: as in `Mixing`; pace, retention, relax, retention_size, norm: as in `Distilling`.
 
     What invalidates it: held-out examples that are unlike the training data, or that the model was trained on.
@@ -71,6 +66,7 @@ class Calibrated(Mixing):
     rank: Literal["margin", "student"] = "student"
     accuracy: float | None = None
     follow: bool = True
+    targets: Literal["ranks", "residuals"] = "ranks"
 
     name = "calibrated"
     summary = "move margins to those of unseen examples, and no further"
@@ -85,7 +81,7 @@ class Calibrated(Mixing):
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the targets, chooses the step size and minimises the distance to them."""
         task = task.distinct()
-        require_enough(task, self.accuracy)
+        require_enough(self, task)
         labels, heldout = task.forget.labels, task.calibration
         own = scaled_confidence(task.forget_logits, labels)
         order = ranks(own)
@@ -104,7 +100,10 @@ class Calibrated(Mixing):
                 record.warn(f"no held-out example is of {len(absent)} forgotten classes: their targets are of all")
         unit = unseen.std(correction=0).clamp(min=1e-6)
         ceiling = torch.where(task.forget_logits.argmax(1) != labels, own, torch.inf)  # wrong ones are not taught
-        planned = targets = torch.minimum(transported(order, labels, unseen, unseen_labels), ceiling)
+        plan = transported(order, labels, unseen, unseen_labels)
+        if self.targets == "residuals" and heldout is not None:
+            plan = nearer(order, plan, model, task.forget, heldout, record)
+        planned = targets = torch.minimum(plan, ceiling)
         watched, size = None, min(MOST_WATCHED, len(unseen) // 4)
         if self.follow and heldout is not None and size >= LEAST_WATCHED:
             shuffled = torch.randperm(len(heldout), generator=rng, device="cpu").to(labels.device)
@@ -134,17 +133,18 @@ class Calibrated(Mixing):
         return model
 
 
-def require_enough(task: Task, accuracy: float | None = None) -> None:
-    """Raises `InputError` where there is too little to tell how unseen examples are scored, `SettingError` if twice."""
-    if accuracy is not None and task.calibration is not None:
+def require_enough(method: Calibrated, task: Task) -> None:
+    """Raises `InputError` where too little tells how unseen examples are scored, `SettingError` for a wrong setting."""
+    if method.accuracy is not None and task.calibration is not None:
         raise SettingError("accuracy is for runs without test examples, which say more: leave out one of them")
-    num, inputs = len(task.forget if task.calibration is None else task.calibration), task.forget.inputs
-    lacks = ""
+    if method.targets == "residuals" and task.calibration is None:
+        raise SettingError('targets="residuals" takes held-out examples: give some (test=, --test), or leave it out')
+    num, inputs, lacks = len(task.forget if task.calibration is None else task.calibration), task.forget.inputs, ""
     if task.calibration is None and not (are_images(inputs) and max(inputs.shape[-2:]) >= LEAST_SIDE):
         lacks = f"calibrated needs held-out examples (test=, --test), or images of {LEAST_SIDE} pixels a side, to shift"
-    if num < LEAST_HELDOUT:
+    if num < LEAST_HELDOUT and task.calibration is None:
+        lacks = f"{num} forgotten examples are too few to guess from: give held-out ones (test=, --test)"
+    elif num < LEAST_HELDOUT:
         lacks = f"{num} held-out examples are left to calibrate on, of the {LEAST_HELDOUT} that it takes: give more"
-        if task.calibration is None:
-            lacks = f"{num} forgotten examples are too few to guess from: give held-out ones (test=, --test)"
     if lacks:
         raise InputError(f"{lacks}, or name another method, such as targeted")
