@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from expunge import audit
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE
@@ -151,12 +151,9 @@ def test_bad_input_writes_nothing(
     if case == "missing":
         given = arguments(trained, tmp_path / "nowhere", ids, out)
     if case == "nan":
-        from safetensors import safe_open
-
-        weights = load_file(forgot / "model.safetensors")
-        next(value for value in weights.values() if value.is_floating_point()).fill_(float("nan"))
-        with safe_open(forgot / "model.safetensors", "pt") as file:
-            save_file(weights, tmp_path / "model.safetensors", file.metadata())
+        network, header = load_model(str(forgot))
+        next(network.parameters()).data.fill_(float("nan"))
+        save_checkpoint(tmp_path / "model.safetensors", network, header)
         given = arguments(trained, tmp_path / "model.safetensors", ids, out)
     if case == "ids":
         (tmp_path / "other.txt").write_text("nonsense\n")

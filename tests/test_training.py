@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from expunge.methods import AmnesiacUndo
 from expunge.models import ModelSpec, build, load_model
 from expunge.trainer import train as train_command
 from expunge.training import Recipe, TrainedEpoch, augmented, train
-from expunge.training_state import identity
+from expunge.training_state import _checked, identity
 from expunge.unlearning import unlearn
 from expunge.update_log import UpdateRecorder, matching_updates, watched_by
 from tests.arrangements import NETWORKS, pairs, state_bits
@@ -139,7 +140,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(more: dict[str, An
     whole, history = run(None, None)
     with pytest.raises(KeyboardInterrupt):
         run(stop, state)
-    assert len(torch.load(state, weights_only=True)["told"]["history"]) == 3
+    assert len(torch.load(BytesIO(_checked(state)), weights_only=True)["told"]["history"]) == 3
     with pytest.raises(InputError, match="seed"):
         run(None, state, seed=1)
     for _ in range(2):  # the second time there is nothing left to train
@@ -161,7 +162,7 @@ def test_a_stop_after_the_last_epoch_loses_none(tmp_path: Path, monkeypatch: pyt
         patch.setattr(module, "accuracy", stop)
         with pytest.raises(KeyboardInterrupt):
             train_command("sample", "small_resnet", tmp_path / "out", **given)
-    assert len(torch.load(given["state"], weights_only=True)["told"]["history"]) == 2
+    assert len(torch.load(BytesIO(_checked(given["state"])), weights_only=True)["told"]["history"]) == 2
     resumed = train_command("sample", "small_resnet", tmp_path / "out", **given)
     plain = train_command("sample", "small_resnet", tmp_path / "plain", settings=given["settings"])
     assert resumed.history == plain.history

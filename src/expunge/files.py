@@ -32,21 +32,20 @@ def written_whole(path: Path, *, private: bool = False) -> Iterator[Path]:
     What is `private` nobody but the user can read: it names examples that are to be deleted.
     """
     _remove_dead_once(path.parent.absolute())
-    handle, temporary = _locked(lambda: tempfile.mkstemp(prefix=f".{path.name}{MARK}", suffix=".part", dir=path.parent))
+    with _clear_disk_errors(path):
+        handle, directory = _locked(lambda: _opened_directory(path))
+    temporary = directory / path.name  # in a locked directory: whoever writes may put another file in its place
     try:
         with _clear_disk_errors(path):
             yield temporary
             temporary.chmod(0o600 if private else 0o666 & ~_umask())
             _sync(temporary)
-            if fcntl is None:  # Windows renames nothing that is open
-                os.close(handle)
-                handle = -1
             temporary.replace(path)
             _sync(path.parent)
     finally:
         if handle >= 0:
             os.close(handle)
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -182,7 +182,8 @@ def movable(inputs: Tensor) -> Tensor:
 def mixed(inputs: Tensor, num: int, rng: torch.Generator) -> Tensor:
     """`num` mixtures of two different inputs each; the first has a weight in [¼, ¾] (Zhang et al. 2018).
 
-    A column of whole numbers (`whole_columns`) is not blended: it is that of one of the two, drawn with the weights.
+    A column of whole numbers (`whole_columns`) beside others is not blended: it is that of one of the two, drawn with
+    the weights.
 
     Args:
         inputs: shape (N, ...), N ≥ 2, floating-point or uint8 (mixtures are rounded).
@@ -277,11 +278,14 @@ def _blended(
     blended = inputs.new_empty(len(weight), *inputs.shape[1:])
     kind = inputs.dtype if inputs.is_floating_point() else torch.float32
     whole, other_whole = whole_columns(inputs), whole_columns(others)
+    codes = None if whole is None or other_whole is None else whole & other_whole.to(whole)
+    if codes is not None and (bool(codes.all()) or not bool(codes.any())):  # all columns are whole: they are numbers
+        codes = None
     for part in torch.arange(len(weight), device="cpu").split(BLENDED):
         one, other = (pool[index[part].to(pool.device)].to(kind) for pool, index in ((inputs, first), (others, second)))
         share = weight[part].to(one.device, kind).view(-1, *[1] * (inputs.ndim - 1))
         mixture = share * one + (1 - share) * other
-        if whole is not None and other_whole is not None and bool((codes := whole & other_whole.to(whole)).any()):
+        if codes is not None:
             drawn = torch.rand(one.shape, generator=rng, device="cpu").to(share) < share
             mixture = torch.where(codes, torch.where(drawn, one, other), mixture)
         blended[part.to(blended.device)] = mixture if inputs.is_floating_point() else mixture.round().to(inputs.dtype)
