@@ -440,7 +440,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
         [
             ("KEPT_FROM, KEPT_WIDTH = 0.3, 0.25", "KEPT_FROM, KEPT_WIDTH = 0.3, 0.3"),
             ("lower, own, ((own - place)", "lower, own, ((place - own)"),
-            ("torch.minimum(own, targets)", "targets"),
+            ("clamp(min=1e-6), torch.minimum(own, targets)", "clamp(min=1e-6), targets"),
             ("found.a1 > 0.5 + math.sqrt", "found.a1 > 0.5 + 2 * math.sqrt"),
             ("RIDGE * squares.sum() / len(given)", "RIDGE * squares.mean()"),
             ("taught - residuals / (1 - leverage)[:, None]", "taught - residuals"),
