@@ -39,6 +39,8 @@ from expunge.unlearning import unlearn
 TARGET = places.RESULTS / "audit" / "attacks.jsonl"
 NUM_FORGET = 64
 DRAWN = "drawn outputs"
+FEWEST = 10
+"""Audits of which a row of the table is made; fewer say too little."""
 OURS = ("calibrated", "masked_distillation", "held_boundary", "targeted")
 """At their defaults; the others with the settings of the paper, or of their source."""
 
@@ -208,12 +210,12 @@ def attacks_table() -> str:
     """A row a kind of model: by how many audits each attack finds the forgotten examples, and the verdicts."""
     lines.cache_clear()
     found = lines()
-    if not found:
+    if len(found) < FEWEST:
         return ""
     rows = []
     for name in (DRAWN, "original", "retrained", *ROWS):
         here = [(line["kind"], line["audits"][name]) for line in found if name in line["audits"]]
-        if not here:
+        if len(here) < FEWEST:
             continue
         cells = []
         for attack in FALSE_ALARMS:

@@ -27,7 +27,7 @@ def test_a_draw_is_measured_and_makes_a_table(tmp_path: Path, monkeypatch: pytes
     alike = attacks.drawn(0)
     assert set(alike["after"]) == set(FALSE_ALARMS)
     line = {"kind": "digits, MLP", "draw": 0, "audits": found, "device": "d", "torch": "t", "commit": "c"}
-    attacks.TARGET.write_text(json.dumps(line) + "\n")
+    attacks.TARGET.write_text("".join(json.dumps({**line, "draw": n}) + "\n" for n in range(10)))
     table = attacks.attacks_table().splitlines()
     assert [row.split(" | ")[0].strip("| ") for row in table[2:4]] == ["original", "retrained"]
     attacks.lines.cache_clear()
