@@ -209,6 +209,25 @@ def test_options_of_the_other_audit_are_refused(options: tuple[str, ...], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--logits", "x.npz", "--resize"),
+        ("--logits", "x.npz", "--reference-minutes", "1"),
+        ("--plan", "--forgotten", "9", "--seed", "1"),
+        ("--plan", "--forgotten", "9", "--before", "x"),
+        ("--full", "--reference-minutes", "1"),
+        ("--before", "x", "--classes", "3"),
+    ],
+    ids=" ".join,
+)
+def test_no_option_is_passed_over(options: tuple[str, ...], tmp_path: Path) -> None:
+    done = expunge("audit", *options, *(() if "--plan" in options else ("--out", tmp_path / "out")))
+    name = [part for part in options if part.startswith("--")][-1]
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"{name} is not used" in done.stderr
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, folders: Path) -> None:
     done = expunge(*full(folders, tmp_path / "out", "--device", "npu"))
     assert (done.returncode, done.stdout) == (2, "")

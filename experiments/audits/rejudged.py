@@ -44,7 +44,9 @@ def rejudged_table() -> str:
             (f"results/{name}: {kind}", *(str(counts[kind, column]) for column in ("all", "alone", "three")))
             for kind in ("originals", "lost 5 points or more", "others")
         ]
-    return markdown(["networks", "number", "PASS by the score test alone", "PASS by three questions"], rows)
+    table = markdown(["networks", "number", "PASS by the score test alone", "PASS by three questions"], rows)
+    of = "results/better and results/paper, whose lines name machine and commit"
+    return f"{table}\n\n{of} · `python -m experiments docs`"
 
 
 def _pairs(directory: Path) -> list[tuple[Result, Result]]:

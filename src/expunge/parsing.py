@@ -87,19 +87,11 @@ def _integer(digits: str) -> int:
 
 def _check_depth(content: Any) -> None:
     level = [content]
-    for _ in range(MAX_DEPTH):
-        level = (
-            [
-                inner
-                for outer in level
-                for inner in (outer.values() if isinstance(outer, dict) else outer)
-                if isinstance(inner, dict | list)
-            ]
-            if isinstance(content, dict | list)
-            else []
-        )
+    for _ in range(MAX_DEPTH + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
         if not level:
             return
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
     raise InputError(f"its lists and objects are more than {MAX_DEPTH} levels deep")
 
 

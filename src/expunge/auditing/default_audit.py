@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -171,6 +171,8 @@ def report_of(
     if references is None:
         references = references_within(settings, before, sets.forget, sets.test, seed=seed)
     hard = sets.of(references) if isinstance(references, Difficulty) else None
+    if settings.non_random and hard is None:
+        raise InputError(f"a non-random forget set needs reference models: {references}")
     trained = time.perf_counter()
     seen = dict(zip(("before", "after"), evaluations, strict=True))
     slopes = {
@@ -182,65 +184,47 @@ def report_of(
     l2 = sum(float(p.detach().double().square().sum()) for p in own.values()) ** 0.5
     compared = time.perf_counter()
     relearning, why_not = _relearning(after, seen, seed)
-    return judge(
-        seen,
-        ids=sets.ids,
-        class_names=class_names,
-        hard=hard,
-        settings=settings,
-        seed=seed,
-        not_done=[said for said in (why_not, references) if isinstance(said, str) and said],
-        calibration_known=sets.calibration_known,
+    relearned = time.perf_counter()
+    report = judge(seen, ids=sets.ids, class_names=class_names, hard=hard, settings=settings, seed=seed, slopes=slopes)
+    seconds = {
+        "forward": sum(found.seconds for found in evaluations),
+        "references": trained - started,
+        "comparing the models": compared - trained,
+        "relearning": relearned - compared,
+        "statistics": time.perf_counter() - relearned,
+    }
+    report = replace(
+        report,
+        change=change,
+        relative_l1=change.l1 / l1 if l1 else 0.0,
+        relative_l2=change.l2 / l2 if l2 else 0.0,
+        relearning=relearning,
+        device=device_name(device_and_dtype(after)[0]),
+        seconds=seconds,
         left_out=sets.left_out,
-        slopes=slopes,
-        of_models={
-            "change": change,
-            "relative_l1": change.l1 / l1 if l1 else 0.0,
-            "relative_l2": change.l2 / l2 if l2 else 0.0,
-            "relearning": relearning,
-            "device": device_name(device_and_dtype(after)[0]),
-        },
-        seconds={
-            "forward": sum(found.seconds for found in evaluations),
-            "references": trained - started,
-            "comparing the models": compared - trained,
-            "relearning": time.perf_counter() - compared,
-        },
     )
+    not_done = [said for said in (why_not, references) if isinstance(said, str) and said]
+    return with_caveats(report, not_done, calibration_known=sets.calibration_known)
 
 
 def judge(
     seen: Mapping[str, Evaluation],
     *,
-    ids: Sequence[str] | None,
-    class_names: Sequence[str],
-    hard: Difficulty | None,
+    ids: Sequence[str] | None = None,
+    class_names: Sequence[str] = (),
+    hard: Difficulty | None = None,
     settings: AuditSettings,
     seed: int,
-    not_done: Sequence[str],
-    calibration_known: bool,
-    left_out: tuple[str, ...] = (),
     slopes: Mapping[str, Floats] | None = None,
-    of_models: Mapping[str, Any] | None = None,
-    seconds: Mapping[str, float] | None = None,
 ) -> AuditReport:
-    """What follows from the outputs alone: the attacks, the verdict and the report.
+    """What follows from the outputs alone: the attacks, the verdict and a report without caveats.
 
     Args:
         seen: outputs of the model `before` and `after`, a test set among them.
-        ids, class_names: as in `audit`.
-        hard: from reference models, of these examples.
-        not_done: one sentence each on what was left out of the audit.
-        calibration_known: whether the model or its trace says what it was calibrated on.
-        slopes: of `slopes_of`, by set.
-        of_models: fields of the report that only the models tell.
-        seconds: what was spent before, by part.
-
-    Raises `InputError` for a non-random forget set without reference models.
+        ids, class_names, settings, seed: as in `audit`.
+        hard: from reference models, of these examples; a non-random forget set needs it.
+        slopes: of `slopes_of`, by set; None without the models.
     """
-    started = time.perf_counter()
-    if settings.non_random and hard is None:
-        raise InputError(f"a non-random forget set needs reference models: {' '.join(not_done) or 'give some'}")
     forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     scores = {when: {name: said.scores for name, said in found.outputs.items()} for when, found in seen.items()}
     labels: dict[str, Any] = {"forget_labels": forget.labels, "test_labels": heldout.labels}
@@ -258,7 +242,7 @@ def judge(
     right, right_after = (seen[when].outputs["test"].right for when in ("before", "after"))
     lost = class_losses(heldout.labels, right, right_after, settings.max_loss)
     retain = seen["after"].outputs.get("retain")
-    report = AuditReport(
+    return AuditReport(
         before=seen["before"].measurement,
         after=seen["after"].measurement,
         num_forget=len(forget.labels),
@@ -276,15 +260,12 @@ def judge(
         roc_after=details.curve(scores["after"]),
         comparisons=compare(seen["before"].outputs, seen["after"].outputs, slopes),
         recognisable=details.recognisable(forget, heldout, decisive, ids, class_names),
-        seconds={**(seconds or {}), "statistics": time.perf_counter() - started},
+        seconds={},
         seed=seed,
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         correction=correction,
         unseen=details.unseen(forget, heldout),
-        left_out=left_out,
-        **(of_models or {}),
     )
-    return with_caveats(report, not_done, calibration_known=calibration_known)
 
 
 def _attacks(test: ScoreTest, found: Evaluation, hard: Difficulty | None, seed: int) -> tuple[Attack, ...]:

@@ -11,7 +11,7 @@ from expunge.arrays import as_floats
 from expunge.auditing.attacks import attacked
 from expunge.auditing.default_audit import Evaluation, judge
 from expunge.auditing.forward import Outputs
-from expunge.auditing.report import AuditReport
+from expunge.auditing.report import AuditReport, with_caveats
 from expunge.auditing.settings import AuditSettings
 from expunge.data.examples import check_logits
 from expunge.errors import InputError, caution
@@ -51,7 +51,8 @@ def audit_outputs(
         seed: of what is drawn at random.
 
     Raises:
-        InputError: a set that is missing or unknown, or shapes, labels or numbers that do not fit.
+        InputError: a set that is missing or unknown, shapes, labels or numbers that do not fit, or a non-random
+            forget set without `references`.
         SettingError: a seed out of range.
 
     >>> rng = np.random.default_rng(0)
@@ -75,17 +76,12 @@ def audit_outputs(
     num = len(known["forget"])
     if ids is not None and len(ids) != num:
         raise InputError(f"there are {len(ids)} ids for {num} forgotten examples; give one for each, in their order")
+    settings = settings or AuditSettings()
+    if settings.non_random and references is None:
+        raise InputError("a non-random forget set needs reference models: give references=")
+    report = judge(seen, ids=ids, class_names=class_names, hard=references, settings=settings, seed=seed)
     not_done = [NOT_SEEN] if references else [NOT_SEEN, "No attack by reference models was made: none were given."]
-    report = judge(
-        seen,
-        ids=ids,
-        class_names=class_names,
-        hard=references,
-        settings=settings or AuditSettings(),
-        seed=seed,
-        not_done=not_done,
-        calibration_known=False,
-    )
+    report = with_caveats(report, not_done, calibration_known=False)
     caution(report.cautions)
     return report
 

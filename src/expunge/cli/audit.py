@@ -30,6 +30,20 @@ if TYPE_CHECKING:
     from expunge.report.record import Report
 
 
+_SOURCES = {"before", "forget", "test", "out", "ids", "weights", "weights_key", "allow_pickle", "resize", "as_stored"}
+_COMMON = {"seed", "as_json"}
+OPTIONS = {
+    "": _SOURCES
+    | _COMMON
+    | {"after", "after_weights", "after_weights_key", "retain", "with_images", "difficulty_calibration", "device"}
+    | {"max_loss", "reference_minutes"},
+    "--full": _SOURCES | _COMMON | {"full", "train", "method", "num", "workers", "ray", "references", "device"},
+    "--logits": _COMMON | {"logits", "out", "max_loss"},
+    "--plan": {"plan", "forgotten", "held_out", "classes", "as_json"},
+}
+"""The options that each kind of audit uses, by what asks for it."""
+
+
 def audit(
     context: typer.Context,
     before: Annotated[str | None, typer.Option(metavar="MODEL", help="The original model.")] = None,
@@ -89,16 +103,13 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Test whether an unlearned model still reveals the forgotten examples."""
-    of_plan = {"--forgotten": forgotten, "--held-out": held_out, "--classes": classes}
+    _check_options(context, "--plan" if plan else "--logits" if logits is not None else "--full" if full else "")
     if plan:
         print_plan(forgotten, held_out, classes or 1, as_json)
         return
-    for option, number in of_plan.items():
-        if number is not None:
-            raise SettingError(f"{option} is for --plan: add --plan, or leave {option} out")
     if logits is not None:
         with work():
-            report = of_outputs(context, logits, out, max_loss=max_loss, seed=seed)
+            report = of_outputs(logits, out, max_loss=max_loss, seed=seed)
         raise typer.Exit(print_report(report, as_json))
     if before is None or forget is None or test is None or out is None:
         needed = {"--before MODEL": before, "--forget DATA": forget, "--test DATA": test, "--out DIR": out}
@@ -106,15 +117,6 @@ def audit(
         raise SettingError(f"an audit needs more: add {missing} (or --plan, to see how many examples it takes)")
     if not full and after is None:
         raise SettingError("an audit needs the model that was made to forget: add --after MODEL (or --full)")
-    of_full: dict[str, object] = {"--train": train, "--method": method, "--references": references}
-    of_full |= {"--num": num, "--workers": workers, "--ray": ray}
-    of_default: dict[str, object] = {"--after": after, "--after-weights": after_weights, "--retain": retain}
-    of_default |= {"--after-weights-key": after_weights_key}
-    of_default |= {"--with-images": with_images, "--difficulty-calibration": difficulty_calibration}
-    of_default |= {"--max-loss": max_loss}
-    for option, given in (of_default if full else of_full).items():
-        if given not in (None, False, [], ""):
-            raise SettingError(f"{option} is for audits {'without' if full else 'with'} --full; leave one of them out")
     kept = str(references or f"{out}-references") if full else None
     with work(kept):
         from expunge.cli import full_audit
@@ -152,6 +154,17 @@ def audit(
         print_full_audit(found, out, as_json)
         return
     raise typer.Exit(print_report(report, as_json))
+
+
+def _check_options(context: typer.Context, kind: str) -> None:
+    """Raises `SettingError` for an option that the kind of audit does not use."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in OPTIONS[kind]:
+            option = "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
+            others = [other for other, names in OPTIONS.items() if other and name in names]
+            way = f"add {others[0]}" if not kind and others else f"leave {kind or option} out"
+            raise SettingError(f"{option} is not used {f'with {kind}' if kind else 'without ' + others[0]}: {way}")
 
 
 def run(
@@ -235,9 +248,7 @@ def run(
         return write_report(temporary, report, forgotten if with_images else None)
 
 
-def of_outputs(
-    context: typer.Context, logits: Path, out: Path | None, *, max_loss: float | None, seed: int
-) -> "Report":
+def of_outputs(logits: Path, out: Path | None, *, max_loss: float | None, seed: int) -> "Report":
     """Audits outputs, and writes `report.json` and `report.html` to the new directory `out`."""
     from expunge.auditing import AuditSettings, audit_outputs
     from expunge.cli.sources import write_report
@@ -245,9 +256,6 @@ def of_outputs(
     from expunge.files import check_unused, new_directory
     from expunge.report.record import Report
 
-    for name in ("before", "after", "forget", "test", "retain", "ids", "weights", "train", "method"):
-        if context.params[name]:
-            raise SettingError(f"--{name} is not used with --logits, which holds all outputs: leave one of them out")
     if out is None:
         raise SettingError("an audit needs more: add --out DIR")
     check_unused(out)
