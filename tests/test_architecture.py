@@ -20,6 +20,7 @@ LAYERS = [
     {"records", "files"},
     {"tensor_files"},
     {"data", "models"},
+    {"inputs"},
     {"update_log", "training", "training_state"},
     {"methods"},
     {"method_inputs", "unlearning", "doubts"},

@@ -206,14 +206,22 @@ class OneLogit(nn.Module):
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_model_of_one_logit_is_two_classes(flat: bool) -> None:
     data = TensorDataset(X[:30], Y[:30] % 2)
-    with pytest.raises(InputError, match="TwoClasses"):
-        expunge.unlearn(OneLogit(flat), data)
-    two = expunge.TwoClasses(OneLogit(flat))
+    two, method = expunge.TwoClasses(OneLogit(flat)), make_method("targeted", lr=0.1, epochs=50)
     z = OneLogit()(X)[:, 0]
     assert torch.allclose(two(X).softmax(1)[:, 1], z.sigmoid())
-    done = expunge.unlearn(two, data, method=make_method("targeted", lr=0.1, epochs=50))
-    assert done.trace.forget_accuracy_after < done.trace.forget_accuracy_before
-    assert isinstance(done.model.model, OneLogit)
+    wrapped = expunge.unlearn(two, data, method=method)
+    assert wrapped.trace.forget_accuracy_after < wrapped.trace.forget_accuracy_before
+    assert isinstance(wrapped.model.model, OneLogit)
+    floats = [(x, float(label)) for x, label in zip(*data.tensors, strict=True)]  # as the loss of one logit takes them
+    for given in (data, floats):
+        done = expunge.unlearn(OneLogit(flat), given, method=method)
+        assert isinstance(done.model, OneLogit)
+        assert torch.allclose(done.model.layer.weight, wrapped.model.model.layer.weight)
+    test = TensorDataset(X[30:], Y[30:] % 2)
+    reports = [
+        expunge.audit(before, after, data, test) for before, after in ((two, wrapped.model), (two.model, done.model))
+    ]
+    assert reports[0].attacks_before == reports[1].attacks_before
 
 
 def test_models_of_several_labels_are_refused_with_what_to_do() -> None:

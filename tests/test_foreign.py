@@ -299,19 +299,6 @@ def test_the_trace_of_a_half_precision_model_of_uint8_images_is_that_of_what_it_
 
 @pytest.mark.parametrize("method", ["boundary_shrink", "instance_wise", "mu_mis", "jit", "amun"])
 def test_methods_that_change_inputs_refuse_models_that_round_them(method: str) -> None:
-    class Rounds(Words):
-        def forward(self, ids: Tensor) -> Tensor:
-            return super().forward(ids.long())
-
-    class Asserts(Words):
-        def forward(self, ids: Tensor) -> Tensor:
-            assert not ids.is_floating_point()
-            return super().forward(ids)
-
-    for model in (Rounds(), Asserts()):
-        with pytest.raises(InputError, match=r"torch\.int64"):
-            unlearn(model, TensorDataset(TOKENS[:9], LABELS[:9]), method=method)
-
     class Levels(Network):
         def prepare(self, inputs: Tensor) -> Tensor:
             return inputs.to(torch.float32).round() / 255
@@ -545,13 +532,12 @@ class Uncounted(Unsized):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (Stream(), "by position"),
         (Uncounted(), "length.*TypeError: the length is known only online"),
         (Unsized(), "__len__"),
         (Reads((IMAGES[0], 2**63)), "label"),
         (Reads((IMAGES[0], -(2**63) - 1)), "label"),
         (Reads((np.array(["a"]), 0)), "tensor"),
-        (dict.fromkeys(range(1, 4), (IMAGES[0], 0)), "example 0 .*KeyError: 0"),
+        (dict.fromkeys(range(1, 4), (IMAGES[0], 0)), "no column is called label"),
         ([(IMAGES[0], 0), (PIXELS[1], 0)], r"example 1 .*torch.uint8.*torch.float32"),
     ],
 )
@@ -579,7 +565,7 @@ def test_arrays_of_any_layout_are_read(odd: Any) -> None:
     plain = torch.stack([torch.tensor(np.array(array, dtype=np.float32)) for array in arrays])
     method = expunge.Targeted(epochs=2)
     given = [(array, int(label)) for array, label in zip(arrays, LABELS, strict=False)]
-    found = unlearn(Network(), given, method=method).model  # type: ignore[arg-type]
+    found = unlearn(Network(), given, method=method).model
     assert state_bits(found) == state_bits(unlearn(Network(), TensorDataset(plain, LABELS[:9]), method=method).model)
 
 

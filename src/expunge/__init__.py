@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SettingError,
     )
     from expunge.forgetting import Forgotten, forget
+    from expunge.inputs import with_columns
     from expunge.methods import (
         LFSSD,
         METHODS,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
         list_methods,
         make_method,
     )
-    from expunge.models import Header, ModelSpec, TwoClasses, build, load_model, save_checkpoint
+    from expunge.models import Header, ModelSpec, TwoClasses, WithOutput, build, load_model, save_checkpoint
     from expunge.records import Measurement, Trace
     from expunge.trainer import train
     from expunge.unlearning import Unlearned, unlearn
@@ -117,6 +118,8 @@ _HOMES = {
     "Header": "models",
     "ModelSpec": "models",
     "TwoClasses": "models",
+    "WithOutput": "models",
+    "with_columns": "inputs",
     "build": "models",
     "load_model": "models",
     "save_checkpoint": "models",
@@ -174,6 +177,7 @@ __all__ = [
     "Trace",
     "TwoClasses",
     "Unlearned",
+    "WithOutput",
     "accuracy",
     "audit",
     "audit_outputs",
@@ -186,6 +190,7 @@ __all__ = [
     "save_checkpoint",
     "train",
     "unlearn",
+    "with_columns",
     "without_transforms",
 ]
 

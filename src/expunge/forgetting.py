@@ -13,11 +13,12 @@ from expunge.auditing.default_audit import Evaluation, evaluate, report_of
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.settings import AuditSettings
 from expunge.data import as_numbered, materialise_inputs
-from expunge.data.examples import apart_from
+from expunge.data.content import apart_from
 from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
 from expunge.errors import caution
+from expunge.inputs import fitted
 from expunge.methods import Method, Needs
-from expunge.models import class_names_of
+from expunge.models import class_names_of, own_factory, unwrapped
 from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
@@ -49,11 +50,11 @@ class Forgotten:
 
 def forget(
     model: nn.Module,
-    examples: Dataset[Any],
+    examples: Any,
     *,
-    test: Dataset[Any] | None = None,
-    retain: Dataset[Any] | None = None,
-    unlabelled: Dataset[Any] | None = None,
+    test: Any = None,
+    retain: Any = None,
+    unlabelled: Any = None,
     method: Method | str | None = None,
     factory: Callable[[], nn.Module] | None = None,
     settings: AuditSettings | None = None,
@@ -62,8 +63,9 @@ def forget(
     """Makes a copy of `model` forget `examples`, and with `test` audits whether it did. `model` itself is untouched.
 
     Args:
-        model: maps a batch of inputs (B, ...) to logits (B, C).
-        examples: training examples to forget, a dataset of (input, integer label). Its attribute `class_names`, or
+        model: maps a batch of inputs (B, ...) to logits (B, C), or to an output that has them, as in `expunge.unlearn`.
+        examples: training examples to forget: a dataset of (input, integer label), or of dicts, a `DataLoader`, a list,
+            a table, a stream (docs/inputs.md). Its attribute `class_names`, or
             torchvision's `classes`, names the classes in the report. Where the model names its classes too, in its
             file or its `config.id2label`, labels are matched by name; so are those of the other sets.
         test: examples that the model was never trained on. A method that calibrates sees about half of them, by a split
@@ -91,7 +93,12 @@ def forget(
     True
     """
     chosen = resolve(method, test is not None)
-    names, more = class_names_of(model), list[str]()
+    fit = fitted(model, {"forget": examples, "test": test, "retain": retain, "unlabelled": unlabelled})
+    names, more = class_names_of(model), list(fit.said)
+    build = factory or (own_factory(model) if Needs.FACTORY in chosen.needs else None)
+    model, build = fit.around(model), fit.building(build)
+    settings = settings and replace(settings, factory=fit.building(settings.factory))
+    examples, test, retain, unlabelled = (fit.sets.get(n) for n in ("forget", "test", "retain", "unlabelled"))
 
     def numbered(dataset: Dataset[Any] | None, name: str) -> Any:
         found, said = (None, []) if dataset is None else as_numbered(dataset, names, name)
@@ -107,7 +114,7 @@ def forget(
         others = {name: held.inputs for name, held in sets.by_name.items() if name != "retain"}
         inputs, left_out = apart_from(materialise_inputs(unlabelled, "unlabelled"), "unlabelled", others)
         given["unlabelled"], sets = TensorDataset(inputs), replace(sets, left_out=(*sets.left_out, *left_out))
-    result = unlearn(model, examples, method=chosen, factory=factory, seed=seed, **given)
+    result = unlearn(model, examples, method=chosen, factory=build, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
     evaluations = evaluate(model, sets, seed), evaluate(result.model, sets, seed)
     own = sequence_of(getattr(examples, "class_names", None))
@@ -123,7 +130,7 @@ def forget(
     caution([*more, *(line for line in cautions if line.rstrip(".").casefold() not in known)])
     before, after = (found.measurement for found in evaluations)
     return Forgotten(
-        model=result.model,
+        model=unwrapped(result.model),
         trace=trace,
         before=before,
         after=after,

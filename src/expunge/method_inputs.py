@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from expunge.data import Examples, calibration_side, check_disjoint, materialise, materialise_inputs
-from expunge.data.examples import apart_from, check_labels, check_steady, size_of
+from expunge.data.content import apart_from
+from expunge.data.examples import check_labels, check_steady, size_of
 from expunge.errors import InputError
 from expunge.methods import Method, Recorder
 from expunge.randomness import stream

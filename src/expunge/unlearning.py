@@ -20,10 +20,13 @@ from expunge.data import Examples, as_numbered, digests, materialise
 from expunge.data.examples import check_logits, check_steady
 from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
+from expunge.inputs import fitted
 from expunge.method_inputs import calibration_examples, retained_examples, unlabelled_examples
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
+from expunge.methods._tokens import run_on
 from expunge.metrics import parameter_change
 from expunge.models import (
+    Adapted,
     calibration_seeds,
     check_one_label,
     check_same_network,
@@ -39,6 +42,7 @@ from expunge.models import (
     not_finite,
     own_factory,
     refusing,
+    unwrapped,
 )
 from expunge.progress import log
 from expunge.randomness import as_seed, seeded, stream
@@ -58,12 +62,12 @@ class Unlearned:
 
 def unlearn(
     model: nn.Module,
-    forget: Dataset[Any],
+    forget: Any,
     *,
     method: Method | str | None = None,
-    retain: Dataset[Any] | None = None,
-    test: Dataset[Any] | None = None,
-    unlabelled: Dataset[Any] | None = None,
+    retain: Any = None,
+    test: Any = None,
+    unlabelled: Any = None,
     factory: Callable[[], nn.Module] | None = None,
     callback: Callable[[Epoch], object] | None = None,
     seed: int = 0,
@@ -73,10 +77,12 @@ def unlearn(
     It runs the method alone: `expunge.forget` also audits. What is handed in is used or refused.
 
     Args:
-        model: maps a batch of inputs (B, ...) to logits (B, C). Any device; the copy runs on the same one.
-        forget: the examples to forget: a dataset of (input, integer label). Its inputs are what the model takes,
-            one example each; they are read once and held in memory. Where both the dataset (`class_names`, `classes`)
-            and the model name their classes, labels are matched by name; so are those of the other sets.
+        model: maps a batch of inputs (B, ...) to logits (B, C), or to an output that has them (`logits`, a dict, a
+            tuple that begins with them, one logit of two classes). Any device; the copy runs on the same one.
+        forget: the examples to forget: a dataset of (input, integer label), or of dicts, a `DataLoader`, a list, a
+            table, a stream (docs/inputs.md). Its inputs are what the model takes, one example each; they are read
+            once and held in memory. Where both the dataset (`class_names`, `classes`) and the model name their classes,
+            labels are matched by name; so are those of the other sets.
         method: a method, or its registry name; None: `calibrated` where there are `test` examples, or `held_boundary`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make
@@ -116,7 +122,7 @@ def unlearn(
         name
         for need, name, given in (
             (Needs.RETAIN, "retained examples (retain=, --retain)", retain),
-            (Needs.FACTORY, "a way to build a fresh network (factory=)", factory or own_factory(model)),
+            (Needs.FACTORY, "a way to build a fresh network (factory=)", factory or own_factory(unwrapped(model))),
             (Needs.UPDATES, f"an update log ({chosen.name}'s updates=, --updates)", updates),
         )
         if need in chosen.needs and given is None
@@ -138,6 +144,11 @@ def unlearn(
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     check_one_label(model)
+    given = model
+    fit = fitted(model, {"forget": forget, "retain": retain, "test": test, "unlabelled": unlabelled})
+    build = fit.building(factory or own_factory(model))
+    model = fit.around(model)
+    forget, retain, test, unlabelled = (fit.sets.get(n) for n in ("forget", "retain", "test", "unlabelled"))
     device, _ = device_and_dtype(model)
     _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
@@ -146,6 +157,8 @@ def unlearn(
         return callback(epoch) if callback is not None else None
 
     record = Recorder(callback=on_epoch)
+    for sentence in fit.said:
+        record.warn(sentence)
     forget = _by_name(forget, model, "forget", record)
     retain = None if retain is None else _by_name(retain, model, "retain", record)
     test = None if test is None else _by_name(test, model, "test", record)
@@ -170,21 +183,21 @@ def unlearn(
             record.warn(doubt)
         if any(parameter._backward_hooks for parameter in model.parameters()):
             record.warn("hooks on the gradients of parameters were not copied: they had no effect")
-        given = {name for name, _ in model.named_buffers()}
-        masks = [n for n in mask_names(own) if n not in given or not_finite([(n, own.get_buffer(n))]) is not None]
+        buffers = {name for name, _ in model.named_buffers()}
+        masks = [n for n in mask_names(own) if n not in buffers or not_finite([(n, own.get_buffer(n))]) is not None]
         task = Task(
             forget=examples,
             forget_digests=identity,
             forget_logits=logits,
             retain=retained_examples(retain, examples, logits.shape[1], chosen, seed),
-            factory=(factory or own_factory(model)) if Needs.FACTORY in chosen.needs else None,
+            factory=build if Needs.FACTORY in chosen.needs else None,
             updates=Path(updates) if updates is not None and Needs.UPDATES in chosen.needs else None,
             calibration=calibration_examples(test, examples, logits.shape[1], seed),
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
         try:
             with enough_memory(_memory_advice(chosen)):
-                result = chosen.run(own, task, rng=rng, record=record)
+                result = run_on(chosen, own, task, rng=rng, record=record)
         except IndexError as error:  # codes and token ids are looked up in tables
             raise InputError(
                 f"{chosen.name} made inputs that the model cannot look up ({one_line(error)}): give codes as integers, "
@@ -193,6 +206,7 @@ def unlearn(
         _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         check_same_network(result, model)
         after = _back_to_its_dtypes(result, model, masks, examples, record)
+    adapted, model, result = result, unwrapped(model), unwrapped(result)
     originals = dict(model.named_parameters())
     for name, parameter in result.named_parameters():
         parameter.requires_grad_(originals[name].requires_grad)
@@ -243,7 +257,7 @@ def unlearn(
     )
     log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
     caution(trace.warnings)
-    return Unlearned(result, trace)
+    return Unlearned(adapted if isinstance(given, Adapted) else result, trace)
 
 
 def _by_name(dataset: Dataset[Any], model: nn.Module, name: str, record: Recorder) -> Dataset[Any]:

@@ -24,18 +24,19 @@ from expunge.auditing.attacks import (
 from expunge.auditing.both_models import compare, slopes_of
 from expunge.auditing.difficulty import references_within
 from expunge.auditing.forward import Outputs, outputs_of
-from expunge.auditing.preparation import AuditSets, Given, prepare, sequence_of
+from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.relearning import relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning, with_caveats
 from expunge.auditing.settings import AuditSettings
 from expunge.data.examples import check_logits
 from expunge.errors import InputError, caution
+from expunge.inputs import fitted
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
 from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import device_and_dtype, device_name, last_layer
+from expunge.models import device_and_dtype, device_name, last_layer, unwrapped
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 
@@ -68,10 +69,10 @@ class Evaluation:
 def audit(
     before: nn.Module,
     after: nn.Module,
-    forget: Given,
-    test: Given,
+    forget: Any,
+    test: Any,
     *,
-    retain: Given | None = None,
+    retain: Any = None,
     references: Difficulty | None = None,
     trace: Trace | None = None,
     settings: AuditSettings | None = None,
@@ -84,10 +85,11 @@ def audit(
     `left_out` says so. docs/audit.md says what each figure means.
 
     Args:
-        before: the original model; maps a batch to logits (B, C).
+        before: the original model; maps a batch to logits (B, C), or to an output that has them, as in
+            `expunge.unlearn`.
         after: the unlearned model, with the same parameters by name and shape.
-        forget: the forgotten examples, of (input, label). Its attribute `class_names`, or torchvision's `classes`,
-            names the classes in the report, and its `ids` the examples (default: positions).
+        forget: the forgotten examples, in any form that `expunge.forget` takes. Its attribute `class_names`, or
+            torchvision's `classes`, names the classes in the report, and its `ids` the examples (default: positions).
         test: unseen examples, which neither model was trained on.
         retain: retained training examples, for accuracy and histograms alone.
         references: from `auditing.difficulty_of`, of the same examples. None: trained here, as `settings` say.
@@ -113,8 +115,13 @@ def audit(
     ('INCONCLUSIVE', 5, 0.0)
     """
     seed = as_seed(seed)
-    sets = prepare(forget, test, retain).uncalibrated(after, trace)
-    names = [sequence_of(getattr(forget, name, None)) for name in ("class_names", "classes")]
+    fit = fitted(before, {"forget": forget, "test": test, "retain": retain})
+    given = fit.sets["forget"]
+    sets = prepare(given, fit.sets["test"], fit.sets.get("retain"))
+    sets = replace(sets, left_out=(*fit.said, *sets.left_out)).uncalibrated(after, trace)
+    names = [sequence_of(getattr(given, name, None)) for name in ("class_names", "classes")]
+    before, after = fit.around(before), fit.around(after)
+    settings = settings and replace(settings, factory=fit.building(settings.factory))
     report = report_of(
         before,
         after,
@@ -164,7 +171,7 @@ def report_of(
     """
     started = time.perf_counter()
     settings = settings or AuditSettings()
-    own, others = dict(before.named_parameters()), dict(after.named_parameters())
+    own, others = (dict(unwrapped(model).named_parameters()) for model in (before, after))
     if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in others.items()}:
         raise InputError("the two models are not the same network: their parameters differ in name or shape")
     assert sets.test is not None
@@ -179,7 +186,7 @@ def report_of(
         name: slopes_of(before, after, examples, seen["after"].outputs[name])
         for name, examples in (("forget", sets.forget), ("test", sets.test))
     }
-    change = parameter_change(own, others, last_layer=last_layer(after))
+    change = parameter_change(own, others, last_layer=last_layer(unwrapped(after)))
     l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in own.values())
     l2 = sum(float(p.detach().double().square().sum()) for p in own.values()) ** 0.5
     compared = time.perf_counter()

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from expunge.data import Examples, as_examples
 from expunge.errors import SettingError
+from expunge.inputs import fitted
 from expunge.metrics.scores import logit_scaled_confidence
-from expunge.models import as_float, device_and_dtype, enough_memory, forward, last_layer, logits_of, refusing
+from expunge.models import device_and_dtype, enough_memory, forward, last_layer, logits_of, refusing
 from expunge.progress import advance
 
 
@@ -100,8 +100,8 @@ def outputs_of(
         with refusing(inputs, label):
             logits = forward(model, batch).cpu()
         last = []
-        if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(as_float(caught[0][1]).cpu(), logits):
-            last = [as_float(caught[0][0]).cpu()]
+        if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(caught[0][1].to(logits).cpu(), logits):
+            last = [caught[0][0].to(logits)]
         kept.extend(last)  # at the end: a batch for which memory does not suffice comes again in halves
         seen.append(len(inputs))
         advance(label, sum(seen), len(examples))
@@ -126,12 +126,13 @@ def outputs_of(
     )
 
 
-def accuracy(model: nn.Module, dataset: "Examples | Dataset[Any]", *, batch_size: int = 500) -> float:
+def accuracy(model: nn.Module, dataset: Any, *, batch_size: int = 500) -> float:
     """The share of examples whose largest logit is their label's, in [0, 1], in eval mode; the mode is put back.
 
     Args:
         model: maps a batch to logits (B, C).
-        dataset: examples in memory, or any dataset of (input, label).
+        dataset: examples, in any form that `expunge.forget` takes.
         batch_size: examples a forward pass, ≥ 1.
     """
-    return outputs_of(model, as_examples(dataset, "given"), batch_size=batch_size).accuracy
+    fit = fitted(model, {"given": dataset})
+    return outputs_of(fit.around(model), as_examples(fit.sets["given"], "given"), batch_size=batch_size).accuracy

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from expunge.data import Examples, ImageSet, as_examples, audit_side
-from expunge.data.examples import first_copies, shared
+from expunge.data.content import first_copies, shared
+from expunge.data.ids import ids_of
 from expunge.errors import InputError
 from expunge.metrics.difficulty import Difficulty
 from expunge.models import calibration_seeds, says_calibration
@@ -168,7 +169,7 @@ def sequence_of(value: object) -> Sequence[Any]:
 def _ids(given: Sequence[str] | None, forget: object, num: int) -> Sequence[str] | None:
     """One id a forgotten example: those given, the dataset's own, or None."""
     if given is None:
-        own = sequence_of(getattr(forget, "ids", ()))
+        own = ids_of(forget)
         return own if len(own) == num else None
     if len(given) != num:
         raise InputError(f"there are {len(given)} ids for {num} forgotten examples; give one for each, in their order")

@@ -1,16 +1,8 @@
 """Forget sets and datasets: from folders, named datasets, tensors and id lists to images in memory."""
 
 from expunge.data.class_names import as_numbered
-from expunge.data.examples import (
-    Examples,
-    ImageSet,
-    as_examples,
-    check_disjoint,
-    digests,
-    draw_ids,
-    materialise,
-    materialise_inputs,
-)
+from expunge.data.content import check_disjoint, digests
+from expunge.data.examples import Examples, ImageSet, as_examples, draw_ids, materialise, materialise_inputs
 from expunge.data.ids import read_ids
 from expunge.data.named import NAMED, download
 from expunge.data.specs import load_data, load_unlabelled

@@ -1,10 +1,8 @@
 """Sets of labelled examples: `ImageSet` as loaded from a DATA spec, `Examples` as a method receives them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
-from hashlib import blake2b
-from math import prod
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,45 +10,48 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from expunge.data.content import digests
 from expunge.data.ids import meant_ids
 from expunge.errors import InputError, one_line
 from expunge.randomness import stream
 
-SCALE = 255
-"""What 8-bit images are divided by where they become floats."""
-
 STEADY = 8
 """Examples that are read twice, to see whether they come out alike."""
 
-CHUNK = 256
-"""Inputs that are looked at together."""
-
 
 @dataclass(frozen=True)
-class Examples:
-    """Inputs and labels side by side, in memory.
+class Examples(Dataset[tuple[Tensor, int]]):
+    """Inputs and labels side by side, in memory: a `torch.utils.data.Dataset` of (input, label).
 
     Attributes:
         inputs: any dtype, shape (N, ...): what the model takes as a batch.
         labels: int64, shape (N,), each in [0, C).
+        ids: one text id an example, or none.
+        class_names: one name a class, or none.
     """
 
     inputs: Tensor
     labels: Tensor
+    ids: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
+    class_names: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.inputs[index], int(self.labels[index])
+
     def take(self, index: Tensor) -> "Examples":
         """The examples at `index`: int64, shape (K,)."""
-        return Examples(self.inputs[index], self.labels[index])
+        ids = tuple(self.ids[n] for n in index.tolist()) if self.ids else ()
+        return replace(self, inputs=self.inputs[index], labels=self.labels[index], ids=ids)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Examples":
         """On `device`; floating-point inputs become `dtype`, integer inputs (uint8 images) stay as they are."""
         inputs = self.inputs.to(device)
         if inputs.is_floating_point():
             inputs = inputs.to(dtype)
-        return Examples(inputs, self.labels.to(device))
+        return replace(self, inputs=inputs, labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -145,100 +146,6 @@ def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:
     return [images.ids[i] for i in order[:num].tolist()]
 
 
-def digests(inputs: Tensor) -> list[bytes]:
-    """A 16-byte BLAKE2b digest of each input's shape, dtype and values; equal inputs have equal digests."""
-    array = inputs.detach().cpu().contiguous()
-    head = f"{array.dtype}{tuple(array.shape[1:])}".encode()
-    if array.dtype == torch.bfloat16:  # NumPy has no bfloat16; its bits serve as well
-        array = array.view(torch.int16)
-    rows = array.reshape(len(array), prod(array.shape[1:])).numpy()
-    return [blake2b(head + row.tobytes(), digest_size=16).digest() for row in rows]
-
-
-def content_digests(inputs: Tensor) -> list[bytes]:
-    """As `digests`, but one digest for the forms that an 8-bit image takes, and one for integers of any dtype.
-
-    The forms are any dtype with values of 0 to 255, and floats k/255 as their dtype rounds them (what torchvision's
-    ToTensor makes of it). Floats that are all 0 or 1 are read as the latter.
-    """
-    if inputs.dtype == torch.uint8 or inputs.is_complex():
-        return digests(inputs)
-    found: list[bytes] = []
-    for part in inputs.detach().split(CHUNK):  # a few at a time: they are held in float64
-        pixels, are_pixels = _as_pixels(part.cpu())
-        own = digests(part + 0.0 if part.is_floating_point() else part.long())  # adding 0 makes −0 a 0
-        found += [digests(pixels[n : n + 1])[0] if are_pixels[n] else own[n] for n in range(len(part))]
-    return found
-
-
-def _as_pixels(inputs: Tensor) -> tuple[Tensor, list[bool]]:
-    """The values of 0 to 255 that each input stands for, uint8, and which inputs stand for such values throughout."""
-    values = inputs.double()
-    held = values.clamp(0, SCALE).round()
-    same = _rows(values == held)
-    if not inputs.is_floating_point():
-        return held.to(torch.uint8), same.all(1).tolist()
-    levels = (values * SCALE).clamp(0, SCALE).round()
-    exact = (levels / SCALE).to(inputs.dtype).double()
-    # Where they were multiplied by 1/255, or rounded to float32 on the way, they may be off by the last bits of those.
-    slack = 0.0 if inputs.dtype in {torch.float16, torch.bfloat16} else 2 * torch.finfo(torch.float32).eps
-    scaled = _rows((values - exact).abs() <= slack * exact).all(1)
-    raw = same.all(1) & _rows(values > 1).any(1)
-    chosen = torch.where(raw.view(-1, *[1] * (values.ndim - 1)), held, levels)
-    return chosen.to(torch.uint8), (scaled | raw).tolist()
-
-
-def _rows(values: Tensor) -> Tensor:
-    """As a matrix, a row an example, also where an example is one number."""
-    return values.reshape(len(values), prod(values.shape[1:]))
-
-
-def shared(first: Tensor, second: Tensor) -> Tensor:
-    """Which inputs of the second set stand in the first, too, by `content_digests`: bool, (N,), on the CPU."""
-    if first.is_floating_point() and second.is_floating_point():  # floats are compared in the coarser dtype
-        coarser = min(first.dtype, second.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
-        first, second = first.to(coarser), second.to(coarser)
-    seen = set(content_digests(first))
-    return torch.tensor([digest in seen for digest in content_digests(second)], dtype=torch.bool, device="cpu")
-
-
-def apart_from(inputs: Tensor, name: str, others: Mapping[str, Tensor]) -> tuple[Tensor, list[str]]:
-    """The inputs that stand in none of the other sets (`shared`), and one sentence on those of each that do.
-
-    Raises `InputError` where none is left.
-    """
-    said, num = [], len(inputs)
-    for other, there in others.items():
-        both = shared(there, inputs)
-        inputs = inputs[~both.to(inputs.device)]
-        if len(inputs) == 0:
-            raise InputError(f"no {name} example is left that is not in the {other} set too; give others")
-        if both.any():
-            said.append(f"Left out {int(both.sum()):,} of {num:,} {name} examples: they are in the {other} set.")
-    return inputs, said
-
-
-def first_copies(inputs: Tensor) -> Tensor:
-    """Positions of the inputs that equal no earlier one (`content_digests`), ascending: int64, (M,), on the CPU.
-
-    >>> first_copies(torch.tensor([[1], [2], [1]])).tolist()
-    [0, 1]
-    """
-    seen: dict[bytes, int] = {}
-    for n, digest in enumerate(content_digests(inputs)):
-        seen.setdefault(digest, n)
-    return torch.tensor(list(seen.values()), dtype=torch.int64, device="cpu")
-
-
-def check_disjoint(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
-    """Raises `InputError` when an input stands in both sets (`shared`)."""
-    if num := int(shared(first, second).sum()):
-        raise InputError(
-            f"{num} of the {second_name} examples are in the {first_name} set too; "
-            f"take them out of the {second_name} set, which must share nothing with it"
-        )
-
-
 def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
     """Raises `InputError` unless `labels` is int64, one-dimensional and within [0, num_classes)."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
@@ -253,8 +160,7 @@ def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
 def check_logits(shape: Sequence[int], labels: Tensor, name: str) -> None:
     """Raises `InputError` unless logits have a `shape` (N, C), C ≥ 2, and all labels of the set are in [0, C)."""
     if len(shape) != 2 or shape[1] < 2:
-        one = " (of one logit: wrap it, expunge.TwoClasses(model))" if tuple(shape[1:]) in {(), (1,)} else ""
-        raise InputError(f"the model must return logits (N, C) with C ≥ 2, not shape {tuple(shape)}{one}")
+        raise InputError(f"the model must return logits (N, C), not shape {tuple(shape)}")
     check_labels(labels, shape[1], name)
 
 
@@ -266,8 +172,11 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
             input holds NaN or infinity.
     """
     size = size_of(dataset, name)
-    if isinstance(dataset, ImageSet):
-        return dataset.examples if index is None else dataset.examples.take(torch.tensor(list(index), device="cpu"))
+    if isinstance(dataset, ImageSet | Examples):
+        held = dataset.examples if isinstance(dataset, ImageSet) else dataset
+        if held.inputs.is_floating_point() and not bool(torch.isfinite(held.inputs).all()):
+            raise InputError(f"the {name} set holds NaN or infinity; repair or remove it")
+        return held if index is None else held.take(torch.tensor(list(index), device="cpu"))
     inputs: list[Tensor] = []
     labels: list[int] = []
     for n, item in items_at(dataset, name, range(size) if index is None else index):
@@ -285,8 +194,8 @@ def materialise_inputs(dataset: "Dataset[Any]", name: str) -> Tensor:
         InputError: as `materialise` of inputs, or they come out otherwise each time.
     """
     size = size_of(dataset, name)
-    if isinstance(dataset, ImageSet):
-        return dataset.images
+    if isinstance(dataset, ImageSet | Examples):
+        return dataset.images if isinstance(dataset, ImageSet) else dataset.inputs
     reads: list[list[Tensor]] = [[], []]
     for inputs, num in zip(reads, (size, min(STEADY, size)), strict=True):
         for n, item in items_at(dataset, name, range(num)):
@@ -381,7 +290,9 @@ def as_label(value: object, name: str) -> int:
                 "forget one at a time: expunge.TwoClasses(model, label), with examples labelled 0 or 1"
             )
         value = value.item() if value.ndim == 0 or value.shape == (1,) else value
-    if isinstance(value, np.integer):
+    if isinstance(value, np.integer) or (
+        isinstance(value, float) and value in {0.0, 1.0}
+    ):  # as losses of one logit take
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}")

@@ -1,8 +1,13 @@
 """Lists of ids, and what they mean."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
+
+import numpy as np
+from torch.utils.data import Subset
 
 from expunge.errors import InputError
 from expunge.parsing import read_text
@@ -15,6 +20,24 @@ def read_ids(path: str | Path) -> list[str]:
     except InputError as error:
         raise InputError(f"the list of ids cannot be read: {error}") from error
     return [line for line in text.split("\n") if line.strip()]
+
+
+def ids_of(dataset: Any) -> tuple[str, ...]:
+    """One id an example, as a dataset tells them; () where it has none.
+
+    They are its `ids`, the paths of torchvision's ImageFolder below its root, or, of a `Subset`, those of the dataset
+    that it is taken from, or the positions there.
+    """
+    if isinstance(dataset, Subset):
+        whole = ids_of(dataset.dataset)
+        return tuple(whole[n] if whole else str(n) for n in dataset.indices)
+    own, files = getattr(dataset, "ids", ()), getattr(dataset, "samples", None)
+    if (isinstance(own, list | tuple) or (isinstance(own, np.ndarray) and own.ndim == 1)) and len(own):
+        return tuple(map(str, own))
+    root = getattr(dataset, "root", None)
+    if isinstance(files, list) and files and isinstance(files[0], tuple) and isinstance(root, str | Path):
+        return tuple(Path(os.path.relpath(str(path), root)).as_posix() for path, *_ in files)
+    return ()
 
 
 def meant_ids(listed: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from expunge.data.examples import content_digests
+from expunge.data.content import content_digests
 from expunge.randomness import as_seed
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data import Examples
-from expunge.data.examples import first_copies
+from expunge.data.content import first_copies
 from expunge.records import Epoch, PseudoLabels
 
 Presets = dict[str, dict[str, Any]]
@@ -112,6 +112,8 @@ class Method(Protocol):
     Attributes:
         name: what the trace calls it.
         needs: the inputs that it reads.
+        moves_inputs: whether it runs the model on inputs that it moved a little: then they must be floats, and for
+            token ids stands what the model looks up for them. Where it is missing: False.
     """
 
     name: ClassVar[str]

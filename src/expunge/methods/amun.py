@@ -45,6 +45,7 @@ class Amun(GradientMethod):
     summary = "learn the nearest adversarial examples of the forgotten ones with their wrong labels"
     source = "Ebrahimpour-Boroojeny et al. 2025, AMUN (ICML)"
     needs = Needs.FORGET
+    moves_inputs = True
     presets: ClassVar[Presets] = {
         "paper": {},
         "ebrahimpour2025": {

@@ -39,6 +39,7 @@ class BoundaryShrink(GradientMethod):
     summary = "relabel with the wrong class that an adversarial step leads to"
     source = "Chen et al. 2023, Boundary Shrink (CVPR)"
     needs = Needs.FORGET
+    moves_inputs = True
     presets: ClassVar[Presets] = {
         "paper": {},
         "chen2023": {**MOMENTUM, "weight_decay": 0.0, "lr": 1e-5, "batch_size": 64, "epochs": 10},

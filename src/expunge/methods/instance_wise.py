@@ -51,6 +51,7 @@ class InstanceWise(GradientMethod):
     summary = "gradient ascent beside adversarial examples, other weights held"
     source = "Cha et al. 2024, instance-wise unlearning"
     needs = Needs.FORGET
+    moves_inputs = True
     presets: ClassVar[Presets] = {
         "paper": {},
         "cha2024": {

@@ -1,5 +1,15 @@
 """Networks: building them from a description, and checkpoints that carry that description."""
 
+from expunge.models.adapter import (
+    Adapted,
+    Form,
+    Leaf,
+    TwoClasses,
+    WithOutput,
+    check_one_label,
+    parameters_of,
+    unwrapped,
+)
 from expunge.models.building import ARCHITECTURES, Classifier, ModelSpec, build, own_factory
 from expunge.models.checkpoint import (
     Header,
@@ -29,14 +39,17 @@ from expunge.models.inference import (
 )
 from expunge.models.loading import class_names_of, load_model
 from expunge.models.preprocessing import own_fit
-from expunge.models.two_classes import TwoClasses, check_one_label
 
 __all__ = [
     "ARCHITECTURES",
+    "Adapted",
     "Classifier",
+    "Form",
     "Header",
+    "Leaf",
     "ModelSpec",
     "TwoClasses",
+    "WithOutput",
     "as_float",
     "build",
     "built_by",
@@ -59,9 +72,11 @@ __all__ = [
     "not_finite",
     "own_factory",
     "own_fit",
+    "parameters_of",
     "read_header",
     "refusing",
     "save_checkpoint",
     "says_calibration",
     "undone_steps",
+    "unwrapped",
 ]

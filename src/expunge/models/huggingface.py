@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
+from expunge.models.adapter import check_one_label
 from expunge.models.description import plain_hf_config
-from expunge.models.two_classes import check_one_label
 from expunge.parsing import parse_json, read_text
 
 

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
+from expunge.models.adapter import Adapted, logits_in
 
 
 def as_float(logits: object) -> Tensor:
-    """Logits in float32, or in float64 where the model computes in it. Raises `InputError` for anything else."""
+    """The logits in an output (`logits_in`) in float32, or in float64 where the model computes in it."""
     # Inside of another autocast its copies of the weights would be kept, and no later pass would see an update.
     torch.clear_autocast_cache()
-    if not isinstance(logits, Tensor):
-        kind = type(logits).__name__
-        raise InputError(f"the model must return a tensor of logits (N, C), not {kind}; wrap it in a module that does")
-    return logits if logits.dtype == torch.float64 else logits.float()
+    found = logits_in(logits)
+    return found if found.dtype == torch.float64 else found.float()
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -176,6 +175,8 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
             raise InputError("the model's parameters hold no values yet; load its weights, or run it on a batch, first")
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
     reference = next(floating, reference)
+    if isinstance(model, Adapted) and model.packs_rows:
+        return reference.device, torch.promote_types(reference.dtype, torch.float32)
     return reference.device, reference.dtype
 
 

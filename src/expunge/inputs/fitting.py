@@ -1,0 +1,80 @@
+"""A model and the sets that go with it, as methods and audits take them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from expunge.data import Examples
+from expunge.data.examples import items_at, size_of
+from expunge.errors import InputError
+from expunge.inputs.columns import Collated, Pairs, as_pairs
+from expunge.inputs.packing import is_plain, packed
+from expunge.models import Adapted, Form
+from expunge.models.adapter import LEAF
+
+UNLABELLED = "unlabelled"
+"""The set whose labels nobody needs to know."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model and sets that fit together.
+
+    Attributes:
+        sets: by name, each `Examples` or a dataset of (tensor or array, label); of the unlabelled one, inputs alone do.
+        form: how inputs of several tensors lie in one; None where they are one tensor as it is.
+        said: sentences on what was left out.
+    """
+
+    sets: Mapping[str, Any]
+    form: Form | None
+    said: tuple[str, ...]
+
+    def around(self, model: nn.Module) -> nn.Module:
+        """The model as a function of what is in the sets."""
+        return model if self.form is None else Adapted(model, self.form)
+
+    def building(self, factory: Callable[[], nn.Module] | None) -> Callable[[], nn.Module] | None:
+        """What builds a network in the same way."""
+        return factory if factory is None or self.form is None else lambda: self.around(factory())
+
+
+def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
+    """Brings what users hold into one form; sets that are None are left out.
+
+    Taken are datasets of (input, label), of dicts or of longer tuples, loaders, lists, tables, columns as a dict or as
+    (inputs, labels), and streams. An input may be a tensor or array, or a dict or tuple of such; texts may have
+    different lengths. docs/inputs.md has them all.
+
+    Raises:
+        InputError: a set is none of these, or sets do not go together.
+    """
+    if isinstance(model, Adapted):  # within `expunge.forget`
+        return Fitted({name: given for name, given in sets.items() if given is not None}, None, ())
+    pairs: dict[str, Any] = {}
+    said: list[str] = []
+    for name, given in sets.items():
+        if given is not None:
+            pairs[name], more = as_pairs(given, model, name, labelled=name != UNLABELLED)
+            said += more
+    nested = {name: _is_nested(dataset, name) for name, dataset in pairs.items()}
+    if not any(nested.values()):
+        return Fitted(pairs, None, tuple(said))
+    if not all(nested.values()):
+        other = next(name for name, is_nested in nested.items() if not is_nested)
+        raise InputError(f"the {other} set has inputs of one tensor, and others have several: give all in one form")
+    form, examples = packed(pairs, UNLABELLED, model)
+    is_one = form.kind == "one" and form.call == "whole" and form.structure is LEAF
+    return Fitted(examples, None if is_one else form, tuple(said))
+
+
+def _is_nested(dataset: Any, name: str) -> bool:
+    if isinstance(dataset, Examples) or not size_of(dataset, name):
+        return False
+    if isinstance(dataset, Pairs) and isinstance(dataset.items, Collated):
+        return True  # its function may give other lengths
+    ((_, item),) = items_at(dataset, name, [0])
+    value = item[0] if isinstance(item, tuple | list) and len(item) == 2 else item
+    return not is_plain(value)
