@@ -141,7 +141,7 @@ def test_forgotten_and_test_examples_among_them_are_left_out_with_a_warning(with
         (Inputs(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), "tensor"), "0 to 255"),
         (Inputs(torch.full((3, 1, 8, 8), torch.nan), "tensor"), "NaN"),
         (TensorDataset(), "length|empty"),
-        ([{"input": 1}], "cannot become a tensor"),
+        ([{"input": object()}], "none holds numbers"),
     ],
 )
 def test_what_cannot_be_used_is_refused(unlabelled: Any, said: str) -> None:

@@ -97,7 +97,8 @@ def forget(
     names, more = class_names_of(model), list(fit.said)
     build = factory or (own_factory(model) if Needs.FACTORY in chosen.needs else None)
     model, build = fit.around(model), fit.building(build)
-    settings = settings and replace(settings, factory=fit.building(settings.factory))
+    settings = settings or AuditSettings()
+    settings = replace(settings, factory=fit.building(settings.factory))
     examples, test, retain, unlabelled = (fit.sets.get(n) for n in ("forget", "test", "retain", "unlabelled"))
 
     def numbered(dataset: Dataset[Any] | None, name: str) -> Any:
@@ -116,7 +117,7 @@ def forget(
         given["unlabelled"], sets = TensorDataset(inputs), replace(sets, left_out=(*sets.left_out, *left_out))
     result = unlearn(model, examples, method=chosen, factory=build, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
-    evaluations = evaluate(model, sets, seed), evaluate(result.model, sets, seed)
+    evaluations = [evaluate(each, sets, seed, settings.precision) for each in (model, result.model)]
     own = sequence_of(getattr(examples, "class_names", None))
     own = own if len(own) else sequence_of(getattr(examples, "classes", None))
     audited = None

@@ -35,6 +35,7 @@ from expunge.models import (
     device_name,
     enough_memory,
     forward,
+    in_precision,
     last_layer,
     logits_of,
     mark_calibrated,
@@ -196,7 +197,10 @@ def unlearn(
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
         try:
-            with enough_memory(_memory_advice(chosen)):
+            quick = (
+                getattr(chosen, "precision", "fp32") == "bf16" and chosen.name != "retrain"
+            )  # which does so by itself
+            with enough_memory(_memory_advice(chosen)), in_precision("bf16" if quick else "fp32", own):
                 result = run_on(chosen, own, task, rng=rng, record=record)
         except IndexError as error:  # codes and token ids are looked up in tables
             raise InputError(

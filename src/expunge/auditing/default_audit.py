@@ -36,7 +36,7 @@ from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import device_and_dtype, device_name, last_layer, unwrapped
+from expunge.models import device_and_dtype, device_name, in_precision, last_layer, unwrapped
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 
@@ -121,12 +121,13 @@ def audit(
     sets = replace(sets, left_out=(*fit.said, *sets.left_out)).uncalibrated(after, trace)
     names = [sequence_of(getattr(given, name, None)) for name in ("class_names", "classes")]
     before, after = fit.around(before), fit.around(after)
-    settings = settings and replace(settings, factory=fit.building(settings.factory))
+    settings = settings or AuditSettings()
+    settings = replace(settings, factory=fit.building(settings.factory))
     report = report_of(
         before,
         after,
         sets,
-        (evaluate(before, sets, seed), evaluate(after, sets, seed)),
+        tuple(evaluate(model, sets, seed, settings.precision) for model in (before, after)),
         class_names=names[0] if len(names[0]) else names[1],
         references=references,
         settings=settings,
@@ -136,8 +137,13 @@ def audit(
     return report
 
 
-def evaluate(model: nn.Module, sets: AuditSets, seed: int = 0) -> Evaluation:
+def evaluate(model: nn.Module, sets: AuditSets, seed: int = 0, precision: str = "fp32") -> Evaluation:
     """Runs a model over each of the sets, and over shifted images. Raises `InputError` as `audit` does."""
+    with in_precision(precision, model):
+        return _evaluate(model, sets, seed)
+
+
+def _evaluate(model: nn.Module, sets: AuditSets, seed: int) -> Evaluation:
     started = time.perf_counter()
     found = {}
     for name, examples in sets.by_name.items():
@@ -158,7 +164,7 @@ def report_of(
     before: nn.Module,
     after: nn.Module,
     sets: AuditSets,
-    evaluations: tuple[Evaluation, Evaluation],
+    evaluations: Sequence[Evaluation],
     *,
     class_names: Sequence[str] = (),
     references: Difficulty | str | None = None,
@@ -182,10 +188,11 @@ def report_of(
         raise InputError(f"a non-random forget set needs reference models: {references}")
     trained = time.perf_counter()
     seen = dict(zip(("before", "after"), evaluations, strict=True))
-    slopes = {
-        name: slopes_of(before, after, examples, seen["after"].outputs[name])
-        for name, examples in (("forget", sets.forget), ("test", sets.test))
-    }
+    with in_precision(settings.precision, before):
+        slopes = {
+            name: slopes_of(before, after, examples, seen["after"].outputs[name])
+            for name, examples in (("forget", sets.forget), ("test", sets.test))
+        }
     change = parameter_change(own, others, last_layer=last_layer(unwrapped(after)))
     l1 = sum(float(p.detach().abs().sum(dtype=torch.float64)) for p in own.values())
     l2 = sum(float(p.detach().double().square().sum()) for p in own.values()) ** 0.5
@@ -206,7 +213,7 @@ def report_of(
         relative_l1=change.l1 / l1 if l1 else 0.0,
         relative_l2=change.l2 / l2 if l2 else 0.0,
         relearning=relearning,
-        device=device_name(device_and_dtype(after)[0]),
+        device=device_name(device_and_dtype(after)[0]) + (", bf16" if settings.precision == "bf16" else ""),
         seconds=seconds,
         left_out=sets.left_out,
     )

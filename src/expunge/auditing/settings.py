@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -31,6 +31,7 @@ class AuditSettings:
             out. Default: that of the environment variable EXPUNGE_REFERENCE_MINUTES, else 5.
         recipe: how they are trained: best as the audited model was.
         factory: builds its network with fresh weights, for them. None: every layer of a copy is initialised anew.
+        precision: `bf16` runs both models under autocast in bfloat16; `fp32` in that of their weights.
     """
 
     max_loss: float = 0.05
@@ -38,6 +39,7 @@ class AuditSettings:
     reference_minutes: float = field(default_factory=_reference_minutes)
     recipe: Recipe = QUICK_RECIPE
     factory: Callable[[], nn.Module] | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         require_types(self)

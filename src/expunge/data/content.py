@@ -12,8 +12,11 @@ from expunge.errors import InputError
 SCALE = 255
 """What 8-bit images are divided by where they become floats."""
 
-CHUNK = 256
-"""Inputs that are looked at together."""
+CHUNK = 2**20
+"""Values that are looked at together: in float64, several times over."""
+
+GLANCE = 64
+"""Values of each input that tell in most cases that it is no 8-bit image."""
 
 PAD = -(2**62)
 """What fills the end of a packed input of integers that is shorter than others: no content is so low."""
@@ -56,8 +59,9 @@ def content_digests(inputs: Tensor) -> list[bytes]:
     if _is_padded(inputs):
         return [content_digests(row)[0] for row in _unpadded(inputs)]
     found: list[bytes] = []
-    for part in inputs.detach().split(CHUNK):  # a few at a time: they are held in float64
-        pixels, are_pixels = _as_pixels(part.cpu())
+    for part in inputs.detach().split(max(1, CHUNK // max(1, prod(inputs.shape[1:])))):
+        _, may_be = _as_pixels(_rows(part)[:, :GLANCE].cpu())
+        pixels, are_pixels = _as_pixels(part.cpu()) if any(may_be) else (part, may_be)
         own = digests(part + 0.0 if part.is_floating_point() else part.long())  # adding 0 makes −0 a 0
         found += [digests(pixels[n : n + 1])[0] if are_pixels[n] else own[n] for n in range(len(part))]
     return found

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from expunge.data.content import digests
 from expunge.data.ids import meant_ids
+from expunge.data.memory import empty, stacked
 from expunge.errors import InputError, one_line
 from expunge.randomness import stream
 
@@ -44,7 +45,10 @@ class Examples(Dataset[tuple[Tensor, int]]):
     def take(self, index: Tensor) -> "Examples":
         """The examples at `index`: int64, shape (K,)."""
         ids = tuple(self.ids[n] for n in index.tolist()) if self.ids else ()
-        return replace(self, inputs=self.inputs[index], labels=self.labels[index], ids=ids)
+        index = index.to(self.inputs.device)
+        inputs = empty((len(index), *self.inputs.shape[1:]), self.inputs.dtype, self.inputs.device)
+        torch.index_select(self.inputs, 0, index, out=inputs)
+        return replace(self, inputs=inputs, labels=self.labels[index.to(self.labels.device)], ids=ids)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Examples":
         """On `device`; floating-point inputs become `dtype`, integer inputs (uint8 images) stay as they are."""
@@ -174,17 +178,23 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
     size = size_of(dataset, name)
     if isinstance(dataset, ImageSet | Examples):
         held = dataset.examples if isinstance(dataset, ImageSet) else dataset
-        if held.inputs.is_floating_point() and not bool(torch.isfinite(held.inputs).all()):
+        if held.inputs.is_floating_point() and not all(bool(each.isfinite().all()) for each in held.inputs):
             raise InputError(f"the {name} set holds NaN or infinity; repair or remove it")
         return held if index is None else held.take(torch.tensor(list(index), device="cpu"))
-    inputs: list[Tensor] = []
     labels: list[int] = []
-    for n, item in items_at(dataset, name, range(size) if index is None else index):
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise InputError(f"{name} example {n} is not a pair (input, label)")
-        inputs.append(_as_input(item[0], f"{name} example {n}", inputs))
-        labels.append(as_label(item[1], f"{name} example {n}"))
-    return Examples(torch.stack(inputs), torch.tensor(labels, dtype=torch.int64, device="cpu"))
+
+    def inputs() -> Iterator[Tensor]:
+        first = None
+        for n, item in items_at(dataset, name, range(size) if index is None else index):
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise InputError(f"{name} example {n} is not a pair (input, label)")
+            value = _as_input(item[0], f"{name} example {n}", first)
+            first = value if first is None else first
+            labels.append(as_label(item[1], f"{name} example {n}"))
+            yield value
+
+    together = stacked(inputs(), size if index is None else len(list(index)))
+    return Examples(together, torch.tensor(labels, dtype=torch.int64, device="cpu"))
 
 
 def materialise_inputs(dataset: "Dataset[Any]", name: str) -> Tensor:
@@ -196,13 +206,18 @@ def materialise_inputs(dataset: "Dataset[Any]", name: str) -> Tensor:
     size = size_of(dataset, name)
     if isinstance(dataset, ImageSet | Examples):
         return dataset.images if isinstance(dataset, ImageSet) else dataset.inputs
-    reads: list[list[Tensor]] = [[], []]
-    for inputs, num in zip(reads, (size, min(STEADY, size)), strict=True):
+
+    def inputs(num: int) -> Iterator[Tensor]:
+        first = None
         for n, item in items_at(dataset, name, range(num)):
-            value = item[0] if isinstance(item, tuple | list) and item else item
-            inputs.append(_as_input(value, f"{name} example {n}", inputs))
-    _check_same(torch.stack(reads[0][: len(reads[1])]), torch.stack(reads[1]), name)
-    return torch.stack(reads[0])
+            given = item[0] if isinstance(item, tuple | list) and item else item
+            value = _as_input(given, f"{name} example {n}", first)
+            first = value if first is None else first
+            yield value
+
+    together, again = (stacked(inputs(num), num) for num in (size, min(STEADY, size)))
+    _check_same(together[: len(again)], again, name)
+    return together
 
 
 def items_at(dataset: "Dataset[Any]", name: str, index: Iterable[int]) -> Iterator[tuple[int, Any]]:
@@ -218,8 +233,8 @@ def items_at(dataset: "Dataset[Any]", name: str, index: Iterable[int]) -> Iterat
         yield n, item
 
 
-def _as_input(given: object, name: str, earlier: Sequence[Tensor]) -> Tensor:
-    """An input as a tensor of its own, of the shape and kind of the earlier ones."""
+def _as_input(given: object, name: str, first: Tensor | None) -> Tensor:
+    """An input as a tensor of its own, of the shape and kind of the first one."""
     value = given
     try:
         if not isinstance(value, Tensor):  # a tensor of its own from an array of any strides and byte order
@@ -228,7 +243,7 @@ def _as_input(given: object, name: str, earlier: Sequence[Tensor]) -> Tensor:
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: its input, of {type(given).__name__}, cannot become a tensor") from error
     value = value.to_dense() if value.layout != torch.strided else value
-    first = earlier[0] if earlier else value
+    first = value if first is None else first
     if value.shape != first.shape:
         shapes = tuple(value.shape), tuple(first.shape)
         raise InputError(f"{name} has shape {shapes[0]}, the first one {shapes[1]}; all must be alike")

@@ -76,5 +76,4 @@ def _is_nested(dataset: Any, name: str) -> bool:
     if isinstance(dataset, Pairs) and isinstance(dataset.items, Collated):
         return True  # its function may give other lengths
     ((_, item),) = items_at(dataset, name, [0])
-    value = item[0] if isinstance(item, tuple | list) and len(item) == 2 else item
-    return not is_plain(value)
+    return not is_plain(item[0] if isinstance(item, tuple | list) and len(item) else item)

@@ -49,7 +49,7 @@ def packed(sets: Mapping[str, Any], unlabelled: str, model: nn.Module) -> tuple[
     found: list[_Read] = []
     for name, dataset in sets.items():
         read = _Read(name, dataset, [], [])
-        for n, (value, label) in items_at(dataset, name, range(size_of(dataset, name))):
+        for n, (value, *label) in items_at(dataset, name, range(size_of(dataset, name))):
             where = f"{name} example {n}"
             named: list[tuple[str, Tensor]] = []
             shape = _flat(value, "", named, where)
@@ -57,7 +57,7 @@ def packed(sets: Mapping[str, Any], unlabelled: str, model: nn.Module) -> tuple[
             if shape != structure:
                 raise InputError(f"{where} is not built as the first one: it must have {', '.join(paths)}")
             read.leaves.append([leaf for _, leaf in named])
-            read.labels.append(0 if name == unlabelled else as_label(label, where))
+            read.labels.append(0 if name == unlabelled else as_label(label[0], where))
         _check_steady(read, structure)
         found.append(read)
     form = _form(structure, paths, found, model)
@@ -103,7 +103,7 @@ def _flat(value: Any, path: str, leaves: list[tuple[str, Tensor]], where: str) -
 
 def _check_steady(read: _Read, structure: Any) -> None:
     """Raises `InputError` where the first examples read otherwise a second time."""
-    for n, (value, _) in items_at(read.dataset, read.name, range(min(STEADY, len(read.leaves)))):
+    for n, (value, *_) in items_at(read.dataset, read.name, range(min(STEADY, len(read.leaves)))):
         again: list[tuple[str, Tensor]] = []
         same = _flat(value, "", again, read.name) == structure
         if not same or not all(map(torch.equal, read.leaves[n], (leaf for _, leaf in again))):

@@ -42,6 +42,10 @@ class GradientMethod(Method):
         epochs: passes over the examples, ≥ 0: the budget.
         max_steps: ends the run after so many updates, ≥ 0, whatever `epochs` says; None: no such limit.
         batch_size: examples a step, ≥ 1; None takes all at once, as Algorithm 1 does.
+        micro_batch_size: examples at a time, ≥ 1, where a step's do not fit into memory: their gradients are added up.
+            Batch normalisation in train mode takes the statistics of these few. None: the whole step's at once.
+        precision: `fp32` is that of the weights; `bf16` runs the network under autocast in bfloat16, with weights as
+            they are: about half the memory, and twice as fast where the processor has it.
         stop: `budget` runs all epochs; `epsilon` ends when the loss is below `epsilon` (Algorithm 1, line 19);
             `forgotten` ends when, in eval mode, every forgotten example is predicted as the method wants it,
             which costs one more forward pass over the forget set an epoch.
@@ -62,6 +66,8 @@ class GradientMethod(Method):
     epochs: int = 20
     max_steps: int | None = None
     batch_size: int | None = None
+    micro_batch_size: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
     stop: Literal["budget", "epsilon", "forgotten"] = "budget"
     epsilon: float = 0.05
     norm: Literal["train", "eval"] = "train"
@@ -150,6 +156,8 @@ class Descent:
         self._kept = kept_statistics(self.model, self.method.norm)
         self._epoch, self._over = 0, False
         self._whole, self._losses, self._seen = False, list[float](), list[Tensor]()  # of the pass at hand
+        self._size, self._loss = 0, 0.0  # of the step at hand, which may come in parts
+        self._begins, self._ends, self._share = True, True, 1.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in self.epochs():
@@ -198,29 +206,34 @@ class Descent:
                 if self._epoch == 0 and record.steps and unused:
                     record.warn(f"max_steps ended the first pass early: {unused} forgotten examples were never used")
                 break
-            if len(index) == 1 and any(m.training for m in self.model.modules() if isinstance(m, _BatchNorm)):
-                # One example has no statistics to normalise by.
-                set_mode(self.model, kept_statistics(self.model, "eval"), dropout=method.dropout)
-                record.warn("a batch held one example: its normalisation layers ran in eval mode")
-            batch = inputs if self._whole and len(index) == len(inputs) else inputs[index]
-            with refusing(batch, f"a batch of {len(index)} in {method.norm} mode"):
-                logits = forward(self.model, batch)
-            self._logits = logits.detach()
-            yield index, logits
+            parts = index.split(method.micro_batch_size or len(index))
+            self._size, self._loss = len(index), 0.0
+            for part, at in enumerate(parts):
+                if len(at) == 1 and any(m.training for m in self.model.modules() if isinstance(m, _BatchNorm)):
+                    # One example has no statistics to normalise by.
+                    set_mode(self.model, kept_statistics(self.model, "eval"), dropout=method.dropout)
+                    record.warn("a batch held one example: its normalisation layers ran in eval mode")
+                self._begins, self._ends, self._share = part == 0, part == len(parts) - 1, len(at) / len(index)
+                batch = inputs if self._whole and len(at) == len(inputs) else inputs[at]
+                with refusing(batch, f"a batch of {len(at)} in {method.norm} mode"):
+                    logits = forward(self.model, batch)
+                self._logits = logits.detach()
+                yield at, logits
         self._record_pass(positions, began)
 
     def step(self, losses: Tensor, *, fresh: bool = True) -> None:
         """Makes one update that lowers the mean of `losses`, one for each example of the batch, shape (B,).
 
-        Where the batch is the whole pass, and the loss is below `epsilon` or `end` was called, the run ends without it.
-        Where it is not `fresh`, the gradient is added to that of the steps before.
+        Where a step comes in parts (`micro_batch_size`), they are weighed by their sizes, and the update is made after
+        the last. Where the batch is the whole pass, and the loss is below `epsilon` or `end` was called, the run ends
+        without it. Where it is not `fresh`, the gradient is added to that of the steps before.
 
         Raises:
             NonFiniteError: the loss became NaN or infinite; says before which step.
             SettingError: the loss depends on no parameter that may change.
         """
-        value, record = losses.mean(), self.record
-        loss = float(value.detach())
+        value, record = losses.mean() if self._share == 1 else losses.mean() * self._share, self.record
+        loss = float(value.detach()) / self._share
         if not math.isfinite(loss):
             advice = "lower lr, or set max_steps" if record.steps else "no step size helps, other settings may"
             raise NonFiniteError(
@@ -228,17 +241,19 @@ class Descent:
             )
         self._losses.append(loss)
         self._seen.append(self._logits)
-        self._over |= self._whole and self._is_below_epsilon(loss)
+        self._loss += loss * self._share
+        self._over |= self._whole and self._ends and self._is_below_epsilon(self._loss)
         if self._whole and self._over:
             return
         require_gradient(value)
-        if fresh:
+        if fresh and self._begins:
             self._optimizer.zero_grad(set_to_none=True)
         value.backward()
-        dense_gradients(self._parameters)
-        self._optimizer.step()
-        record.steps += 1
-        record.examples_seen += len(self._logits)
+        if self._ends:
+            dense_gradients(self._parameters)
+            self._optimizer.step()
+            record.steps += 1
+            record.examples_seen += self._size
 
     def slow(self, factor: float) -> None:
         """Multiplies the step size by `factor`, for the updates from here on."""
@@ -271,7 +286,7 @@ class Descent:
             forget_logits = torch.empty_like(logits[:num_forget])
             forget_logits[positions[forgotten]] = logits[forgotten]
             accuracy = float((forget_logits.argmax(1) == self.labels).double().mean())
-            if record.first_step_all_reached is None and len(self._seen) == 1 and bool(self.goal(forget_logits).all()):
+            if record.first_step_all_reached is None and self._whole and bool(self.goal(forget_logits).all()):
                 record.first_step_all_reached = began  # the logits precede the update
         self._over |= record.add(Epoch(loss=loss, forget_accuracy=accuracy))
 

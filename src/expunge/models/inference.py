@@ -3,13 +3,17 @@
 import copy
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
 from expunge.models.adapter import Adapted, logits_in
+
+BATCH_BYTES = 2**25
+"""The most that a batch of inputs takes up, beside what the model makes of it."""
 
 
 def as_float(logits: object) -> Tensor:
@@ -25,6 +29,11 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     return as_float(model(inputs.clone()))
 
 
+def in_precision(precision: str, model: nn.Module) -> AbstractContextManager[Any]:
+    """Where models of this one's device run under autocast in bfloat16, if `precision` is `bf16`."""
+    return torch.autocast(device_and_dtype(model)[0].type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def logits_of(
     model: nn.Module,
     inputs: Tensor,
@@ -33,11 +42,13 @@ def logits_of(
 ) -> Tensor:
     """Logits (N, C), float32 or float64, of `inputs` (N, ...), without gradients. Leaves `model` in eval mode.
 
-    `run` makes them of a batch: of `batch_size` inputs, or fewer where memory does not suffice.
+    `run` makes them of a batch: of `batch_size` inputs, or fewer where they take more than `BATCH_BYTES`, or memory
+    does not suffice.
     """
     model.eval()
     with torch.no_grad():  # not in inference mode: a tensor that the model keeps must serve training still
-        parts = [_in_memory(lambda part: run(model, part), batch) for batch in inputs.split(batch_size)]
+        size = min(batch_size, max(1, BATCH_BYTES // max(1, inputs[:1].nbytes)))
+        parts = [_in_memory(lambda part: run(model, part), batch) for batch in inputs.split(size)]
         return torch.cat([logits for part in parts for logits in part])
 
 

@@ -1,0 +1,47 @@
+"""Steps in parts, and bfloat16."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import expunge
+from expunge.methods import METHODS, GradientMethod, make_method
+from tests.arrangements import arrange, state_bits
+
+GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, GradientMethod))
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_a_step_in_parts_is_the_step(method: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    arrangement = arrange(method, "layer_norm", tmp_path)
+    given: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-2, "weight_decay": 0.0}  # Adam turns rounding into steps
+    whole, parts = (arrangement.run(**given, micro_batch_size=size) for size in (None, 2))
+    assert parts.trace.steps == whole.trace.steps
+    assert parts.trace.examples_seen == whole.trace.examples_seen
+    if method in {"jit", "instance_wise"}:  # noise is drawn by the part
+        return
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_bf16_is_another_computation_with_the_same_weights() -> None:
+    torch.manual_seed(0)
+    net, data = nn.Linear(6, 3), TensorDataset(torch.rand(30, 6), torch.arange(30) % 3)
+    kinds = []
+    net.register_forward_hook(lambda module, given, output: kinds.append(output.dtype))
+    found = [
+        expunge.unlearn(net, data, method=make_method("targeted", precision=kind, epochs=3))
+        for kind in ("fp32", "bf16")
+    ]
+    assert torch.bfloat16 in kinds
+    assert found[1].trace.settings["precision"] == "bf16"
+    assert all(p.dtype == torch.float32 for p in found[1].model.parameters())
+    assert state_bits(found[0].model) != state_bits(found[1].model)
+    kinds.clear()
+    test = TensorDataset(torch.rand(60, 6), torch.arange(60) % 3)
+    report = expunge.audit(net, net, data, test, settings=expunge.AuditSettings(precision="bf16"))
+    assert set(kinds) == {torch.bfloat16}
+    assert report.device.endswith("bf16")
