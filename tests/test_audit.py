@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 from expunge.auditing import AuditSettings, audit
 from expunge.auditing.attacks import attacked
 from expunge.auditing.details import BINS, ROC_POINTS, histograms
-from expunge.auditing.forward import outputs_of
+from expunge.auditing.forward import entering, outputs_of
 from expunge.auditing.relearning import relearn
 from expunge.auditing.report import DifficultyCalibration, Unseen
 from expunge.data import Examples, load_data
@@ -110,14 +110,14 @@ def test_fewer_examples_are_read_at_once_where_memory_is_short() -> None:
 def test_a_batch_for_which_memory_does_not_suffice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(100))
 
-    def failing(logits: torch.Tensor) -> torch.Tensor:
-        if next(calls) == 1:  # at the last thing that is done to the batch
+    def failing(*given: Any) -> list[torch.Tensor]:
+        if next(calls) == 0:  # at the last thing that is done to the batch
             raise torch.OutOfMemoryError
-        return logits.float()
+        return entering(*given)
 
     model, data = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), Examples(torch.rand(10, 4), torch.arange(10) % 3)
     plain = outputs_of(model, data, features=True)
-    monkeypatch.setattr("expunge.auditing.forward.as_float", failing)
+    monkeypatch.setattr("expunge.auditing.forward.entering", failing)
     found = outputs_of(model, data, features=True)
     assert np.allclose(found.logits, plain.logits)
     assert found.features is not None

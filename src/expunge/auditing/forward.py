@@ -1,6 +1,6 @@
 """The audits' one pass of a model over examples: everything else is computed from what it leaves behind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,10 +99,7 @@ def outputs_of(
         batch = view(inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device))
         with refusing(inputs, label):
             logits = forward(model, batch).cpu()
-        last = []
-        if len(caught) == 1 and caught[0][0].ndim == 2 and torch.equal(caught[0][1].to(logits).cpu(), logits):
-            last = [caught[0][0].to(logits)]
-        kept.extend(last)  # at the end: a batch for which memory does not suffice comes again in halves
+        kept.extend(entering(caught, logits))  # last: a batch too large for memory comes again in halves
         seen.append(len(inputs))
         advance(label, sum(seen), len(examples))
         return logits
@@ -124,6 +121,13 @@ def outputs_of(
         labels=examples.labels.cpu().numpy(),
         features=torch.cat(kept) if kept and len(kept) == len(seen) else None,
     )
+
+
+def entering(caught: Sequence[tuple[Tensor, Tensor]], logits: Tensor) -> list[Tensor]:
+    """What entered the last linear layer, by its inputs and outputs in a pass, where it gave the `logits` at once."""
+    if len(caught) != 1 or caught[0][0].ndim != 2 or not torch.equal(caught[0][1].to(logits), logits):
+        return []
+    return [caught[0][0].to(logits)]
 
 
 def accuracy(model: nn.Module, dataset: Any, *, batch_size: int = 500) -> float:
