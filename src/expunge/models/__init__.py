@@ -29,6 +29,7 @@ from expunge.models.inference import (
 )
 from expunge.models.loading import class_names_of, load_model
 from expunge.models.preprocessing import own_fit
+from expunge.models.saving import save_model
 from expunge.models.two_classes import TwoClasses, check_one_label
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "read_header",
     "refusing",
     "save_checkpoint",
+    "save_model",
     "says_calibration",
     "undone_steps",
 ]
