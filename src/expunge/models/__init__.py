@@ -12,6 +12,7 @@ from expunge.models.checkpoint import (
     says_calibration,
     undone_steps,
 )
+from expunge.models.copies import copied, own_copy
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -46,6 +47,7 @@ __all__ = [
     "check_same_network",
     "class_names_of",
     "computes_in_bf16",
+    "copied",
     "device_and_dtype",
     "device_name",
     "enough_memory",
@@ -58,6 +60,7 @@ __all__ = [
     "mark_undone",
     "mask_names",
     "not_finite",
+    "own_copy",
     "own_factory",
     "own_fit",
     "read_header",

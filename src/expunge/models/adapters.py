@@ -69,6 +69,7 @@ class Adapter:
         peft = _peft()
         try:
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of its calls of transformers
+                network.load_state_dict(self.replaced, strict=False)  # where the base has none, they are random
                 model = peft.get_peft_model(network, peft.LoraConfig(**self.settings))
             wanted = {name: value.shape for name, value in adapter_state(model).items()}
             odd = sorted({name for name in {**wanted, **self.weights} if not self._fits(name, wanted)})
