@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from expunge.cli.audit import run as audit_run
+from expunge.cli.forget import run as forget_run
+from expunge.cli.sources import Sources
 from expunge.errors import ExpungeWarning, InputError, SettingError
 from expunge.models import (
     Classifier,
@@ -131,6 +134,100 @@ def test_a_hugging_face_directory_comes_out_as_one(tmp_path: Path, kind: str) ->
         assert told.spec == header.spec
         assert told.history == (ENTRY,)
         assert calibration_seeds(again) == (7,)
+
+
+def saved(directory: Path, source: Path) -> Path:
+    """A tiny Hugging Face model, with one request in its record, written beside what it came from."""
+    hugging_face(source, "resnet")
+    model, header = load_model(f"hf:{source}")
+    directory.mkdir()
+    save_model(directory, model, replace(header, history=(ENTRY,)), source)
+    return directory
+
+
+def test_only_what_holds_no_weights_is_taken_over(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    old = ("pytorch_model.bin", "tf_model.h5", "optimizer.pt", "model-00001-of-00002.safetensors", "training_args.bin")
+    for name in (*old, "LICENSE", "tokenizer.json"):
+        (source / name).write_text("{}")
+    (source / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    out = saved(tmp_path / "out", source)
+    assert {file.name for file in out.iterdir()} == {
+        *("LICENSE", "tokenizer.json", "README.md", "config.json", "preprocessor_config.json"),
+        *("model.safetensors", "expunge.json"),
+    }
+    assert (out / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n---\n# Mine\n")
+    assert "| calibrated | PASS | 12 | 91.4% | 90.5% |" in card
+
+
+def test_the_card_has_a_row_for_each_request_and_nothing_that_others_wrote(tmp_path: Path) -> None:
+    out = saved(tmp_path / "out", tmp_path / "in")
+    model, header = load_model(f"hf:{out}")
+    odd = {"did": "forget", "method": "<script>", "num_forget": "a | b", "test_accuracy": ["x", 1]}
+    (tmp_path / "again").mkdir()
+    save_model(tmp_path / "again", model, replace(header, history=(ENTRY, {"did": "train"}, odd)), out)
+    card = (tmp_path / "again/README.md").read_text()
+    assert card.count("## Forgotten examples") == 1
+    assert [line for line in card.splitlines() if line.startswith("| ")][1:] == [
+        "| calibrated | PASS | 12 | 91.4% | 90.5% |",
+        "| unknown | none | unknown | not measured | not measured |",
+    ]
+
+
+def test_the_record_outlasts_a_library_that_writes_the_weights_anew(tmp_path: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers", reason="the extra hf is not installed")
+    out = saved(tmp_path / "out", tmp_path / "in")
+    transformers.AutoModelForImageClassification.from_pretrained(out).save_pretrained(out)
+    model, told = load_model(f"hf:{out}")
+    assert (calibration_seeds(model), told.history) == ((7,), (ENTRY,))
+    (out / "expunge.json").write_text("{}")
+    with pytest.raises(InputError, match=r"expunge\.json.*damaged"):
+        load_model(f"hf:{out}")
+    (out / "expunge.json").unlink()
+    model, told = load_model(f"hf:{out}")
+    assert (calibration_seeds(model), told.history) == ((), ())
+
+
+def test_damage_to_what_expunge_wrote_is_seen_in_a_hugging_face_directory_too(tmp_path: Path) -> None:
+    out = saved(tmp_path / "out", tmp_path / "in")
+    content = bytearray((out / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (out / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="digest"):
+        load_model(f"hf:{out}")
+
+
+def test_the_same_model_is_written_as_the_same_bytes(tmp_path: Path) -> None:
+    first = saved(tmp_path / "first", tmp_path / "in")
+    second = saved(tmp_path / "second", tmp_path / "in")
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
+
+
+def test_a_hugging_face_model_without_expunges_record_is_asked_for_as_one(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "in", "resnet")
+    for spec in (tmp_path / "in", tmp_path / "in/model.safetensors"):
+        with pytest.raises(InputError, match=r"hf:.*in"):
+            load_model(spec)
+    (tmp_path / "in/model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"give hf:.*in"):
+        load_model(tmp_path / "in")
+
+
+def test_the_commands_read_what_they_wrote_as_a_hugging_face_model(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "in", "resnet")
+    names = [f"kind {n}" for n in range(5)]
+    forget = f"folder:{write_folder(tmp_path / 'forget', pixels(10, channels=3, side=SIDE), names * 2)}"
+    test = f"folder:{write_folder(tmp_path / 'test', pixels(100, channels=3, side=SIDE, seed=2), names * 20)}"
+    sources, out = Sources(model=f"hf:{tmp_path}/in", forget=forget, test=test), tmp_path / "out"
+    forget_run(sources, out, settings={"epochs": 1}, reference_minutes=0)
+    for n, after in enumerate((f"hf:{out}", str(out))):
+        report = audit_run(sources, after, tmp_path / str(n), reference_minutes=0)
+        assert report.audit is not None
+        assert any("calibrated" in line for line in report.audit.cautions)
 
 
 SMALL_VIT = "img_size=32,patch_size=16,embed_dim=24,depth=1,num_heads=2"

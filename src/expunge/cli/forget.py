@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def forget(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="MODEL: a directory of `expunge train`, hf:DIR, timm:NAME, py:MOD:FN.")],
+    model: Annotated[str, typer.Option(help="What expunge wrote, hf:DIR, timm:NAME, torchvision:NAME, py:MOD:FN.")],
     forget: Annotated[str, typer.Option(metavar="DATA", help="The examples to forget, such as folder:DIR.")],
     out: Annotated[Path, typer.Option(help="New directory for the model and the report.")],
     ids: Ids = None,

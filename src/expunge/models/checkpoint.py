@@ -108,7 +108,7 @@ def read_header(path: Path) -> Header:
         hf = f" hf:{path.parent}," if (path.parent / "config.json").exists() else ""
         raise InputError(
             f"{path} was not written by expunge (its header has no {FORMAT}); name the network with --model{hf} "
-            "timm:NAME or py:package.module:factory, and give this file as --weights"
+            "timm:NAME, torchvision:NAME or py:package.module:factory, and give this file as --weights"
         )
     return found
 
