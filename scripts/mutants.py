@@ -286,7 +286,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("MOST_SHARED = 0.25", "MOST_SHARED = 0.1", "tests/test_audit_relearning.py -k limits"),
             ("MOST_SHARED = 0.25", "MOST_SHARED = 0.5", "tests/test_audit_relearning.py -k limits"),
             ("np.ones((len(x), 1))", "np.zeros((len(x), 1))", "tests/test_audit_relearning.py -k greater_number"),
-            ("copy.deepcopy(model).eval()", "copy.deepcopy(model)", "tests/test_audit_relearning.py -k layers_stay"),
+            ("copied(model).eval()", "copied(model)", "tests/test_audit_relearning.py -k layers_stay"),
             ("target = TOLERANCE * original_loss", "target = original_loss", "tests/test_audit_relearning.py -k greater_number"),
             ("time >= max_steps for time", "time > max_steps for time", "tests/test_audit_relearning.py -k limits"),
         ],

@@ -189,12 +189,12 @@ def _poison(tensor: torch.Tensor, value: float) -> None:
 
 @case(1, "NaN or infinity")
 def nan_in_weights(place: Place) -> list[str | Path]:
-    return place.forget(model=place.checkpoint(lambda t, _: _poison(t["network.0.weight"], float("nan"))))
+    return place.forget(model=place.checkpoint(lambda t, _: _poison(t["0.weight"], float("nan"))))
 
 
 @case(1, "NaN or infinity")
 def infinity_in_a_buffer(place: Place) -> list[str | Path]:
-    return place.forget(model=place.checkpoint(lambda t, _: _poison(t["network.1.running_mean"], float("inf"))))
+    return place.forget(model=place.checkpoint(lambda t, _: _poison(t["1.running_mean"], float("inf"))))
 
 
 simple("weights for a model that has its own", 2, "--weights", lambda p: p.forget("--weights", "x.safetensors"))

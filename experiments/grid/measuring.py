@@ -112,7 +112,8 @@ def versions() -> dict[str, str]:
 def model_digest(path: Path) -> str:
     """SHA-256 of a checkpoint's weights and description, hexadecimal: the same wherever the same model is written.
 
-    The file itself also holds a history, and its metadata in no fixed order.
+    The file itself also holds a history, and its metadata in no fixed order. Names count as the files of results have
+    them, which began with `network.`.
     """
     try:
         with path.open("rb") as file:
@@ -121,7 +122,8 @@ def model_digest(path: Path) -> str:
                 raise ValueError("the header is longer than the file")
             tensors = json.loads(file.read(length))
             told = json.loads(tensors.pop("__metadata__")["expunge"])["spec"]
-            digest = sha256(json.dumps([told, tensors], sort_keys=True).encode())
+            named = {f"network.{name.removeprefix('network.')}": value for name, value in tensors.items()}
+            digest = sha256(json.dumps([told, named], sort_keys=True).encode())
             while block := file.read(1 << 20):
                 digest.update(block)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -76,7 +76,7 @@ def train(
 
     Args:
         data: DATA spec of the training set. A named dataset is tested on its test split.
-        model: a key of `ARCHITECTURES` or `timm:NAME`.
+        model: a key of `ARCHITECTURES`, `timm:NAME` or `torchvision:NAME`.
         out: must not exist.
         settings: fields of `Recipe`, or options of the model (`stem=small`); over the measured recipe.
         seed: of everything random.

@@ -1,6 +1,5 @@
 """`unlearn`: the one driver. It copies the model, checks the inputs, seeds, runs the method, verifies and records."""
 
-import copy
 import platform
 import sys
 import time
@@ -41,6 +40,7 @@ from expunge.models import (
     mark_calibrated,
     mask_names,
     not_finite,
+    own_copy,
     own_factory,
     refusing,
     unwrapped,
@@ -170,7 +170,7 @@ def unlearn(
         examples = materialise(forget, "forget")
         check_steady(forget, examples, "forget")
         identity = tuple(digests(examples.inputs))
-        own = _own_copy(model)
+        own = own_copy(model)
         log.info("%s begins: %d examples to forget", chosen.name, len(examples))
         examples = examples.to(*device_and_dtype(own))
         with enough_memory("take a machine with more"):
@@ -293,21 +293,6 @@ def _memory_advice(method: Method) -> str:
         return "take a machine with more, or another method"
     now = " and ".join(f"{name} (now {'all' if size is None else size})" for name, size in sizes.items())
     return f"lower {now} with --set"
-
-
-def _own_copy(model: nn.Module) -> nn.Module:
-    """A deep copy to work on; half-precision weights are widened, since small steps would be rounded away."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise InputError("the model is in TorchScript, which fixes how it runs; give the nn.Module that it was made of")
-    try:
-        own = copy.deepcopy(model)
-    except Exception as error:  # the model's own code may run here, and raise anything
-        raise InputError(f"the model cannot be copied ({one_line(error)}); give a plain nn.Module") from error
-    halves = {torch.bfloat16, torch.float16}
-    if any(parameter.dtype in halves for parameter in own.parameters()):
-        for tensor in (*own.parameters(), *own.buffers()):
-            tensor.data = tensor.data.float() if tensor.dtype in halves else tensor.data
-    return own
 
 
 def _original_logits(own: nn.Module, examples: Examples) -> Tensor:

@@ -1,6 +1,5 @@
 """What an attacker sees who has the model before and after: how the update treats forgotten and unseen examples."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from expunge.auditing.forward import Outputs, outputs_of
 from expunge.data import Examples
 from expunge.metrics.distances import update_leakage
 from expunge.metrics.membership import auc, auc_interval
+from expunge.models import copied
 
 STEP = 0.01
 """How far along the update the score's slope is measured, as a share of the update."""
@@ -77,7 +77,7 @@ def slopes_of(before: nn.Module, after: nn.Module, examples: Examples, outputs: 
         examples: N of them.
         outputs: of `after` on them.
     """
-    moved = copy.deepcopy(after)
+    moved = copied(after)
     with torch.no_grad():
         own = dict(moved.named_parameters())
         for name, parameter in before.named_parameters():

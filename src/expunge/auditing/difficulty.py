@@ -1,6 +1,5 @@
 """How hard each example is for networks that never saw it, for the difficulty calibration of an audit."""
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from expunge.auditing.settings import AuditSettings
 from expunge.data import Examples, as_examples, check_disjoint
 from expunge.errors import ExpungeError, InputError
 from expunge.metrics.difficulty import Difficulty
+from expunge.models import copied
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
@@ -53,15 +53,19 @@ def references_within(
 def fresh_copy(model: nn.Module) -> nn.Module:
     """The same network with fresh random weights, from torch's global random state.
 
-    Raises `InputError` where a parameter belongs to a module without `reset_parameters`.
+    Raises `InputError` where a parameter belongs to a module without `reset_parameters`, or stays as it was: those that
+    weights are computed from do.
     """
-    network = copy.deepcopy(model)
+    network, old = copied(model), dict(model.named_parameters())
     for name, module in network.named_modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
         elif any(True for _ in module.parameters(recurse=False)):
             raise InputError(f"the weights of {name or type(module).__name__} cannot be initialised anew")
+    for name, parameter in network.named_parameters():
+        if torch.equal(parameter, old[name]) and bool((parameter != parameter.flatten()[:1]).any()):
+            raise InputError(f"the weights {name} cannot be initialised anew")
     return network.requires_grad_(True)
 
 

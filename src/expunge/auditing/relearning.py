@@ -1,6 +1,5 @@
 """How fast an unlearned model relearns what it forgot, against unseen examples of the same size and classes."""
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from expunge.auditing.report import Relearning
 from expunge.data import Examples
 from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.metrics.relearning import head_steps, interpolated, matched_draws, relearn_statistic, step_matrix
-from expunge.models import forward, last_layer
+from expunge.models import copied, forward, last_layer
 from expunge.progress import track
 from expunge.randomness import stream
 
@@ -123,7 +122,7 @@ def network_steps(
     >>> 0 < network_steps(net, data, 0.7, lr=0.5) < 100
     True
     """
-    own = copy.deepcopy(model).eval()
+    own = copied(model).eval()
     parameters = [parameter.requires_grad_(True) for parameter in own.parameters()]
     examples = examples.to(parameters[0].device, parameters[0].dtype)
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def forget(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="MODEL: a directory of `expunge train`, hf:DIR, timm:NAME, py:MOD:FN.")],
+    model: Annotated[str, typer.Option(help="What expunge wrote, hf:DIR, timm:NAME, torchvision:NAME, py:MOD:FN.")],
     forget: Annotated[str, typer.Option(metavar="DATA", help="The examples to forget, such as folder:DIR.")],
     out: Annotated[Path, typer.Option(help="New directory for the model and the report.")],
     ids: Ids = None,
@@ -96,13 +96,16 @@ def run(
     max_loss: float | None = None,
     reference_minutes: float | None = None,
 ) -> "Report":
-    """Writes `model.safetensors`, `report.json` and, with an audit, `report.html` to the new directory `out`.
+    """Writes the model, `report.json` and, with an audit, `report.html` to the new directory `out`.
+
+    The model is written as it came: of `hf:` as a Hugging Face directory, of any other as `model.safetensors`.
 
     `retrain` takes the original's recipe where the checkpoint tells it.
     """
     from expunge import forgetting
     from expunge.cli.sources import (
         audit_settings,
+        directory_of,
         factory_of,
         forget_set,
         given_set,
@@ -114,8 +117,7 @@ def run(
     )
     from expunge.files import check_unused, new_directory
     from expunge.methods import Needs, default_method, make_method
-    from expunge.models import save_checkpoint, undone_steps
-    from expunge.models.checkpoint import FILE_NAME
+    from expunge.models import save_model, undone_steps
     from expunge.report.record import Report
     from expunge.trainer import device_named
 
@@ -176,9 +178,11 @@ def run(
             "method": method,
             "settings": dict(trace.settings),
             "num_forget": trace.num_forget,
+            "verdict": report.verdict,
+            "test_accuracy": [done.before.test_accuracy, done.after.test_accuracy],
             "calibration_seeds": [seed] if trace.num_calibration else [],
             "undone_steps": sorted({*undone_steps(done.model)} - {*undone_steps(network)}),
         }
         header = replace(header, history=(*header.history, entry))
-        save_checkpoint(temporary / FILE_NAME, done.model.cpu(), header)
+        save_model(temporary, done.model.cpu(), header, directory_of(sources.model))
         return write_report(temporary, report, forgotten if with_images else None)

@@ -19,8 +19,8 @@ Unlabelled = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="Other images, of any class: the method holds the model's outputs there."),
 ]
-Weights = Annotated[Path | None, typer.Option(help="Weights file of the original, for timm: and py: models.")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt weights (tensors only).")]
+Weights = Annotated[Path | None, typer.Option(help="Weights file, for timm:, torchvision: and py: models.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept .pt, .pth or .ckpt weights (tensors only).")]
 WeightsKey = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Which weights of --weights, where the file holds several, such as model_ema."),

@@ -1,5 +1,6 @@
 """From MODEL and DATA specs to what a command works on."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from expunge.auditing import AuditSettings
 from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
-from expunge.errors import InputError, MissingExtraError, SettingError, printable
+from expunge.errors import MOST_SHOWN, ExpungeWarning, InputError, MissingExtraError, SettingError, printable
 from expunge.files import write_private
 from expunge.methods import make_method
 from expunge.models import Header, ModelSpec, build, device_and_dtype, load_model, own_fit
@@ -146,18 +147,28 @@ def is_same_network(one: ModelSpec, other: ModelSpec) -> bool:
 
 
 def loaded(sources: Sources) -> tuple[nn.Module, Header]:
-    """The model that the sources name, with its weights."""
-    return load_model(
-        sources.model,
-        weights=sources.weights,
-        allow_pickle=sources.allow_pickle,
-        weights_key=sources.weights_key,
-    )
+    """The model that the sources name, with its weights. What was left out of their file is told on standard error."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ExpungeWarning)
+        found = load_model(
+            sources.model,
+            weights=sources.weights,
+            allow_pickle=sources.allow_pickle,
+            weights_key=sources.weights_key,
+        )
+    for each in (one for one in said if issubclass(one.category, ExpungeWarning)):
+        typer.echo(f"expunge: note: {printable(str(each.message), lines=False, most=MOST_SHOWN)}", err=True)
+    return found
+
+
+def directory_of(model: str) -> Path:
+    """Where the files of a MODEL spec lie, where they do: of `hf:DIR`, a directory, or a file in one."""
+    return checkpoint_path(Path(model.removeprefix("hf:"))).parent
 
 
 def updates_of(sources: Sources) -> Path:
     """The update log that was named, or the one beside the model."""
-    return sources.updates or checkpoint_path(Path(sources.model)).parent / UPDATES
+    return sources.updates or directory_of(sources.model) / UPDATES
 
 
 def told(sources: Sources, **more: Any) -> dict[str, Any]:

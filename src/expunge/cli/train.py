@@ -12,7 +12,7 @@ from expunge.stopping import work
 
 def train(
     data: Annotated[str, typer.Option(help="DATA of the training set, such as fashion-mnist or folder:DIR.")],
-    model: Annotated[str, typer.Option(help="small_resnet, resnet18, resnet50, vit or timm:NAME.")],
+    model: Annotated[str, typer.Option(help="small_resnet, resnet18, resnet50, vit, timm:NAME or torchvision:NAME.")],
     out: Annotated[Path, typer.Option(help="New directory for the checkpoint.")],
     settings: ToSet = [],  # noqa: B006  (typer reads it, nobody writes it)
     seed: Seed = 0,

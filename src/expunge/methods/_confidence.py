@@ -1,7 +1,5 @@
 """Confidences: how they are measured, where they are to be moved, and how hard examples are."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from expunge.methods._distilling import divergence
 from expunge.methods._gradient import dense_gradients, kept_statistics, require_gradient, set_mode
 from expunge.methods._inputs import mixable, mixed
 from expunge.methods._task import Recorder
-from expunge.models import forward, logits_of, refusing
+from expunge.models import copied, forward, logits_of, refusing
 from expunge.progress import track
 from expunge.training import are_images, augmented
 
@@ -184,7 +182,7 @@ def student_confidence(
         InputError: the model cannot take mixtures.
         SettingError: its outputs depend on no parameter.
     """
-    student = copy.deepcopy(model)
+    student = copied(model)
     parameters = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
     for parameter in parameters:
         noise = torch.randn(parameter.shape, generator=rng, device="cpu").to(parameter.device, parameter.dtype)

@@ -1,6 +1,5 @@
 """What methods share that pull on forgotten examples and hold the original's outputs on others."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -16,7 +15,7 @@ from expunge.methods._gradient import (
 )
 from expunge.methods._inputs import mixable, mixed_with, pasted
 from expunge.methods._task import Task
-from expunge.models import logits_of, refusing
+from expunge.models import copied, logits_of, refusing
 from expunge.settings import require
 from expunge.training import are_images, augmented
 
@@ -95,7 +94,7 @@ class Held:
 
     def __init__(self, method: Mixing, model: nn.Module, task: Task, rng: torch.Generator) -> None:
         self._method, self._task, self._rng, self._num = method, task, rng, len(task.forget)
-        self._original = copy.deepcopy(model)
+        self._original = copied(model)
         self._others = others_of(task, self._original)
         held = self._drawn()
         self.inputs = torch.cat([task.forget.inputs, held])

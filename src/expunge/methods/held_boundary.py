@@ -1,6 +1,5 @@
 """Every forgotten example predicted wrong, from the model and these examples alone, at little cost to the rest."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from expunge.methods._distilling import Distilling, divergence, drawn, others_of
 from expunge.methods._gradient import kept_statistics, set_mode
 from expunge.methods._inputs import pasted
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import forward, last_layer, logits_of
+from expunge.models import copied, forward, last_layer, logits_of
 from expunge.settings import require
 
 PROBED = 256
@@ -66,7 +65,7 @@ class HeldBoundary(Distilling):
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Pulls until all are predicted wrong."""
-        forget, num, original = task.forget, len(task.forget), copy.deepcopy(model)
+        forget, num, original = task.forget, len(task.forget), copied(model)
         others, size = others_of(task, original), max(self.retention_size, 2 * num)
 
         def pull(logits: Tensor, index: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ def predicts_batches(model: nn.Module, inputs: Tensor) -> bool:
 
     Few inputs that are much alike, or of one class, have statistics of their own, under which a model makes no sense.
     """
-    taking = copy.deepcopy(model)
+    taking = copied(model)
     set_mode(taking, kept_statistics(taking, "train"), dropout=False)
     with torch.no_grad():
         alike = forward(taking, inputs).argmax(1) == logits_of(model, inputs).argmax(1)

@@ -22,6 +22,7 @@ from expunge.models.checkpoint import (
     says_calibration,
     undone_steps,
 )
+from expunge.models.copies import copied, own_copy
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -40,6 +41,7 @@ from expunge.models.inference import (
 )
 from expunge.models.loading import class_names_of, load_model
 from expunge.models.preprocessing import own_fit
+from expunge.models.saving import save_model
 
 __all__ = [
     "ARCHITECTURES",
@@ -59,6 +61,7 @@ __all__ = [
     "check_same_network",
     "class_names_of",
     "computes_in_bf16",
+    "copied",
     "device_and_dtype",
     "device_name",
     "enough_memory",
@@ -72,12 +75,14 @@ __all__ = [
     "mark_undone",
     "mask_names",
     "not_finite",
+    "own_copy",
     "own_factory",
     "own_fit",
     "parameters_of",
     "read_header",
     "refusing",
     "save_checkpoint",
+    "save_model",
     "says_calibration",
     "undone_steps",
     "unwrapped",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
 from expunge.models.description import MAX_SIDE, TIMM_OPTIONS, check_numbers, check_options
-from expunge.models.huggingface import hf_network
+from expunge.models.huggingface import LogitsOnly, hf_network
+from expunge.models.vision import torchvision_network
 from expunge.parsing import record
 
 SMALL_STEM_BELOW = 64  # pixels: the standard stem would leave a 1 × 1 map before the last stage's end
@@ -23,7 +24,7 @@ class ModelSpec:
     """All that is needed to build a network, weights apart.
 
     Attributes:
-        architecture: a key of `ARCHITECTURES`, or `timm:NAME`, `py:package.module:factory`, `hf`.
+        architecture: a key of `ARCHITECTURES`, or `timm:NAME`, `torchvision:NAME`, `py:package.module:factory`, `hf`.
         num_classes: C, the number of logits.
         in_channels: 1 or 3.
         image_size: side of the square input, in pixels.
@@ -84,6 +85,11 @@ class Classifier(nn.Module):
         self.spec = spec
         self.normalise = Normalise(spec.mean, spec.std)
         self.network = network
+
+    @property
+    def own(self) -> nn.Module:
+        """The network as its library or its author makes it, with nothing of expunge around it."""
+        return self.network.model if isinstance(self.network, LogitsOnly) else self.network
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, channels, H, W), uint8 or floating-point in [0, 1]."""
@@ -202,6 +208,12 @@ def _check_plain_name(name: str) -> None:
         raise SettingError(f"timm:{name} would read other files; give a plain name, and weights by --weights")
 
 
+def _torchvision(spec: ModelSpec) -> nn.Module:
+    if spec.in_channels != 3 or spec.options:
+        raise SettingError(f"{spec.architecture} takes images of 3 channels, and no options; give another model")
+    return torchvision_network(spec.architecture.removeprefix("torchvision:"), spec.num_classes, spec.image_size)
+
+
 def _timm() -> Any:
     return optional("timm", "this model needs timm", "vision")
 
@@ -214,7 +226,7 @@ ARCHITECTURES: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "resnet50": partial(resnet, "resnet50"),
     "vit": vit,
 }
-"""The architectures that `expunge train` knows by name; besides, any `timm:NAME`."""
+"""The architectures that `expunge train` knows by name; besides, any `timm:NAME` and `torchvision:NAME`."""
 
 
 def own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:
@@ -238,10 +250,13 @@ def build(spec: ModelSpec) -> nn.Module:
         check_options(spec.architecture, spec.options, TIMM_OPTIONS | {"stem"})
     if spec.architecture.startswith("timm:"):
         return Classifier(spec, timm_network(spec))
+    if spec.architecture.startswith("torchvision:"):
+        return Classifier(spec, _torchvision(spec))
     if spec.architecture == "hf":
         return Classifier(spec, hf_network(spec.options.get("config")))
     if spec.architecture not in ARCHITECTURES:
-        raise SettingError(f"unknown model {spec.architecture!r}; there are {', '.join(ARCHITECTURES)} and timm:NAME")
+        known = ", ".join(ARCHITECTURES)
+        raise SettingError(f"unknown model {spec.architecture!r}; there are {known}, timm:NAME and torchvision:NAME")
     try:
         return Classifier(spec, ARCHITECTURES[spec.architecture](spec))
     except (ExpungeError, MemoryError):

@@ -1,29 +1,31 @@
 """Checkpoints that describe themselves: safetensors, with the model's description in the header."""
 
 import json
+import re
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from expunge.errors import InputError, SettingError
+from expunge.errors import InputError, SettingError, caution
 from expunge.files import is_regular, is_utf8, written_whole
-from expunge.models.building import ModelSpec, Normalise
+from expunge.models.building import Classifier, ModelSpec, Normalise
 from expunge.models.inference import mask_names, not_finite
 from expunge.models.skeleton import skeleton
-from expunge.models.weight_choice import chosen_weights
+from expunge.models.weight_choice import chosen_weights, own_names
 from expunge.parsing import parse_json, record
 from expunge.tensor_files import check_digest, write_tensors
 
-T = TypeVar("T")
-
-FORMAT = "expunge-checkpoint/2"
+FORMAT = "expunge-checkpoint/3"
+PREFIXED = "expunge-checkpoint/2"
+"""The format in which names began with `network.`."""
 UNSIGNED = "expunge-checkpoint/1"
 """The format before there were digests."""
 FILE_NAME = "model.safetensors"
@@ -72,9 +74,11 @@ def checkpoint_path(path: Path) -> Path:
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
-    """Writes weights and header to `path` whole or not at all. Tied weights are stored once."""
-    metadata = {"format": FORMAT, "expunge": json.dumps(header.to_dict(), sort_keys=True)}
-    named = model.state_dict(keep_vars=True)
+    """Writes weights and header to `path` whole or not at all. Tied weights are stored once.
+
+    Names are those of the network itself (`own_network`), so that it takes the file as a plain state dict.
+    """
+    named = own_network(model).state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}
     # All but tied weights apart: views of one tensor are tensors of their own in a file.
     kept = {
@@ -83,22 +87,50 @@ def save_checkpoint(path: str | Path, model: nn.Module, header: Header) -> None:
         if first[id(tensor)] == name
     }
     with written_whole(Path(path)) as temporary:
-        write_tensors(kept, temporary, metadata)
+        write_tensors(kept, temporary, metadata_of(header))
+
+
+def own_network(model: nn.Module) -> nn.Module:
+    """The network in a model that `build` or `load_model` made; any other model itself."""
+    return model.own if isinstance(model, Classifier) else model
+
+
+def metadata_of(header: Header) -> dict[str, str]:
+    """What a file of weights says of itself: its format, as other libraries look for it too, and the header."""
+    return {"format": "pt", "expunge_format": FORMAT, "expunge": json.dumps(header.to_dict(), sort_keys=True)}
 
 
 def read_header(path: Path) -> Header:
     """Reads a checkpoint's description. Raises `InputError`: missing, a pickle, damaged, or not written by expunge."""
     path = checkpoint_path(path)
+    found = header_in(path)
+    if found is None:
+        hf = f" hf:{path.parent}," if (path.parent / "config.json").exists() else ""
+        raise InputError(
+            f"{path} was not written by expunge (its header has no {FORMAT}); name the network with --model{hf} "
+            "timm:NAME, torchvision:NAME or py:package.module:factory, and give this file as --weights"
+        )
+    return found
+
+
+def header_in(path: Path) -> Header | None:
+    """The header of a safetensors file, None where expunge did not write it.
+
+    Raises `InputError`: it is missing, a pickle or damaged.
+    """
     with _opened(path) as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") not in {FORMAT, UNSIGNED}:
-        raise InputError(
-            f"{path} was not written by expunge (its header has no {FORMAT}); name the network with "
-            "--model timm:NAME or py:package.module:factory, and give this file as --weights"
-        )
-    check_digest(path, needed=metadata["format"] == FORMAT)
+    told = metadata.get("expunge_format", metadata.get("format"))
+    if told not in {FORMAT, PREFIXED, UNSIGNED}:
+        return None
+    check_digest(path, needed=told != UNSIGNED)
+    return header_of(path, metadata.get("expunge", ""))
+
+
+def header_of(path: Path, text: str) -> Header:
+    """The header that a file holds as JSON. Raises `InputError` where it is none."""
     try:
-        content = parse_json(metadata.get("expunge", ""))
+        content = parse_json(text)
         if not isinstance(content, dict):
             raise InputError("it is no object")
         return Header.from_dict(content)
@@ -115,6 +147,9 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False, ke
     Raises:
         InputError: missing, damaged, a pickle that was not allowed, weights that do not fit, NaN or infinity, or
             several sets of weights without a `key`.
+
+    Warns:
+        ExpungeWarning: what was left out, such as the weights of a loss function.
     """
     if path.suffix == ".safetensors":
         check_digest(path)
@@ -122,25 +157,28 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False, ke
             content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     else:
         content = _read_pickle(path, allow_pickle)
-    wanted = model.state_dict()
+    network = own_network(model)
+    wanted = network.state_dict()
     state = chosen_weights(content, wanted, key, path)
     odd = next((name for name, value in state.items() if value.layout != torch.strided or value.is_meta), None)
     if odd is not None:
         raise InputError(f"{path}: {odd!r} is sparse, or holds no values; give plain tensors")
-    state = _without_prefix(state, wanted)
-    _fill_in_ties(model, state)
+    state, left_out = own_names(state, wanted)
+    _fill_in_ties(network, state)
     _check_fit(path, _shapes(wanted), _shapes(state))
-    bad = not_finite(state.items(), mask_names(model))
+    bad = not_finite(state.items(), mask_names(network))
     if bad is not None:
         raise InputError(f"{path}: {bad!r} holds NaN or infinity; take another checkpoint")
     state = _in_one_precision(path, wanted, state)
     dtypes = {name: value.dtype for name, value in state.items()}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if name in dtypes and dtypes[name] != tensor.dtype:
             tensor.data = tensor.data.to(dtypes[name])
         if tensor.layout == torch.strided and 0 in tensor.stride() and tensor.numel() > 1:  # one number for all
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    model.load_state_dict(state)
+    network.load_state_dict(state)
+    if left_out:
+        caution([f"left out of {path}, as no part of the network: {', '.join(left_out)}"])
     normalise_in_its_dtype(model)
 
 
@@ -149,11 +187,11 @@ def check_description(path: Path, spec: ModelSpec) -> None:
     with _opened(path) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     try:
-        network = skeleton(spec, len(found), path.stat().st_size)
+        network = own_network(skeleton(spec, len(found), path.stat().st_size))
     except SettingError as error:  # the file is at fault, not the command
         raise InputError(f"{path} cannot be built: {error}") from error
     wanted = _shapes(network.state_dict())
-    found = _without_prefix(found, wanted)
+    found, _ = own_names(found, wanted)
     _fill_in_ties(network, found)
     _check_fit(path, wanted, found)
 
@@ -208,17 +246,6 @@ def _fill_in_ties(model: nn.Module, state: dict[str, Any]) -> None:
             state.update(dict.fromkeys(tied, state[stored]))
 
 
-def _without_prefix(state: dict[str, T], wanted: Mapping[str, Any]) -> dict[str, T]:
-    """The weights under the network's names, where all theirs have one prefix more: wrappers put such before."""
-    if state.keys() <= wanted.keys():
-        return state
-    name = next(iter(state), "")
-    for end in [n for n, letter in enumerate(name, 1) if letter == "."]:
-        if all(key.startswith(name[:end]) and key[end:] in wanted for key in state):
-            return {key[end:]: value for key, value in state.items()}
-    return state
-
-
 def _opened(path: Path) -> Any:
     if not is_regular(path):
         raise InputError(f"there is no checkpoint {path}; check the path")
@@ -247,10 +274,17 @@ def _read_pickle(path: Path, allowed: bool) -> dict[Any, Any]:
             "nothing else"
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the pickle's age, beside the error below
+        # Trainings keep their arguments beside the weights, in a Namespace: a bare record, without code that would run.
+        # The warnings are of the pickle's age, beside the error below.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle raises many types
-        raise InputError(f"{path} cannot be loaded with weights_only=True; convert it to safetensors") from error
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f" (it holds a {culprit[1]}, and may hold code)" if culprit else ""
+        raise InputError(
+            f"{path} cannot be loaded with weights_only=True{held}; where you trust the file, convert its "
+            "state dict to safetensors"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a state dict (names and tensors)")
     return content

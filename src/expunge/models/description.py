@@ -8,7 +8,8 @@ from typing import Any
 from expunge.errors import SettingError
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
@@ -20,7 +21,7 @@ MAX_SIDE = 8192
 """The largest side of an input, in pixels."""
 MAX_ENTRIES = 4096
 """Of a list in a description: one a stage or a layer."""
-TIMM_OPTIONS = _words(
+TIMM_OPTIONS = words(
     """aa_layer act_layer attn_drop_rate base_width block_size cardinality class_token conv_mlp conv_stem_ks
     depth depths dims drop_path_rate drop_rate dynamic_img_pad dynamic_img_size embed_dim embed_dims fc_norm
     final_norm global_pool growth_rate head_dropout head_hidden_size img_size in_chans init_values
@@ -30,13 +31,13 @@ TIMM_OPTIONS = _words(
     window_size"""
 )
 """Options of `timm.create_model` and of the transformer `vit` that change the network and nothing else."""
-HF_FIXED = _words(
+HF_FIXED = words(
     """architectures chunk_size_feed_forward id2label is_encoder_decoder label2id model_type num_labels out_features
     out_indices output_attentions output_hidden_states problem_type return_dict stage_names tie_word_embeddings
     _out_features _out_indices"""
 )
 """Entries that any configuration of `transformers` may have."""
-HF_UNUSED = _words(
+HF_UNUSED = words(
     """_name_or_path add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
     encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
@@ -64,7 +65,7 @@ def check_options(what: str, options: Mapping[str, Any], known: frozenset[str] =
     for key, value in options.items():
         if key not in known:
             raise SettingError(f"{what} has no option {key[:80]!r} that expunge knows (some read files); leave it out")
-        _check_plain(f"{what}: {key}", value, MAX_OPTION)
+        check_plain(f"{what}: {key}", value, MAX_OPTION)
 
 
 def plain_hf_config(config: Mapping[str, Any], library: Any) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _known_entries(config: Mapping[str, Any], kind: Any, what: str) -> dict[str,
         elif key in {"id2label", "label2id"}:
             _check_names(what, value)
         else:
-            _check_plain(f"{what}: {key}", value)
+            check_plain(f"{what}: {key}", value)
         found[key] = value
     return found
 
@@ -111,11 +112,11 @@ def _check_names(what: str, value: Any) -> None:
         raise SettingError(f"{what}: its classes are names and numbers")
 
 
-def _check_plain(where: str, value: Any, most: int = MAX_NUMBER) -> None:
+def check_plain(where: str, value: Any, most: int = MAX_NUMBER) -> None:
     """Raises `SettingError` unless the value is a number, a word, true, false, nothing, or a list of such."""
     if isinstance(value, list | tuple) and len(value) <= MAX_ENTRIES:
         for part in value:
-            _check_plain(where, part, most)
+            check_plain(where, part, most)
     elif isinstance(value, int | float):
         check_numbers(where, value, most=most)
     elif not (value is None or (isinstance(value, str) and (not value or _WORD.fullmatch(value)))):

@@ -1,6 +1,7 @@
 """Image classifiers in the Hugging Face format (extra: hf)."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,14 @@ def hf_network(config: Any) -> nn.Module:
     return LogitsOnly(network)
 
 
-def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
+def load_hf(
+    directory: str, replaced: Collection[str] = (), num_labels: int | None = None, processed: str | None = None
+) -> tuple[dict[str, Any], nn.Module]:
     """The fields of a `ModelSpec`, `config`, `processor` and `class_names`, and the network, of a directory.
 
-    `save_pretrained` wrote it.
+    `save_pretrained` wrote it. Weights of the names `replaced` may be missing there, and may be for another number of
+    classes than the `num_labels` that are wanted: an adapter brings them. The image processor may lie in another
+    directory, `processed`.
     """
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
@@ -61,12 +66,15 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
             trust_remote_code=False,
             output_loading_info=True,
             dtype="auto",  # that of the file, as the library does by itself from version 5 on
+            **({"num_labels": num_labels, "ignore_mismatched_sizes": True} if num_labels is not None else {}),
         )
     except Exception as error:  # the library raises its own, safetensors' and JSON's types
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot load hf:{directory}: {first_line}") from error
-    if info["missing_keys"] or info["mismatched_keys"]:  # the library gives those random weights and goes on
-        name = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[0]
+    mismatched = (found if isinstance(found, str) else found[0] for found in info["mismatched_keys"])
+    lacking = sorted({*info["missing_keys"], *mismatched} - set(replaced))
+    if lacking:  # the library gives those random weights and goes on
+        name = lacking[0]
         raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
     check_one_label(model)
     # What the network is built from, the same for every copy of it: without place, precision and version.
@@ -74,7 +82,9 @@ def load_hf(directory: str) -> tuple[dict[str, Any], nn.Module]:
     told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
     config: dict[str, Any] = json.loads(json.dumps(told))
     try:
-        processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(directory, local_files_only=True)
+        processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(
+            processed or directory, local_files_only=True
+        )
     except OSError as error:
         raise InputError(
             f"hf:{directory} has no preprocessor_config.json, which says how the model's inputs are scaled; save its "

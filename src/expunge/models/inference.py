@@ -1,6 +1,5 @@
 """Running a network: on a copy of its input, with logits in floats, and with a clear word where it refuses."""
 
-import copy
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
 from expunge.models.adapter import Adapted, logits_in
+from expunge.models.copies import copied
 
 BATCH_BYTES = 2**25
 """The most that a batch of inputs takes up, beside what the model makes of it."""
@@ -115,7 +115,7 @@ def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"the factory must build a torch.nn.Module, not {type(network).__name__}")
     try:
-        network = copy.deepcopy(network).to(device)
+        network = copied(network).to(device)
     except Exception as error:
         raise InputError(f"what the factory builds cannot be copied: {one_line(error)}") from error
     network = network.double() if dtype == torch.float64 else network.float()  # complex and integer tensors stay so

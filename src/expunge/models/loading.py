@@ -1,6 +1,5 @@
 """MODEL specs: from a text such as `runs/fm-r18` or `timm:vit_tiny_patch16_224` to a network with weights."""
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +7,22 @@ from torch import nn
 
 from expunge.data.specs import import_factory
 from expunge.errors import InputError, SettingError
+from expunge.models.adapters import CONFIG, Adapter, num_labels
 from expunge.models.building import Classifier, ModelSpec, build, timm_defaults
 from expunge.models.checkpoint import (
     Header,
     check_description,
     checkpoint_path,
+    header_in,
     load_weights,
     mark_calibrated,
     mark_undone,
     normalise_in_its_dtype,
     read_header,
 )
-from expunge.models.huggingface import load_hf
+from expunge.models.huggingface import LogitsOnly, load_hf
+from expunge.models.saving import recorded
+from expunge.models.vision import torchvision_weights
 from expunge.tensor_files import check_digest
 
 
@@ -50,10 +53,10 @@ def load_model(
 
     Args:
         spec: a directory or .safetensors file that expunge wrote; `hf:DIR`; `timm:NAME` or
-            `timm:NAME,num_classes=10,in_chans=1`; `py:package.module:factory` (called without arguments, returns
-            an `nn.Module` that maps a batch of float images in [0, 1] to logits), which may tell what it takes:
-            `py:package.module:factory,image_size=224,in_chans=3`.
-        weights: a .safetensors file (or .pt with `allow_pickle`) for `timm:` and `py:`.
+            `timm:NAME,num_classes=10,in_chans=1`; `torchvision:NAME,num_classes=10`; `py:package.module:factory`
+            (called without arguments, returns an `nn.Module` that maps a batch of float images in [0, 1] to logits),
+            which may tell what it takes: `py:package.module:factory,image_size=224,in_chans=3`.
+        weights: a .safetensors file (or .pt with `allow_pickle`) for `timm:`, `torchvision:` and `py:`.
         allow_pickle: accept a .pt file as `weights`, loaded with `weights_only=True`.
         weights_key: which weights in the file, where it holds several: the name that they have there, such as
             `model_ema` or `state_dict_ema`. Without it, such a file is refused: the raw weights of a training are not
@@ -74,26 +77,24 @@ def _loaded(
     spec: str, weights: str | Path | None, allow_pickle: bool, weights_key: str | None
 ) -> tuple[nn.Module, Header]:
     kind, _, rest = spec.partition(":")
-    if kind in {"timm", "py"}:
+    if kind in _FROM:
         if weights is None:
             raise SettingError(f"{spec} says nothing of the weights; add --weights FILE.safetensors")
         weights = Path(weights)
-        model, header = _from_timm(rest) if kind == "timm" else _from_factory(rest)
+        model, header = _FROM[kind](rest)
         ours = None
         if weights.suffix == ".safetensors":
             check_digest(weights)  # a damaged one of expunge's own is not to be taken for another's
-        with suppress(InputError):
-            ours = read_header(weights)
-        if ours is None:  # not of expunge: for the network without expunge's wrapper around it
-            load_weights(model.get_submodule("network"), weights, allow_pickle=allow_pickle, key=weights_key)
-            normalise_in_its_dtype(model)
+            ours = header_in(weights)
+        if ours is None:
+            load_weights(model, weights, allow_pickle=allow_pickle, key=weights_key)
             return model.eval(), header
         if weights_key is not None:
             raise SettingError(f"{weights}, which expunge wrote, holds one set of weights; leave out --weights-key")
         if ours.spec.architecture != header.spec.architecture:
             raise InputError(f"{weights} was written for {ours.spec.architecture}: give that as the model, not {spec}")
-        if kind == "timm":  # normalised as it was trained, and not as timm's own weights
-            _check_numbers(rest, ours, weights)
+        if kind != "py":  # normalised as it was trained, and not as the library's own weights
+            _check_numbers(spec, ours, weights)
             model = _built(ours, weights)
         else:  # what the command says of a factory goes before what an earlier one said
             ours = replace(ours, spec=header.spec, class_names=header.class_names)
@@ -102,9 +103,13 @@ def _loaded(
     if weights is not None or weights_key is not None:
         raise SettingError(f"{spec} brings its own weights; leave out --weights and --weights-key")
     if kind == "hf" and rest:
-        return _from_hf(rest)
+        return _from_hf(Path(rest))
     path = checkpoint_path(Path(spec))
+    if not path.exists() and any((Path(spec) / name).exists() for name in ("config.json", CONFIG)):
+        raise InputError(f"{spec} holds a Hugging Face model, or an adapter of one: give hf:{spec}")
     header = read_header(path)
+    if header.spec.architecture == "hf" and (path.parent / "config.json").exists():
+        return _from_hf(path.parent)
     if header.spec.architecture.startswith("py:"):
         raise InputError(
             f"{path} was built by {header.spec.architecture}, code that expunge does not run on a file's word; "
@@ -142,15 +147,15 @@ def _options(rest: str, advice: str) -> tuple[str, dict[str, int]]:
     return name, options
 
 
-def _check_numbers(rest: str, ours: Header, weights: Path) -> None:
-    """Raises `SettingError` where what a command says of a timm model is not what the checkpoint says."""
-    _, given = _options(rest, f"timm:{rest}")
+def _check_numbers(spec: str, ours: Header, weights: Path) -> None:
+    """Raises `SettingError` where what a command says of a model is not what the checkpoint says."""
+    _, given = _options(spec, spec)
     told = ours.spec
     known = {"num_classes": told.num_classes, "in_chans": told.in_channels, "image_size": told.image_size}
     known |= told.options
     for key, value in given.items():
         if key in known and known[key] != value:
-            raise SettingError(f"timm:{rest} says {key}={value}, and {weights} {key}={known[key]}: leave it out")
+            raise SettingError(f"{spec} says {key}={value}, and {weights} {key}={known[key]}: leave it out")
 
 
 def _from_timm(rest: str) -> tuple[nn.Module, Header]:
@@ -177,6 +182,25 @@ def _from_timm(rest: str) -> tuple[nn.Module, Header]:
     return build(spec), Header(spec=spec, class_names=tuple(map(str, range(num_classes))))
 
 
+def _from_torchvision(rest: str) -> tuple[nn.Module, Header]:
+    advice = f"torchvision:{rest}: write torchvision:NAME,num_classes=10,image_size=64"
+    name, options = _options(rest, advice)
+    if unknown := set(options) - {"num_classes", "image_size"}:
+        raise SettingError(f"{advice}, without {min(unknown)!r}")
+    theirs = torchvision_weights(name)
+    form = theirs.transforms()
+    num_classes = options.get("num_classes", len(theirs.meta["categories"]))
+    spec = ModelSpec(
+        architecture=f"torchvision:{name}",
+        num_classes=num_classes,
+        in_channels=3,
+        image_size=options.get("image_size", form.crop_size[0]),
+        mean=tuple(form.mean),
+        std=tuple(form.std),
+    )
+    return build(spec), Header(spec=spec, class_names=tuple(map(str, range(num_classes))))
+
+
 def _from_factory(rest: str) -> tuple[nn.Module, Header]:
     advice = f"py:{rest}: write py:package.module:factory,image_size=224,in_chans=3"
     path, options = _options(rest, advice)
@@ -197,11 +221,29 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
     return Classifier(spec, network), Header(spec=spec, class_names=())
 
 
-def _from_hf(directory: str) -> tuple[nn.Module, Header]:
-    found, network = load_hf(directory)
+def _from_hf(directory: Path) -> tuple[nn.Module, Header]:
+    record = recorded(directory)  # first, as it sees whether the weights are whole
+    adapter = Adapter(directory) if (directory / CONFIG).exists() else None
+    if adapter is None:
+        found, network = load_hf(str(directory))
+    else:
+        own = str(directory) if (directory / "preprocessor_config.json").exists() else None
+        found, network = load_hf(str(adapter.base), adapter.replaced, num_labels(adapter.replaced), own)
+        network = LogitsOnly(adapter.around(network.model))
     class_names = found.pop("class_names")
     options, processor = {"config": found.pop("config")}, found.pop("processor")
+    if adapter is not None:
+        options["adapter"] = adapter.settings
+        if class_names == tuple(f"LABEL_{n}" for n in range(len(class_names))):  # its classes are not the base model's
+            class_names = tuple(map(str, range(len(class_names))))
     spec = ModelSpec(architecture="hf", options=options, **found)
     model = Classifier(spec, network)
     normalise_in_its_dtype(model)
-    return model.eval(), Header(spec=spec, class_names=class_names, processor=processor)
+    header = Header(spec=spec, class_names=class_names, processor=processor)
+    if record is None:
+        return model.eval(), header
+    return _marked(model, replace(header, data=record.data, recipe=record.recipe, history=record.history))
+
+
+_FROM = {"timm": _from_timm, "torchvision": _from_torchvision, "py": _from_factory}
+"""Kinds of MODEL whose weights are in a file of their own."""

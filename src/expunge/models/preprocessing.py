@@ -12,18 +12,19 @@ import numpy as np
 from expunge.errors import optional
 from expunge.models.building import ModelSpec
 from expunge.models.checkpoint import Header
+from expunge.models.vision import torchvision_weights
 
 Fit = Callable[[Any], Any]
 """From an image of Pillow, upright, of mode L or RGB, to one of the model's size: Pillow's or uint8, (H, W[, C])."""
 
 
 def own_fit(header: Header) -> Fit | None:
-    """What the model's library does to images: timm's evaluation transform, or a Hugging Face image processor.
+    """What the model's library does to images: timm's or torchvision's evaluation transform, or an image processor.
 
     None for a model that expunge trained or that a factory builds, and where the library cannot do it here.
     """
     try:
-        made = _timm_fit(header) if header.spec.architecture.startswith("timm:") else _hf_fit(header)
+        made = _FITS.get(header.spec.architecture.partition(":")[0], _no_fit)(header)
         if made is not None and np.asarray(made(_blank(header.spec))).shape[:2] == (header.spec.image_size,) * 2:
             return made
     except Exception:  # their code, and any of their versions
@@ -58,6 +59,24 @@ def _timm_fit(header: Header) -> Fit | None:
     return fit
 
 
+def _torchvision_fit(header: Header) -> Fit | None:
+    spec = header.spec
+    form = torchvision_weights(spec.architecture.removeprefix("torchvision:")).transforms()
+    if header.recipe or form.crop_size != [spec.image_size]:  # trained here, or on images of another size
+        return None
+    functional = optional("torchvision.transforms.functional", "this model needs torchvision", "vision")
+
+    def fit(image: Any) -> Any:
+        resized = functional.resize(image, form.resize_size, interpolation=form.interpolation)
+        return functional.center_crop(resized, form.crop_size)
+
+    return fit
+
+
+def _no_fit(_header: Header) -> None:
+    return None
+
+
 def _hf_fit(header: Header) -> Fit | None:
     if not header.processor:
         return None
@@ -77,3 +96,6 @@ def _hf_fit(header: Header) -> Fit | None:
         return array.astype(np.uint8).transpose(1, 2, 0)
 
     return fit
+
+
+_FITS: dict[str, Callable[[Header], Fit | None]] = {"timm": _timm_fit, "torchvision": _torchvision_fit, "hf": _hf_fit}

@@ -1,14 +1,19 @@
-"""Which of the weights in a file are meant: trainings store averaged ones beside the raw ones."""
+"""Which of the weights in a file are meant, and which of the network's they are.
+
+Trainings store averaged ones beside the raw ones; wrappers put words into names.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from expunge.errors import InputError
+
+T = TypeVar("T")
 
 Content = Mapping[Any, Any]
 """What a file holds: names and tensors, or dicts of them at any depth, and other things."""
@@ -18,6 +23,16 @@ AVERAGED = re.compile(r"ema|swa|averag|shadow", re.IGNORECASE)
 
 COUNTER = "n_averaged"
 """The one tensor of torch's AveragedModel that is not of the network."""
+
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What DataParallel, torch.compile and others put into names, before them or in their middle."""
+
+BESIDE = re.compile(
+    r"(\w+_)?(criterion|criteria|loss|losses|loss_?fn|loss_?func|loss_?function|metric|metrics|acc|accuracy)_?\d*"
+)
+"""Modules that a training keeps beside its network: what is under them makes no logits."""
+COUNTS = frozenset({"total_ops", "total_params"})
+"""What thop's profiler leaves in each layer."""
 
 
 def chosen_weights(content: Content, wanted: Mapping[str, Tensor], key: str | None, path: Path) -> dict[str, Tensor]:
@@ -86,6 +101,46 @@ def _prefixes(state: Content, wanted: Mapping[str, Tensor]) -> list[str]:
     return [prefix.removesuffix(".") for prefix, count in _counts(state, wanted).items() if 2 * count > len(wanted)]
 
 
+def own_names(state: Mapping[str, T], wanted: Collection[str]) -> tuple[dict[str, T], list[str]]:
+    """The weights under the network's names, and the names of those that are left out, as no part of a network.
+
+    The names in the file may have one prefix more, and words of wrappers anywhere. What else is not the network's
+    stays, under the file's name.
+    """
+    if set(state) <= set(wanted):
+        return dict(state), []
+    names = _plain_names(wanted)
+    fitting = Counter(name[:n] for name in state for n in _ends(name) if _plain(name[n:]) in names)
+    prefix = max(fitting, key=lambda found: (fitting[found], -len(found)), default="")
+    own, left_out = dict[str, T](), []
+    for name, value in state.items():
+        inner = _plain(name.removeprefix(prefix))
+        first, last = inner.split(".")[0], inner.split(".")[-1]
+        if name.startswith(prefix) and inner in names:
+            own[names[inner]] = value
+        elif BESIDE.fullmatch(first) or last in COUNTS:
+            left_out.append(name)
+        else:
+            own[name] = value
+    return own, left_out
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _plain_names(wanted: Collection[str]) -> dict[str, str]:
+    """The network's names by what they are without words of wrappers; by themselves where some would be the same."""
+    plain = {_plain(name): name for name in wanted}
+    return plain if len(plain) == len(wanted) else {name: name for name in wanted}
+
+
+def _ends(name: str) -> list[int]:
+    """Where prefixes of a name end: at its start or a dot, with no word of a wrapper behind."""
+    ends = (0, *(n for n, letter in enumerate(name, 1) if letter == "."))
+    return [n for n in ends if name[n:].split(".")[0] not in WRAPPERS]
+
+
 def _share(state: Content, wanted: Mapping[str, Tensor]) -> float:
     """How many of the network's names a state dict has, after one prefix."""
     return max(_counts(state, wanted).values(), default=0) / max(len(wanted), 1)
@@ -93,10 +148,11 @@ def _share(state: Content, wanted: Mapping[str, Tensor]) -> float:
 
 def _counts(state: Content, wanted: Mapping[str, Tensor]) -> Counter[str]:
     """How many tensors of the network, by name and shape, stand after each prefix."""
-    counts: Counter[str] = Counter()
+    names, counts = _plain_names(wanted), Counter[str]()
     for name, value in state.items():
-        for n in (0, *(n for n, letter in enumerate(name, 1) if letter == ".")):
-            counts[name[:n]] += name[n:] in wanted and wanted[name[n:]].shape == value.shape
+        for n in _ends(name):
+            inner = names.get(_plain(name[n:]))
+            counts[name[:n]] += inner is not None and wanted[inner].shape == value.shape
     return counts
 
 
