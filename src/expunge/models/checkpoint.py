@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError, SettingError
 from expunge.files import is_regular, is_utf8, written_whole
-from expunge.models.building import ModelSpec, Normalise
+from expunge.models.building import ModelSpec, Normalise, build
 from expunge.models.inference import mask_names, not_finite
 from expunge.models.skeleton import skeleton
 from expunge.models.weight_choice import chosen_weights
@@ -149,7 +149,7 @@ def check_description(path: Path, spec: ModelSpec) -> None:
     with _opened(path) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     try:
-        network = skeleton(spec, len(found), path.stat().st_size)
+        network = skeleton(partial(build, spec), len(found), path.stat().st_size)
     except SettingError as error:  # the file is at fault, not the command
         raise InputError(f"{path} cannot be built: {error}") from error
     wanted = _shapes(network.state_dict())
