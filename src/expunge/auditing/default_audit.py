@@ -28,14 +28,16 @@ from expunge.auditing.preparation import AuditSets, Given, prepare, sequence_of
 from expunge.auditing.relearning import relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning, with_caveats
 from expunge.auditing.settings import AuditSettings
+from expunge.data import Examples, as_numbered
 from expunge.data.examples import check_logits
+from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
 from expunge.errors import InputError, caution
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
 from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import device_and_dtype, device_name, last_layer
+from expunge.models import class_names_of, device_and_dtype, device_name, last_layer
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 
@@ -87,7 +89,8 @@ def audit(
         before: the original model; maps a batch to logits (B, C).
         after: the unlearned model, with the same parameters by name and shape.
         forget: the forgotten examples, of (input, label). Its attribute `class_names`, or torchvision's `classes`,
-            names the classes in the report, and its `ids` the examples (default: positions).
+            names the classes in the report, and its `ids` the examples (default: positions). Where the model names
+            its classes too, labels are matched by name; so are those of the other sets.
         test: unseen examples, which neither model was trained on.
         retain: retained training examples, for accuracy and histograms alone.
         references: from `auditing.difficulty_of`, of the same examples. None: trained here, as `settings` say.
@@ -97,7 +100,8 @@ def audit(
         seed: of what is drawn at random.
 
     Warns:
-        ExpungeWarning: each caveat of this audit alone, such as which examples it left out.
+        ExpungeWarning: each caveat of this audit alone, such as which examples it left out, labels that were matched
+            by name, and labels that the original contradicts.
 
     Raises:
         InputError: empty or mislabelled sets, more than a few examples in two sets, inputs that a model cannot take,
@@ -113,20 +117,34 @@ def audit(
     ('INCONCLUSIVE', 5, 0.0)
     """
     seed = as_seed(seed)
+    own = class_names_of(before)
+    forget, by_name = _numbered(forget, own, "forget")
+    test, more = _numbered(test, own, "test")
+    by_name += more
+    if retain is not None:
+        retain, more = _numbered(retain, own, "retain")
+        by_name += more
     sets = prepare(forget, test, retain).uncalibrated(after, trace)
     names = [sequence_of(getattr(forget, name, None)) for name in ("class_names", "classes")]
+    evaluations = evaluate(before, sets, seed), evaluate(after, sets, seed)
     report = report_of(
         before,
         after,
         sets,
-        (evaluate(before, sets, seed), evaluate(after, sets, seed)),
+        evaluations,
         class_names=names[0] if len(names[0]) else names[1],
         references=references,
         settings=settings,
         seed=seed,
     )
+    report = replace(report, caveats=(*report.caveats, *by_name, *doubts_of(*evaluations)))
     caution(report.cautions)
     return report
+
+
+def _numbered(given: Given, class_names: Sequence[str], name: str) -> tuple[Given, list[str]]:
+    """The set with its classes numbered as `class_names` are, where both name them, and what is to be said of it."""
+    return (given, []) if isinstance(given, Examples) else as_numbered(given, class_names, name)
 
 
 def evaluate(model: nn.Module, sets: AuditSets, seed: int = 0) -> Evaluation:
@@ -145,6 +163,27 @@ def evaluate(model: nn.Module, sets: AuditSets, seed: int = 0) -> Evaluation:
             if len(at):
                 part[name] = with_shifts(model, sets.by_name[name].take(at), found[name].take(at))
     return Evaluation(outputs=found, attacked=part, seconds=time.perf_counter() - started)
+
+
+def doubts_of(before: Evaluation, after: Evaluation) -> list[str]:
+    """What both models' outputs say against the labels, and the test accuracy without a class that is forgotten."""
+    sets = {
+        name: (torch.from_numpy(said.logits), torch.from_numpy(said.labels)) for name, said in before.outputs.items()
+    }
+    said = list(doubts_of_labels(*sets["forget"])) or list(
+        doubts_of_labels(*sets["forget"], before.measurement.test_accuracy)
+    )
+    said += doubts_of_test_labels(*sets["test"])
+    retained = sets["retain"][1] if "retain" in sets else None
+    whole = whole_classes(sets["forget"][1], retained, before.outputs["forget"].logits.shape[1])
+    kept = ~np.isin(before.outputs["test"].labels, whole)
+    if whole and kept.any():
+        shares = [float(found.outputs["test"].right[kept].mean()) for found in (before, after)]
+        said.append(
+            f"Without class {', '.join(map(str, whole))}, which is forgotten as a whole, the test accuracy is "
+            f"{shares[0]:.1%} before and {shares[1]:.1%} after"
+        )
+    return said
 
 
 def report_of(
