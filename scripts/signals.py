@@ -59,16 +59,19 @@ def main() -> None:
 def count(folder: Path, given: argparse.Namespace) -> Counter[str]:
     """How often each end was met."""
     rng = random.Random(given.seed)  # noqa: S311
-    prepare(folder)
-    started = time.monotonic()
-    finish(begin(given, folder, folder / "whole"), folder)
-    whole = time.monotonic() - started
+    if given.command == "forget":
+        prepare(folder)
+    whole = given.until
+    if given.kill or whole is None:
+        started = time.monotonic()
+        finish(begin(given, folder, folder / "whole"), folder)
+        whole = given.until or time.monotonic() - started
     found: Counter[str] = Counter()
     outs = places(folder, given.command)
     for n in range(given.num):
         number = signal.SIGKILL if given.kill else rng.choice([signal.SIGINT, signal.SIGTERM])
         out = next(outs)
-        moment = rng.uniform(given.after, given.until or whole)
+        moment = rng.uniform(given.after, whole)
         process = begin(given, folder, out)
         time.sleep(moment)
         with suppress(ProcessLookupError):  # it is done
@@ -81,7 +84,7 @@ def count(folder: Path, given: argparse.Namespace) -> Counter[str]:
         else:
             how = killed(given.command, folder, out)
         found[how] += 1
-        print(f"{n} {number.name} after {moment:.2f} of {whole:.2f} s: {how}", flush=True)
+        print(f"{n} {number.name} after {moment:.3f} of {whole:.2f} s: {how}", flush=True)
         if how.startswith("WRONG"):
             print(errors[-1000:], flush=True)
     if given.kill:
@@ -126,7 +129,10 @@ def finish(process: Any, folder: Path) -> tuple[int, str, str]:
 def prepare(folder: Path) -> None:
     """A model to forget with, and the ids."""
     train = ("train", "--data", "sample", "--model", "small_resnet", "--set", "epochs=1", "--set", "width=4")
-    subprocess.run([COMMAND, *train, "--out", folder / "model"], check=True, capture_output=True)
+    line = [str(word) for word in (COMMAND, *train, "--out", folder / "model")]
+    code, _, errors = finish(start(line, ROOT, os.environ, folder / "stdout", folder / "stderr"), folder)
+    if code:
+        sys.exit(errors)
     (folder / "ids.txt").write_text("0\n1\n2\n")
 
 
