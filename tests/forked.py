@@ -20,14 +20,22 @@ def run(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> su
     """Runs `command`, the path of the installed script, or `experiments`, and its arguments, with nothing on stdin."""
     with TemporaryDirectory() as folder:
         streams = Path(folder, "stdout"), Path(folder, "stderr")
-        process = _forking.Process(target=_command, args=(command, cwd, dict(environment), *streams))
-        process.start()
+        process = start(command, cwd, environment, *streams)
         process.join(PATIENCE)
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(command, PATIENCE)
         printed = [path.read_text() for path in streams]
     return subprocess.CompletedProcess(command, process.exitcode, *printed)
+
+
+def start(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], out: Path, err: Path
+) -> multiprocessing.process.BaseProcess:
+    """Starts such a command, which writes its streams to files."""
+    process = _forking.Process(target=_command, args=(command, cwd, dict(environment), out, err))
+    process.start()
+    return process
 
 
 def _command(command: Sequence[str], cwd: Path, environment: Mapping[str, str], out: Path, err: Path) -> None:

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -34,7 +35,7 @@ from expunge.update_log import UpdateRecorder, matching_updates, watched_by
 from tests.arrangements import NETWORKS, pairs
 
 SECONDS = 10.0
-"""The longest that one file may take."""
+"""The longest that one file may take of the processor: the machine may be busy with more."""
 
 ODD: tuple[Any, ...] = (
     *(None, True, 0, -1, 1.5, 10**6, 10**18, 10**30, -(10**400), 1e308, float("inf"), float("nan")),
@@ -257,6 +258,149 @@ def update_logs(folder: Path) -> Case:
     return case
 
 
+def full_audits(_folder: Path) -> Case:
+    """JSON of full audits."""
+    from expunge.auditing import FullAudit, full_audit
+    from tests.test_audit_full import invented
+
+    content = json.loads(full_audit(invented(8), num_bootstrap=5).to_json())
+
+    def case(rng: random.Random) -> None:
+        found = FullAudit.from_json(damaged_text(content, rng).decode(errors="replace"))
+        found.table()
+        found.to_json()
+
+    return case
+
+
+def references(folder: Path) -> Case:
+    """Reference models: manifests whose files carry the right tags, and files of outputs."""
+    from expunge.auditing._reference_files import FORMAT, SETS, file_of, tag_of
+    from expunge.auditing.full_audit import scores_of
+    from expunge.auditing.references import load_references
+
+    settings = {
+        "spec": {"architecture": "small_resnet", "options": {"width": 4}},
+        "recipe": {"lr": 0.1},
+        **dict.fromkeys(("data", *SETS), "0" * 64),
+        "seed": 0,
+        "relearn": {"max_steps": 10, "lr": 0.1},
+        "subject": "fuzz",
+    }
+    content = {"format": FORMAT, "settings": settings, "methods": {"mine": {"method": "targeted", "settings": {}}}}
+    said: dict[str, Any] = {name: torch.randn(4, 3) for name in SETS}
+    said["relearn_steps"] = torch.tensor(2.0, dtype=torch.float64)
+    labels: dict[str, Any] = {name: torch.tensor([0, 1, 2, 0]) for name in SETS}
+    labels["audited"] = torch.tensor([True, False, True, True])
+    odd: tuple[Any, ...] = (
+        torch.zeros(0),
+        torch.zeros(4, 3).long(),
+        torch.zeros(4, 2),
+        torch.zeros(3, 4, dtype=torch.float16),
+    )
+    odd += (torch.tensor(float("nan")), torch.full((4, 3), float("nan")), torch.tensor([0, 1, 2, -1]), torch.ones(4))
+    odd += (torch.tensor([0, 1, 2, 10**12]), torch.zeros(4, dtype=torch.bool), torch.zeros(4, 0))
+
+    def write(told: Any, row: str, tensors: dict[str, Any]) -> Path:
+        path = file_of(folder, row, 0)
+        write_tensors(tensors, path, {"digest": tag_of(told["settings"], told["methods"].get(row))})
+        return path
+
+    def case(rng: random.Random) -> None:
+        text, told = json.dumps(content).encode(), content
+        if (how := rng.random()) < 0.6:
+            text = damaged_text(content, rng)
+            with suppress(Exception):  # a manifest that cannot be read in any way
+                told = json.loads(text)
+                tag_of(told["settings"], told["methods"].get("mine"))
+        (folder / "manifest.json").write_bytes(text)
+        write_tensors(labels, folder / "labels.safetensors", {})
+        with suppress(Exception):
+            paths = [write(told, row, said) for row in ("original", "retrained", "mine")]
+            if 0.6 <= how < 0.75:
+                path = rng.choice([*paths, folder / "labels.safetensors"])
+                path.write_bytes(damaged_bytes(path.read_bytes(), rng))
+            elif how >= 0.75 and rng.random() < 0.5:
+                write(told, "mine", said | {rng.choice(list(said)): rng.choice(odd).clone()})
+            elif how >= 0.75:
+                other = labels | {rng.choice(list(labels)): rng.choice(odd).clone()}
+                write_tensors(other, folder / "labels.safetensors", {})
+        found = load_references(folder)
+        for logits in found.logits.values():
+            for name in SETS:
+                scores_of(logits[name], found.labels[name])
+
+    return case
+
+
+def hugging_face_models(folder: Path) -> Case:
+    """Directories that `save_pretrained` wrote: their configuration, that of the image processor, and their weights."""
+    from tests.test_models import hugging_face
+
+    hugging_face(folder / "hf")
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    whole = {name: (folder / "hf" / name).read_bytes() for name in names}
+    processor = {"do_resize": True, "crop_size": 28, "do_rescale": True, "rescale_factor": 0.01, "include_top": False}
+    contents = {name: json.loads(whole[name]) for name in names[:2]}
+    contents["preprocessor_config.json"] |= processor
+
+    def case(rng: random.Random) -> None:
+        for name in names:
+            (folder / "hf" / name).write_bytes(whole[name])
+        name = rng.choice([*names, *names[:2]])
+        made = damaged_text(contents[name], rng) if name in contents else damaged_bytes(whole[name], rng)
+        (folder / "hf" / name).write_bytes(made)
+        load_model(f"hf:{folder}/hf")
+
+    return case
+
+
+def outputs(folder: Path) -> Case:
+    """Files of `--logits`."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from expunge.auditing import audit_outputs
+    from expunge.data.outputs import load_outputs
+
+    numbers, arrays = np.random.default_rng(0), dict[str, Any]()
+    for name, size in (("forget", 8), ("test", 12)):
+        arrays |= {f"{when}_{name}": numbers.normal(size=(size, 3)) for when in ("before", "after")}
+        arrays[f"labels_{name}"] = np.arange(size) % 3
+    odd: tuple[Any, ...] = (
+        np.zeros(0),
+        np.zeros((8, 0)),
+        np.zeros((8, 1)),
+        np.full((8, 3), np.nan),
+        np.zeros((2, 8, 3)),
+        np.array(1),
+    )
+    odd += (np.arange(8.0), np.arange(8) - 1, np.full(8, 2**62), np.zeros(8, bool), np.array(["a"] * 8))
+    odd += (np.full((8, 3), 1e308), np.zeros((8, 3), np.complex64))
+
+    def write(path: Path, given: dict[str, Any]) -> None:
+        if path.suffix == ".npz":
+            np.savez(path, **given)
+        else:
+            save_file({name: each for name, each in given.items() if each.dtype.kind != "U"}, path)
+
+    def case(rng: random.Random) -> None:
+        path = folder / f"x{rng.choice(['.npz', '.safetensors'])}"
+        given = dict(arrays)
+        if (how := rng.random()) < 0.5:
+            name = rng.choice([*given, "ids", "labels_retain", "x", "before_"])
+            given[name] = rng.choice(odd)
+        elif how < 0.6:
+            del given[rng.choice(list(given))]
+        write(path, given)
+        if how >= 0.6:
+            path.write_bytes(damaged_bytes(path.read_bytes(), rng))
+        before, after, labels, ids = load_outputs(path)
+        audit_outputs(before, after, labels, ids=ids)
+
+    return case
+
+
 KINDS: dict[str, Callable[[Path], Case]] = {
     "checkpoints": checkpoints,
     "traces": traces,
@@ -264,6 +408,10 @@ KINDS: dict[str, Callable[[Path], Case]] = {
     "grids": grids,
     "training_states": training_states,
     "update_logs": update_logs,
+    "full_audits": full_audits,
+    "references": references,
+    "hugging_face_models": hugging_face_models,
+    "outputs": outputs,
 }
 
 
@@ -271,7 +419,7 @@ def run(kind: str, num: int, seed: int, folder: Path) -> tuple[Counter[str], lis
     """How often files were taken, refused, and met with another error or slowly; and what is wrong, in words."""
     case, found, wrong = KINDS[kind](folder), Counter[str](), []
     for n in range(num):
-        started = time.monotonic()
+        started = time.process_time()
         try:
             case(random.Random(f"{kind} {seed} {n}"))  # noqa: S311
             found["taken"] += 1
@@ -283,9 +431,9 @@ def run(kind: str, num: int, seed: int, folder: Path) -> tuple[Counter[str], lis
             wrong.append(f"{kind} {n}: {type(error).__name__}: {str(error)[:100]} at {last.filename}:{last.lineno}")
             if isinstance(error, KeyboardInterrupt):
                 raise
-        if time.monotonic() - started > SECONDS:
+        if time.process_time() - started > SECONDS:
             found["slow"] += 1
-            wrong.append(f"{kind} {n}: {time.monotonic() - started:.1f} s")
+            wrong.append(f"{kind} {n}: {time.process_time() - started:.1f} s")
     return found, wrong
 
 

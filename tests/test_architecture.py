@@ -14,11 +14,11 @@ from expunge.methods import METHODS
 SOURCE = Path(expunge.__file__).parent
 ROOT = SOURCE.parents[1]
 LAYERS = [
-    {"errors", "progress", "randomness", "settings", "tasks"},
+    {"errors", "progress", "randomness", "settings"},
     {"arrays", "markdown", "parsing"},
     {"metrics", "theory"},
     {"records", "files"},
-    {"tensor_files"},
+    {"tasks", "tensor_files"},
     {"data", "models"},
     {"inputs"},
     {"update_log", "training", "training_state"},

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from expunge.auditing import AuditSettings, audit, difficulty_of
 from expunge.data import Examples
 from expunge.errors import InputError
 from expunge.metrics import Difficulty, difficulty_calibrated_scores, logit_scaled_confidence, score_test
+from expunge.models import load_model
 from expunge.training import Recipe
 from tests.conftest import expunge
 
@@ -245,6 +248,32 @@ def test_dropout_is_repeatable_and_the_random_state_is_put_back() -> None:
         torch.rand(7)
         torch.set_rng_state(state)
     np.testing.assert_array_equal(found[0].test, found[1].test)
+
+
+def test_the_command_trains_fresh_networks_where_a_factory_loads_weights(trained: Path) -> None:
+    from expunge.cli.sources import audit_settings
+
+    model, header = load_model(f"py:{__name__}:Linear", weights=_weights(trained.parent / "linear.safetensors"))
+    limits: dict[str, Any] = {"max_loss": None, "reference_minutes": 5.0}
+    assert audit_settings(f"py:{__name__}:Linear", model, header, **limits).factory is not None
+    own = audit_settings(f"py:{__name__}:same", model, header, **limits)
+    assert own.factory is None
+
+
+class Linear(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+
+
+def _weights(path: Path) -> Path:
+    torch.manual_seed(3)
+    save_file(Linear().state_dict(), path)
+    return path
+
+
+def same() -> nn.Module:
+    torch.manual_seed(3)
+    return Linear()
 
 
 def test_the_command_corrects_and_says_so(tmp_path: Path, trained: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -413,6 +414,22 @@ def test_the_full_audit_goes_to_json_and_back_and_into_a_table() -> None:
     for text in ("{}", "[]", "no", json.dumps({**json.loads(report.to_json()), "rows": [{}]})):
         with pytest.raises(InputError, match="full audit"):
             FullAudit.from_json(text)
+    content = json.loads(report.to_json())
+    row = content["rows"][0]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"klom": {"forward": 1.0}}, "backward"),
+        ({"klom": {**row["klom"], "forward": "1"}}, "float"),
+        ({"verdicts": {}}, "PASS"),
+        ({"lira": {**row["lira"], "tprs": []}}, "rates"),
+        ({"lira": {**row["lira"], "auc_interval": [0.1]}}, "auc_interval"),
+        ({"epsilon": None}, "epsilon"),
+    ]
+    for change, said in wrong:
+        with pytest.raises(InputError, match=said):
+            FullAudit.from_json(json.dumps({**content, "rows": [{**row, **change}]}))
+    for text in ("[" * 100_000, '{"a":' * 50, json.dumps({**content, "seed": 10**30})):
+        with pytest.raises(InputError, match="not a full audit"):
+            FullAudit.from_json(text)
     with pytest.raises(InputError, match="8 models"):
         full_audit(invented(7))
 
@@ -620,15 +637,51 @@ def test_other_forget_sets_and_foreign_files_are_not_reused_either(resumed: Resu
     (tmp_path / "original-0000.safetensors").write_bytes(b"half")
     with pytest.raises(InputError, match="damaged"):
         load_references(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="manifest"):
-        load_references(tmp_path)
+    good = json.loads((directory / "manifest.json").read_text())
+    told, mine = good["settings"], {"method": "targeted", "settings": {}}
+    for content in (
+        "{",
+        "[" * 100_000,
+        json.dumps([good]),
+        json.dumps({**good, "format": "theirs"}),
+        json.dumps({**good, "settings": {**told, "relearn": 3}}),
+        json.dumps({**good, "settings": {**told, "seed": 10**30}}),
+        json.dumps({**good, "methods": {"../x": mine}}),
+        json.dumps({**good, "methods": {"x": []}}),
+    ):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(InputError, match="no manifest"):
+            load_references(tmp_path)
     with pytest.raises(InputError, match="none"):
         load_references(tmp_path / "none")
     with pytest.raises(InputError, match="'finetune'"):
         load_references(directory, rows=["finetune"])
     with pytest.raises(InputError, match="missing"):
         load_references(directory, num_models=400)
+
+
+def test_a_flipped_bit_in_outputs_is_noticed(resumed: Resumed, tmp_path: Path) -> None:
+    directory = resumed[0]
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    expected, taken = load_references(tmp_path, num_models=1), 0
+
+    def same(one: References, other: References) -> bool:
+        outputs = [[*found.labels.values(), *found.logits["original"].values()] for found in (one, other)]
+        return all(np.array_equal(*pair) for pair in zip(*outputs, strict=True))
+
+    for name in ("original-0000", "labels"):
+        path = tmp_path / f"{name}.safetensors"
+        whole = path.read_bytes()
+        for bit in torch.randint(0, 8 * len(whole), (50,), generator=torch.Generator().manual_seed(0)).tolist():
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            with suppress(InputError):  # but where it is in the word "sha256", which changes nothing that is read
+                assert same(load_references(tmp_path, num_models=1), expected)
+                taken += 1
+        path.write_bytes(whole)
+    assert taken < 3
 
 
 def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -171,6 +171,29 @@ def test_classes_are_matched_by_name_where_both_have_names(net: nn.Module) -> No
     assert as_numbered(images, ("a", "b"), "forget")[0].labels.tolist() == [1, 0]  # type: ignore[attr-defined]
 
 
+def test_the_audit_matches_classes_by_name_in_every_set(net: nn.Module) -> None:
+    model = copy.deepcopy(net)
+    names = [f"c{n}" for n in range(CLASSES)]
+    model.class_names = tuple(names)  # type: ignore[assignment]
+    turned = torch.tensor([0, 1, 3, 4, 5, 2])
+    theirs = [names[n] for n in turned.argsort().tolist()]
+    plain = TensorDataset(X[:90], Y[:90]), TensorDataset(U, V), TensorDataset(X[90:], Y[90:])
+    other = Named(X[:90], turned[Y[:90]], theirs), Named(U, turned[V], theirs), Named(X[90:], turned[Y[90:]], theirs)
+    expected = expunge.audit(net, net, plain[0], plain[1], retain=plain[2])
+    with pytest.warns(ExpungeWarning, match="by name") as caught:
+        found = expunge.audit(model, model, other[0], other[1], retain=other[2])
+    assert (found.before, found.scores_after) == (expected.before, expected.scores_after)
+    assert found.before.retain_accuracy is not None
+    assert found.before.retain_accuracy > 0.9
+    for part in ("forget", "test", "retain"):
+        assert any(f"{part} set were matched by name" in str(each.message) for each in caught)
+        assert any(f"{part} set were matched by name" in line for line in found.caveats)
+    with pytest.raises(InputError, match="'new'"):
+        expunge.audit(model, model, plain[0], Named(U, V, ["c1", "new"]))
+    with pytest.warns(ExpungeWarning, match="another order"):  # without names the order can only be said
+        expunge.audit(net, net, TensorDataset(X[:90], turned[Y[:90]]), TensorDataset(U, turned[V]))
+
+
 def test_a_models_names_are_those_of_its_file(trained: Path, net: nn.Module) -> None:
     model, header = load_model(trained)
     assert class_names_of(model) == header.class_names

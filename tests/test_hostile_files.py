@@ -1,6 +1,7 @@
 """Files that somebody made to harm: no code, no large memory, no waiting, and a flipped bit is noticed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from expunge.models import Header, ModelSpec, build, load_model, save_checkpoint
 from expunge.tensor_files import write_tensors
 from expunge.training_state import OtherTrainingError, keep, restore
 from tests.arrangements import state_bits
+from tests.test_models import hugging_face
 
 SPEC = ModelSpec(
     architecture="small_resnet",
@@ -157,6 +159,72 @@ def test_a_small_file_takes_little_memory_and_time(written: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
+SIZES: dict[str, dict[str, Any]] = {
+    "deep": {"num_hidden_layers": 1_000_000},
+    "wide": {"hidden_size": 900_000, "num_attention_heads": 1},
+    "wide between": {"intermediate_size": 1_000_000},
+    "many patches": {"image_size": 1_000_000, "patch_size": 1},
+    "many classes": {"id2label": {str(n): str(n) for n in range(300_000)}, "hidden_size": 4_096},
+    "more classes": {"id2label": {str(n): str(n) for n in range(7)}},
+}
+
+LIMITED_DIRECTORIES = LIMITED.replace("load_model(path)", "load_model(f'hf:{path}')")
+
+
+def test_sizes_of_a_model_directory_are_compared_with_its_weights_first(tmp_path: Path) -> None:
+    """A few bytes of config.json ask for gigabytes, or for minutes; each is refused in a process that is measured."""
+    whole = hugging_face(tmp_path / "whole").config.to_dict()
+    paths = []
+    for name, changes in SIZES.items():
+        paths.append(str(tmp_path / name))
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps({**whole, **changes}))
+    done = subprocess.run([sys.executable, "-c", LIMITED_DIRECTORIES, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(SIZES)
+    assert all("cannot load hf:" in line for line in lines)
+    assert "is (5," in lines[-1]
+    assert "(7," in lines[-1]
+
+
+def test_nothing_of_a_large_model_directory_is_built_before_it_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    hugging_face(tmp_path / "hf")
+    transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    (tmp_path / "hf/config.json").write_text(json.dumps({**config, **SIZES["more classes"]}))
+    kind = transformers.AutoModelForImageClassification
+    monkeypatch.setattr(kind, "from_pretrained", lambda *_, **__: pytest.fail("the library was asked"))
+    with pytest.raises(InputError, match=r"config\.json"):
+        load_model(f"hf:{tmp_path}/hf")
+
+
+def test_weights_in_several_files_are_compared_too(tmp_path: Path) -> None:
+    images = torch.rand(2, 1, 28, 28)
+    expected = hugging_face(tmp_path / "hf").eval()
+    index = tmp_path / "hf/model.safetensors.index.json"
+    expected.save_pretrained(tmp_path / "hf", max_shard_size="2KB")
+    if not index.exists():  # one file still
+        pytest.fail("the model is too small to be split")
+    (tmp_path / "hf/model.safetensors").unlink(missing_ok=True)
+    model, _ = load_model(f"hf:{tmp_path}/hf")
+    with torch.no_grad():
+        assert torch.allclose(model(images), expected((images - 0.25) / 0.5).logits, atol=1e-5)
+    told = json.loads(index.read_text())
+    odd: list[Any] = [{"x": "../theirs.safetensors"}, {"x": "theirs.bin"}, {"x": "none.safetensors"}, {}, [], None]
+    for places in odd:
+        index.write_text(json.dumps({**told, "weight_map": places}))
+        with pytest.raises(InputError, match="take another copy"):
+            load_model(f"hf:{tmp_path}/hf")
+
+
+def test_an_adapter_which_names_another_model_is_refused(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "hf")
+    (tmp_path / "hf/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "theirs/model"}))
+    with pytest.raises(InputError, match="adapter"):
+        load_model(f"hf:{tmp_path}/hf")
+
+
 def test_a_flipped_bit_of_a_checkpoint_is_noticed(written: Path, tmp_path: Path) -> None:
     whole = written.read_bytes()
     rng = torch.Generator().manual_seed(0)
@@ -204,7 +272,7 @@ def test_a_flipped_bit_of_a_training_state_is_noticed(tmp_path: Path) -> None:
     keep(path, "this", parts, rng, {"history": []})
     assert restore(path, "this", parts, rng) == {"history": []}
     whole = path.read_bytes()
-    for bit in torch.randint(0, 8 * len(whole), (100,), generator=torch.Generator().manual_seed(1)).tolist():
+    for bit in torch.randint(0, 8 * len(whole), (200,), generator=torch.Generator().manual_seed(1)).tolist():
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)

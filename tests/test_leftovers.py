@@ -1,5 +1,6 @@
 """What is left behind: nothing of a dead run after the next one, and nothing that others can read names an example."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,72 @@ def test_a_later_run_removes_what_a_killed_one_left_and_nothing_of_a_living_one(
         assert len(list(tmp_path.glob(".*expunge-*.part"))) == 1
 
 
+SCRATCH = """
+import sys, time
+from pathlib import Path
+from expunge.files import scratch_directory
+with scratch_directory() as directory:
+    (directory / "outputs").write_text("who was deleted")
+    print(directory, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_run_left_among_temporary_files_is_removed_by_a_later_one(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    places = {**os.environ, "TMPDIR": str(temporary)}
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", SCRATCH]
+        dead, living = (
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=places)) for _ in "12"
+        )
+        stack.callback(living.kill)
+        stack.callback(dead.kill)
+        names = []
+        for process in (dead, living):
+            assert process.stdout is not None
+            names.append(Path(process.stdout.readline().strip()))
+        assert all(name.stat().st_mode & 0o077 == 0 for name in names)
+        dead.kill()
+        dead.wait()
+        # Whatever the later run is: one that needs no temporary files of its own removes them too.
+        code = "import sys; from pathlib import Path; from expunge.files import new_directory\n"
+        code += "with new_directory(Path(sys.argv[1])): pass"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "next")], check=True, env=places)
+        assert [path for path in names if path.exists()] == [names[1]]
+        assert (names[1] / "outputs").read_text() == "who was deleted"
+    subprocess.run([sys.executable, "-c", SCRATCH.replace("600", "0")], check=True, env=places, capture_output=True)
+    assert not list(temporary.iterdir())
+
+
+def test_a_killed_full_audit_leaves_nothing_after_the_next_run(tmp_path: Path) -> None:
+    temporary, out = tmp_path / "tmp", tmp_path / "references"
+    temporary.mkdir()
+    script = tmp_path / "train.py"
+    script.write_text(REFERENCES)
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), str(out)]
+    with subprocess.Popen([*command, "500"], env=environment, text=True) as process:
+        try:
+            wait_for(lambda: len(list(out.glob("retrained-*.safetensors"))) > 0, process)
+            assert list(temporary.iterdir())
+        finally:
+            process.kill()
+    subprocess.run([*command, "2"], env=environment, check=True)
+    assert not [path for path in temporary.iterdir() if not path.name.startswith("torchinductor")]  # torch's own, empty
+    assert not list(out.glob(".*.part"))
+
+
+REFERENCES = """
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+    from tests.test_audit_full import trained
+    trained(Path(sys.argv[1]), num_models=int(sys.argv[2]))
+"""
+
+
 def test_what_names_deleted_examples_is_for_its_user_alone(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("0\n1\n2\n")
     sources = ("--model", trained, "--forget", "sample", "--ids", tmp_path / "ids")
@@ -84,6 +151,14 @@ def test_messages_and_paths_cannot_fill_or_command_the_terminal(tmp_path: Path) 
     assert done.returncode == 1
     assert len(done.stderr) < 10_000
     assert "\x1b" not in done.stderr
+
+
+def test_a_command_sees_to_signals_before_it_imports_anything_that_takes_time() -> None:
+    """Until it does, Python ends in a traceback. What pip's script imports itself is there already."""
+    code = "import re, sys; known = set(sys.modules); from expunge.cli import main; print(*{*sys.modules} - known)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {"expunge", "expunge.cli", "expunge.stopping"}
+    assert set(done.stdout.split()) <= ours | {"__future__", "signal", "contextlib", "collections.abc", "importlib"}
 
 
 def catches(pid: int) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from expunge.errors import InputError, NonFiniteError, SettingError
-from expunge.methods import METHODS, AmnesiacUndo, GradientMethod, Needs, make_method, settings_of
+from expunge.methods import METHODS, AmnesiacUndo, GradientMethod, Needs, make_method, method_of, settings_of
 from expunge.models import undone_steps
 from expunge.records import Trace
 from expunge.unlearning import unlearn
@@ -293,6 +293,10 @@ def _stack(layers: list[Any]) -> nn.Sequential:
         (["t", [*"nfn"], "t"], [False, False]),
         (["f", [*"nt"], "t"], [True]),
         (["f", ["n"], "t"], [False]),
+        (["t", ["f", ["n"]], "t"], [False]),
+        (["t", [["n"], "f", ["n", ["n"]]], "t"], [False] * 3),
+        (["f", [["n"], "t", ["n"]], "f"], [True] * 2),
+        (["t", [["n", "f"], ["n", "t"]]], [False, True]),
     ],
     ids=str,
 )
@@ -305,6 +309,40 @@ def test_a_normalisation_layer_without_parameters_is_frozen_with_its_neighbour(
     after = unlearn(model, forget, method=make_method("targeted", epochs=2, stop="budget")).model
     means = [[value for name, value in net.named_buffers() if "running_mean" in name] for net in (model, after)]
     assert [not torch.equal(*pair) for pair in zip(*means, strict=True)] == moves
+
+
+@pytest.mark.parametrize("key", ["name", "preset"])
+def test_settings_from_files_may_be_called_like_arguments(key: str) -> None:
+    with pytest.raises(SettingError, match=f"no setting '{key}'"):
+        method_of("targeted", {key: "x"})
+
+
+class Scaled(nn.Module):
+    """A container with a parameter of its own, and a normalisation layer without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.scale = nn.BatchNorm1d(6, affine=False), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.norm(x) * self.scale
+        return scaled
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_layer_is_frozen_where_all_of_its_container_is(frozen: bool) -> None:
+    """Whatever stands before the container, and whatever it is that holds the parameters."""
+    forget = TensorDataset(torch.rand(9, 6), torch.arange(9) % 3)
+    for container in (
+        Scaled(),
+        nn.Sequential(Scaled(), nn.BatchNorm1d(6, affine=False)),
+        nn.Sequential(Scaled().norm, Scaled()),
+    ):
+        container.requires_grad_(not frozen)
+        model = nn.Sequential(nn.Linear(6, 6), container, nn.Linear(6, 6))
+        after = unlearn(model, forget, method=make_method("targeted", epochs=2, stop="budget")).model
+        means = [[value for name, value in net.named_buffers() if "running_mean" in name] for net in (model, after)]
+        assert [torch.equal(*pair) for pair in zip(*means, strict=True)] == [frozen] * len(means[0])
 
 
 @pytest.mark.parametrize("name", ["targeted", "neg_grad"])

@@ -185,6 +185,41 @@ def test_names_that_users_give_stay_text() -> None:
     text.encode("utf-8")
 
 
+LONG = f"a{HOSTILE}" + "\x1b\u202e" + "x" * 1_000_000
+
+
+def test_long_names_make_no_long_page() -> None:
+    report = report_of("fail")
+    assert report.change is not None
+    change = replace(report.change, by_layer={f"{LONG}{n}": (float(n + 1), 1.0) for n in range(30)})
+    found = tuple(
+        replace(each, id=f"{LONG}{n}", label=LONG, predicted=LONG) for n, each in enumerate(report.recognisable)
+    )
+    lost = {f"{LONG}{n}": report.loss for n in range(9)}
+    changed = replace(
+        report, change=change, caveats=(LONG,) * 4, device=LONG, recognisable=found * 3, class_losses=lost,
+        versions={LONG: LONG}, left_out=(LONG,),
+    )  # fmt: skip
+    text = render(
+        changed,
+        trace=replace(trace(report), settings={LONG: LONG}, warnings=(LONG,), device=LONG, method=LONG),
+        sources={"model": LONG, "forget": LONG, LONG: LONG},
+        notes=[LONG],
+        images=thumbnails_of(report),
+    )
+    assert len(text.encode()) < 1_000_000
+    assert "xxx …" in text
+    assert "<script" not in text
+    assert not {"\x1b", "\u202e"} & set(text)
+
+
+def test_the_command_is_not_shortened() -> None:
+    path = "/".join(["directory-of-some-length"] * 40)
+    text = render(report_of("fail"), sources={**SOURCES, "model": path, "forget": f"folder:{path}"})
+    assert f"--model {path}" in text or f"--before {path}" in text
+    assert f"--forget folder:{path}" in text
+
+
 def test_the_verdict_is_in_plain_words() -> None:
     for name, word in (("fail", "FAIL"), ("pass", "PASS"), ("bare", "INCONCLUSIVE")):
         report, text = report_of(name), page_of(name)

@@ -3,6 +3,7 @@
 import copy
 import json
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +169,37 @@ def test_a_network_that_cannot_be_initialised_anew_has_no_reference_models() -> 
     made = AuditSettings(reference_minutes=5, factory=lambda: nn.Sequential(nn.Linear(10, CLASSES)))
     with pytest.warns(expunge.ExpungeWarning):
         assert len(audit(Own(), Own(), *sets(), settings=made).attacks_after) == 3
+
+
+def test_reference_models_of_a_factory_that_knows_the_examples_are_refused() -> None:
+    model = networks()["memorised"]
+    for settings in ({"reference_minutes": 5}, {"non_random": True}):
+        told = AuditSettings(factory=lambda: model, **settings)
+        with pytest.raises(InputError, match="no fresh weights"):
+            audit(model, networks()["retrained"], *sets(), settings=told)
+        calls: list[int] = []
+        with pytest.raises(InputError, match="no fresh weights"):
+            expunge.forget(model, sets()[0], test=sets()[1], settings=told, method=_counted(calls))
+        assert not calls, "it is told before the work"
+    audit(model, model, *sets(), settings=AuditSettings(reference_minutes=0, factory=lambda: model))  # none are trained
+
+
+def _counted(calls: list[int]) -> expunge.Targeted:
+    class Counted(expunge.Targeted):
+        def run(self, *args: Any, **given: Any) -> nn.Module:
+            calls.append(1)
+            return super().run(*args, **given)
+
+    return Counted(epochs=1)
+
+
+def test_each_reference_model_starts_anew_though_a_factory_hands_out_one_network() -> None:
+    fresh = nn.Sequential(nn.Linear(10, CLASSES))
+    given = copy.deepcopy(fresh.state_dict())
+    model = networks()["memorised"]
+    with pytest.warns(expunge.ExpungeWarning):
+        audit(model, model, *sets(), settings=AuditSettings(reference_minutes=5, factory=lambda: fresh))
+    assert all(torch.equal(value, given[name]) for name, value in fresh.state_dict().items())
 
 
 def test_losses_are_those_of_the_score_test() -> None:

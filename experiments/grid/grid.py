@@ -8,7 +8,7 @@ from typing import Any
 from experiments.grid.cells import BEFORE, CONDITIONS, Cell, Original
 from expunge.data import NAMED
 from expunge.errors import InputError, SettingError
-from expunge.methods import METHODS, Needs, make_method, settings_of
+from expunge.methods import METHODS, Needs, method_of, settings_of
 from expunge.models import ARCHITECTURES
 from expunge.parsing import MAX_TOML_BYTES, parse_toml, read_text
 from expunge.training import Recipe, recipe_for
@@ -194,7 +194,7 @@ def _row(entry: Mapping[str, Any], retain_size: int, heldout: bool) -> Row:
         raise SettingError(f"unknown method {method!r}; there are {BEFORE}, {', '.join(METHODS)}")
     if "retain_size" in {field.name for field in fields(METHODS[method])}:
         settings.setdefault("retain_size", retain_size)
-    chosen = make_method(method, preset=entry.get("preset"), **settings)
+    chosen = method_of(method, settings, preset=entry.get("preset"))
     withheld = entry.get("withheld", False)
     if type(withheld) is not bool or (withheld and not (heldout and Needs.TEST in chosen.needs)):
         raise SettingError(
@@ -252,7 +252,7 @@ def _original(dataset: str, architecture: str, entry: Any, seed: int) -> Origina
         if not isinstance(value, bool | int | float | str):
             raise InputError(f"{where}.options: {name} is text, a number, true or false, not {value!r}")
     _check_keys(over, set(Recipe.__dataclass_fields__), set(), f"{where}.recipe")
-    chosen = make_method("retrain", **{**recipe.to_dict(), **over})  # it has the recipe's fields, and checks them
+    chosen = method_of("retrain", {**recipe.to_dict(), **over})  # it has the recipe's fields, and checks them
     assert isinstance(chosen, Recipe)
     target = _table(entry.get("target", {}), "target")
     _check_keys(target, _TARGETS, set(), f"{where}.target")

@@ -23,7 +23,7 @@ from experiments.grid.conditions import Conditions, adam_moments
 from experiments.grid.results import Result, result_of
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
-from expunge.methods import Needs, make_method
+from expunge.methods import Needs, method_of
 from expunge.metrics import logit_scaled_confidence, score_test
 from expunge.models import as_float, computes_in_bf16, device_name, load_model
 from expunge.randomness import stream
@@ -204,7 +204,7 @@ class Stage:
             return {**shared, **self._as_it_is(forget, positions, audited, conditions.precision)}
         precision = "bf16" if conditions.precision == "bf16" else self.precision
         where: dict[str, Any] = {"updates": self.updates} if cell.reads_updates else {}
-        method = make_method(cell.method, **cell.settings, **where)
+        method = method_of(cell.method, {**cell.settings, **where})
         retain = self._retained(kept, cell) if Needs.RETAIN in method.needs else None
         reads_test = Needs.TEST in method.needs
         batch = cell.settings.get("batch_size") or math.inf

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import torch
@@ -19,6 +18,7 @@ from experiments.grid.results import ResultFiles, done, opened
 from experiments.grid.summary import BenchSummary, OriginalSummary, reached
 from expunge.data import ImageSet, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
+from expunge.files import scratch_directory
 from expunge.models import ModelSpec, build, read_header
 from expunge.models.checkpoint import FILE_NAME
 from expunge.progress import advance
@@ -186,8 +186,8 @@ class _Run:
             # Of all cells, since what is done of an earlier original will be missing of this one.
             logged = [cell for cell in self.cells[original.name] if cell.reads_updates]
             try:
-                with _alone(path.parent), TemporaryDirectory(prefix="expunge-") as directory:
-                    record = _ids_file(Path(directory), logged) if logged else None
+                with _alone(path.parent), scratch_directory() as directory:
+                    record = _ids_file(directory, logged) if logged else None
                     engine.train(original, path.parent, lambda: self._wait_for(original), record)
             except ExpungeError as error:
                 return f"it could not be trained: {error}" + ("; or pick other rows by --only" if logged else "")

@@ -1,15 +1,17 @@
 """expunge makes a trained PyTorch classifier forget chosen training examples.
 
-The public names load on first use, so that `expunge --help` answers without importing torch.
+The public names load on first use, so that `expunge --help` answers without importing torch. This file imports nothing:
+the command sees to signals before anything else.
 """
 
-import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # typing's own takes time, in which the command could not be stopped in one line
 if TYPE_CHECKING:
+    from typing import Any
+
     from expunge import auditing as auditing
     from expunge import metrics as metrics
     from expunge import theory as theory
@@ -195,13 +197,13 @@ __all__ = [
 ]
 
 
-logging.getLogger("expunge").addHandler(logging.NullHandler())
-
 _PARTS = {"auditing", "metrics", "theory"}
 """Packages whose functions are called by their full name, such as `expunge.metrics.score_test`."""
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name in _PARTS:
         return import_module(f"expunge.{name}")
     if name not in _HOMES:

@@ -61,8 +61,9 @@ def doubts_of_test_labels(logits: Tensor, labels: Tensor) -> Iterator[str]:
 def _other_order(logits: Tensor, labels: Tensor, accuracy: float) -> Iterator[str]:
     """The numbering of the given classes under which most examples are right, where it is far better than theirs."""
     present, rows = labels.unique(return_inverse=True)
-    counts = torch.zeros(len(present), logits.shape[1], dtype=torch.float64)
-    counts.index_put_((rows.cpu(), logits.argmax(1).cpu()), torch.ones(len(labels), dtype=torch.float64), True)
+    counts = torch.zeros(len(present), logits.shape[1], dtype=torch.float64, device="cpu")
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    counts.index_put_((rows.cpu(), logits.argmax(1).cpu()), one, accumulate=True)
     given, meant = linear_sum_assignment(-counts.numpy())
     share = float(counts[given, meant].sum()) / len(labels)
     pairs = [(int(present[a]), b) for a, b in zip(given.tolist(), meant.tolist(), strict=True) if counts[a, b]]

@@ -70,6 +70,8 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         with _clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_dead(path.parent)
+            with suppress(OSError):  # there need be no place for temporary files
+                _remove_dead_once(_temporary_files())
             handle, temporary = _locked(lambda: _opened_directory(path))
     except BaseException:
         _remove_empty(made)
@@ -89,6 +91,24 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         _remove_empty(made)
 
 
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Gives a directory of the user's own among the system's temporary files, and removes it afterwards.
+
+    If the run is killed, the next one that needs such a directory, or writes a new one anywhere, removes it.
+    """
+    with _clear_disk_errors(Path("temporary files")):
+        place = _temporary_files()
+        _remove_dead_once(place)
+        handle, directory = _locked(lambda: _opened_directory(place / "scratch"))
+    try:
+        yield directory
+    finally:
+        if handle >= 0:
+            os.close(handle)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def remove_dead(directory: Path) -> None:
     """Removes from a directory what runs that were killed left there half-written; living ones hold a lock on theirs.
 
@@ -100,6 +120,8 @@ def remove_dead(directory: Path) -> None:
         with suppress(OSError):  # it went away, or is another user's
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
+                if os.fstat(handle).st_uid != os.geteuid():
+                    continue
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -113,6 +135,11 @@ def remove_dead(directory: Path) -> None:
 def _remove_dead_once(directory: Path) -> None:
     """Once a process: an update log writes thousands of files into one directory."""
     remove_dead(directory)
+
+
+def _temporary_files() -> Path:
+    """Where the system has them: `TMPDIR`, or /tmp. Raises `OSError` where nothing can be written anywhere."""
+    return Path(tempfile.gettempdir()).absolute()
 
 
 def _opened_directory(path: Path) -> tuple[int, str]:

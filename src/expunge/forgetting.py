@@ -4,17 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from expunge.auditing.default_audit import Evaluation, evaluate, report_of
+from expunge.auditing.default_audit import doubts_of, evaluate, report_of
+from expunge.auditing.difficulty import check_factory
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.settings import AuditSettings
 from expunge.data import as_numbered, materialise_inputs
 from expunge.data.content import apart_from
-from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
 from expunge.errors import caution
 from expunge.inputs import fitted
 from expunge.methods import Method, Needs
@@ -107,6 +105,8 @@ def forget(
         return found
 
     examples, test, retain = numbered(examples, "forget"), numbered(test, "test"), numbered(retain, "retain")
+    if test is not None:
+        check_factory(settings or AuditSettings(), model)  # before the work, not after it
     sets = prepare(examples, test, retain)
     given: dict[str, Any] = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
     given |= {"test": test} if Needs.TEST in chosen.needs else {}
@@ -138,27 +138,6 @@ def forget(
         report=Report(before=before, after=after, trace=trace, audit=audited) if audited else None,
         left_out=sets.left_out,
     )
-
-
-def doubts_of(before: Evaluation, after: Evaluation) -> list[str]:
-    """What both models' outputs say against the labels, and the test accuracy without a class that is forgotten."""
-    sets = {
-        name: (torch.from_numpy(said.logits), torch.from_numpy(said.labels)) for name, said in before.outputs.items()
-    }
-    said = list(doubts_of_labels(*sets["forget"])) or list(
-        doubts_of_labels(*sets["forget"], before.measurement.test_accuracy)
-    )
-    said += doubts_of_test_labels(*sets["test"])
-    retained = sets["retain"][1] if "retain" in sets else None
-    whole = whole_classes(sets["forget"][1], retained, before.outputs["forget"].logits.shape[1])
-    kept = ~np.isin(before.outputs["test"].labels, whole)
-    if whole and kept.any():
-        shares = [float(found.outputs["test"].right[kept].mean()) for found in (before, after)]
-        said.append(
-            f"Without class {', '.join(map(str, whole))}, which is forgotten as a whole, the test accuracy is "
-            f"{shares[0]:.1%} before and {shares[1]:.1%} after"
-        )
-    return said
 
 
 def _counted(dataset: Dataset[Any], sets: AuditSets, name: str) -> Dataset[Any]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 log = logging.getLogger("expunge")
+log.addHandler(logging.NullHandler())
 _begun: set[str] = set()
 """Labels of phases that were logged as begun."""
 

@@ -1,14 +1,20 @@
-"""Ctrl-C and the like: work ends between two of its steps, and the command says what is kept."""
+"""Ctrl-C and the like: work ends between two of its steps, and the command says what is kept.
+
+It imports next to nothing: a signal that comes before the handlers are there ends Python in Python's way.
+"""
+
+from __future__ import annotations
 
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
 
-from expunge.errors import MOST_SHOWN, printable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+    from typing import NoReturn
 
 _finished: list[bool] = []
 """Holds something once the work of this process is done."""
@@ -65,7 +71,7 @@ def _try_to_stop(_number: int, frame: FrameType | None) -> None:
     _stop_if_asked()
 
 
-def _not_lost(unraisable: "sys.UnraisableHookArgs") -> None:
+def _not_lost(unraisable: sys.UnraisableHookArgs) -> None:
     """Asks again where `Stopped` was raised in what cannot raise, such as a destructor."""
     global _asked
     if unraisable.exc_type is not Stopped:
@@ -125,6 +131,8 @@ def _ignore_signals() -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process with one line on standard error."""
+    from expunge.errors import MOST_SHOWN, printable
+
     print(f"expunge: error: {printable(' '.join(message.split()), most=MOST_SHOWN)}", file=sys.stderr)
     sys.exit(code)
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 
 from expunge.errors import ExpungeError, ExpungeWarning, optional
+from expunge.files import scratch_directory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,8 +64,8 @@ def in_processes(
     """
     left = dict(enumerate(tasks))
     failures = 0
-    with TemporaryDirectory(prefix="expunge-tasks-") as directory:
-        marks = [None if cluster is not None else Path(directory, str(n)) for n in left]
+    with scratch_directory() as directory:
+        marks = [None if cluster is not None else directory / str(n) for n in left]
         while left:
             calls = {n: (function, task, threads, marks[n]) for n, task in left.items()}
             broken = None

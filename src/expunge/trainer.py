@@ -16,7 +16,7 @@ from expunge.auditing import accuracy
 from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
-from expunge.methods import make_method
+from expunge.methods import method_of
 from expunge.models import Header, ModelSpec, build, computes_in_bf16, enough_memory, save_checkpoint
 from expunge.models.checkpoint import FILE_NAME
 from expunge.randomness import as_seed, seeded
@@ -182,7 +182,7 @@ def _recipe(dataset: str, architecture: str, settings: Mapping[str, Any]) -> tup
     known = set(Recipe.__dataclass_fields__)
     # Retrain has the recipe's fields and converts text to their types.
     over = {key: value for key, value in settings.items() if key in known}
-    changed = make_method("retrain", **{**recipe.to_dict(), **over})
+    changed = method_of("retrain", {**recipe.to_dict(), **over})
     assert isinstance(changed, Recipe)
     for key, value in settings.items():
         if key not in known:

@@ -28,7 +28,9 @@ from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.relearning import relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning, with_caveats
 from expunge.auditing.settings import AuditSettings
+from expunge.data import as_numbered
 from expunge.data.examples import check_logits
+from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
 from expunge.errors import InputError, caution
 from expunge.inputs import fitted
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
@@ -36,7 +38,7 @@ from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import device_and_dtype, device_name, in_precision, last_layer, unwrapped
+from expunge.models import class_names_of, device_and_dtype, device_name, in_precision, last_layer, unwrapped
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 
@@ -90,6 +92,7 @@ def audit(
         after: the unlearned model, with the same parameters by name and shape.
         forget: the forgotten examples, in any form that `expunge.forget` takes. Its attribute `class_names`, or
             torchvision's `classes`, names the classes in the report, and its `ids` the examples (default: positions).
+            Where the model names its classes too, labels are matched by name; so are those of the other sets.
         test: unseen examples, which neither model was trained on.
         retain: retained training examples, for accuracy and histograms alone.
         references: from `auditing.difficulty_of`, of the same examples. None: trained here, as `settings` say.
@@ -99,7 +102,8 @@ def audit(
         seed: of what is drawn at random.
 
     Warns:
-        ExpungeWarning: each caveat of this audit alone, such as which examples it left out.
+        ExpungeWarning: each caveat of this audit alone, such as which examples it left out, labels that were matched
+            by name, and labels that the original contradicts.
 
     Raises:
         InputError: empty or mislabelled sets, more than a few examples in two sets, inputs that a model cannot take,
@@ -116,23 +120,27 @@ def audit(
     """
     seed = as_seed(seed)
     fit = fitted(before, {"forget": forget, "test": test, "retain": retain})
-    given = fit.sets["forget"]
-    sets = prepare(given, fit.sets["test"], fit.sets.get("retain"))
-    sets = replace(sets, left_out=(*fit.said, *sets.left_out)).uncalibrated(after, trace)
-    names = [sequence_of(getattr(given, name, None)) for name in ("class_names", "classes")]
+    given, by_name = dict[str, Any](), list(fit.said)
+    for name, held in fit.sets.items():
+        given[name], more = as_numbered(held, class_names_of(before), name)
+        by_name += more
+    sets = prepare(given["forget"], given["test"], given.get("retain")).uncalibrated(after, trace)
+    names = [sequence_of(getattr(given["forget"], name, None)) for name in ("class_names", "classes")]
     before, after = fit.around(before), fit.around(after)
     settings = settings or AuditSettings()
     settings = replace(settings, factory=fit.building(settings.factory))
+    evaluations = tuple(evaluate(model, sets, seed, settings.precision) for model in (before, after))
     report = report_of(
         before,
         after,
         sets,
-        tuple(evaluate(model, sets, seed, settings.precision) for model in (before, after)),
+        evaluations,
         class_names=names[0] if len(names[0]) else names[1],
         references=references,
         settings=settings,
         seed=seed,
     )
+    report = replace(report, caveats=(*report.caveats, *by_name, *doubts_of(*evaluations)))
     caution(report.cautions)
     return report
 
@@ -158,6 +166,27 @@ def _evaluate(model: nn.Module, sets: AuditSets, seed: int) -> Evaluation:
             if len(at):
                 part[name] = with_shifts(model, sets.by_name[name].take(at), found[name].take(at))
     return Evaluation(outputs=found, attacked=part, seconds=time.perf_counter() - started)
+
+
+def doubts_of(before: Evaluation, after: Evaluation) -> list[str]:
+    """What both models' outputs say against the labels, and the test accuracy without a class that is forgotten."""
+    sets = {
+        name: (torch.from_numpy(said.logits), torch.from_numpy(said.labels)) for name, said in before.outputs.items()
+    }
+    said = list(doubts_of_labels(*sets["forget"])) or list(
+        doubts_of_labels(*sets["forget"], before.measurement.test_accuracy)
+    )
+    said += doubts_of_test_labels(*sets["test"])
+    retained = sets["retain"][1] if "retain" in sets else None
+    whole = whole_classes(sets["forget"][1], retained, before.outputs["forget"].logits.shape[1])
+    kept = ~np.isin(before.outputs["test"].labels, whole)
+    if whole and kept.any():
+        shares = [float(found.outputs["test"].right[kept].mean()) for found in (before, after)]
+        said.append(
+            f"Without class {', '.join(map(str, whole))}, which is forgotten as a whole, the test accuracy is "
+            f"{shares[0]:.1%} before and {shares[1]:.1%} after"
+        )
+    return said
 
 
 def report_of(

@@ -17,7 +17,7 @@ from expunge.auditing.settings import AuditSettings
 from expunge.data import Examples, as_examples, check_disjoint
 from expunge.errors import ExpungeError, InputError
 from expunge.metrics.difficulty import Difficulty
-from expunge.models import copied
+from expunge.models import built_by, copied
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
@@ -30,14 +30,15 @@ def references_within(
 ) -> Difficulty | str:
     """`difficulty_of`, where that takes at most `reference_minutes` by a first step; else a sentence that says why not.
 
-    A `non_random` forget set has it however long it takes. `model` is the audited one.
+    A `non_random` forget set has it however long it takes. `model` is the audited one. Raises as `check_factory` does.
     """
-    minutes = float("inf") if settings.non_random else settings.reference_minutes
+    minutes = _minutes(settings)
     if minutes == 0:
         return "No attack by reference models was made: it was left out by a setting."
-    recipe = settings.recipe
+    recipe, factory = settings.recipe, settings.factory
+    check_factory(settings, model)
+    make = partial(fresh_copy, model) if factory is None else partial(built_by, factory, model)
     try:
-        make = settings.factory or partial(fresh_copy, model)
         steps = recipe.epochs * NUM_REFERENCES * max(1, len(test) // 2 // recipe.batch_size)
         needed = steps * _seconds_a_step(make, test, recipe) / 60
         if needed > minutes:
@@ -48,6 +49,20 @@ def references_within(
         return difficulty_of(forget, test, factory=make, recipe=recipe, seed=seed)
     except ExpungeError as error:
         return f"No attack by reference models was made: {str(error).rstrip('.')}."
+
+
+def check_factory(settings: AuditSettings, model: nn.Module) -> None:
+    """Raises `InputError` where reference models are to be trained, and `settings.factory` gives no fresh weights.
+
+    Reference models that know what `model` knows would find nothing.
+    """
+    if settings.factory is not None and _minutes(settings):
+        with torch.random.fork_rng():
+            built_by(settings.factory, model)
+
+
+def _minutes(settings: AuditSettings) -> float:
+    return float("inf") if settings.non_random else settings.reference_minutes
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from expunge.metrics.klom import klom
 from expunge.metrics.lira import Lira, lira
 from expunge.metrics.scores import logit_scaled_confidence
 from expunge.metrics.verdict import score_test
+from expunge.parsing import parse_json, record
 from expunge.progress import track
 
 LEAST_MODELS = 8
@@ -100,21 +101,12 @@ class FullAudit:
     def from_json(cls, text: str) -> "FullAudit":
         """The inverse of `to_json`. Raises `InputError` when `text` is not a full audit."""
         try:
-            content = json.loads(text)
-            rows = tuple(
-                FullAuditRow(
-                    **{
-                        **row,
-                        "lira": _lira(row["lira"]),
-                        "lira_retained": _lira(row["lira_retained"]),
-                        "epsilon": EpsilonBound(**row["epsilon"]),
-                    }
-                )
-                for row in content["rows"]
-            )
-            return cls(**{**content, "rows": rows, "caveats": tuple(content["caveats"])})
-        except (ValueError, TypeError, KeyError) as error:
+            found = record(cls, parse_json(text))
+            for row in found.rows:
+                _check_row(row)
+        except InputError as error:
             raise InputError(f"this is not a full audit that expunge wrote: {error}") from error
+        return found
 
     def cells(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         """The head and the rows of a table, as text: a row a kind of model, percent for rates and accuracies."""
@@ -242,10 +234,14 @@ def _caveats(references: References) -> tuple[str, ...]:
     return tuple(caveats)
 
 
-def _lira(content: Mapping[str, Any]) -> Lira:
-    pair = {name: tuple(content[name]) for name in ("auc_interval", "fprs", "tprs")}
-    intervals = tuple(None if found is None else tuple(found) for found in content["tpr_intervals"])
-    return Lira(**{**content, **pair, "tpr_intervals": intervals})
+def _check_row(row: FullAuditRow) -> None:
+    """Raises `InputError` for a row that lacks what the table shows."""
+    for name, held, needed in (("klom", row.klom, ("forward", "backward")), ("verdicts", row.verdicts, VERDICTS)):
+        if missing := [key for key in needed if key not in held]:
+            raise InputError(f"{name} lacks {missing[0]!r}")
+    for name, each in (("lira", row.lira), ("lira_retained", row.lira_retained)):
+        if not len(each.fprs) == len(each.tprs) == len(each.tpr_intervals) > 0:
+            raise InputError(f"{name} must have as many rates as intervals of them, at least one")
 
 
 def _cells(row: FullAuditRow) -> tuple[str, ...]:

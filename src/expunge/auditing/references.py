@@ -1,24 +1,26 @@
 """Reference models for the full audit: trained in parallel processes, one small file each, resumable at any moment."""
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from expunge.auditing._reference_files import (
+    AUDITED,
     FORMAT,
+    SETS,
+    check_row,
+    check_shapes,
     digest_of,
     file_of,
     read,
+    read_labels,
     read_manifest,
     read_tag,
     tag_of,
@@ -28,19 +30,16 @@ from expunge.auditing.forward import outputs_of
 from expunge.auditing.relearning import TOLERANCE, network_steps
 from expunge.data import ImageSet, audit_side, check_disjoint
 from expunge.errors import ExpungeError, InputError, NonFiniteError, SettingError
-from expunge.files import written_whole
+from expunge.files import scratch_directory, written_whole
 from expunge.methods import METHODS, Method, Needs, settings_of
 from expunge.metrics.scores import cross_entropy
 from expunge.models import ModelSpec, build
 from expunge.progress import advance
 from expunge.randomness import stream
 from expunge.tasks import Cluster, Died, in_processes
+from expunge.tensor_files import write_tensors
 from expunge.training import Recipe, train
 from expunge.unlearning import unlearn
-
-SETS = ("forget", "heldout", "retained")
-AUDITED = "audited"
-"""Which held-out examples methods that calibrate on the others are measured on, in labels.safetensors."""
 
 OWN_DATA = "the model's own training data and recipe"
 RECIPE_ALONE = "audits the recipe, not this model"
@@ -112,8 +111,7 @@ class ReferencePlan:
         if self.device != "cpu" and not (self.device == "cuda" and torch.cuda.is_available()):
             raise SettingError(f"device={self.device!r}: it is cpu, or cuda where there is a GPU")
         for name, method in self.methods.items():
-            if name in {"original", "retrained"} or not re.fullmatch(r"[\w.=+-]+", name, re.ASCII):
-                raise SettingError(f"a method cannot be called {name!r} here; use letters, digits and ._=+-")
+            check_row(name)
             if Needs.UPDATES in method.needs:
                 raise SettingError(f"{name} needs an update log, which reference models do not write; leave it out")
 
@@ -178,7 +176,7 @@ def train_references(
     known = update_manifest(directory, settings, told)
     with written_whole(directory / "labels.safetensors") as temporary:
         sides = {AUDITED: audit_side(plan.heldout.images, [plan.seed])}
-        save_file({name: images.labels for name, images in sets.items()} | sides, temporary)
+        write_tensors({name: images.labels for name, images in sets.items()} | sides, temporary, {})
     rows = ("original", "retrained", *plan.methods)
     tags = {row: tag_of(settings, known.get(row)) for row in rows}
     job = _Job(directory=directory, tags=tags, plan=plan, rest=rest, sets=sets)
@@ -221,7 +219,7 @@ def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_m
     manifest = read_manifest(directory)
     if manifest is None:
         raise InputError(f"there are no reference models in {directory}; train_references makes them")
-    settings, methods = manifest["settings"], manifest["methods"]
+    settings, methods = manifest.settings, manifest.methods
     chosen = tuple(methods) if rows is None else tuple(rows)
     unknown = [row for row in chosen if row not in methods]
     if unknown:
@@ -236,9 +234,11 @@ def load_references(directory: Path, *, rows: Sequence[str] | None = None, num_m
     if num_models == 0:
         raise InputError(f"{directory} has no complete pair of reference models yet")
     outputs = {row: [read(directory, row, j, tag) for j in range(num_models)] for row, tag in tags.items()}
-    labels = load_file(directory / "labels.safetensors")
+    labels = read_labels(directory)
+    check_shapes([each for found in outputs.values() for each in found], labels)
     keep = {name: np.ones(len(labels[name]), dtype=bool) for name in SETS}
-    if any(Needs.TEST in METHODS[methods[row]["method"]].needs for row in chosen):
+    known = [METHODS.get(methods[row]["method"]) for row in chosen]  # a user's own method is not among them
+    if any(method is None or Needs.TEST in method.needs for method in known):
         keep["heldout"] = labels[AUDITED].numpy()  # all rows are measured on what none was calibrated on
     return References(
         logits={
@@ -314,7 +314,7 @@ class _Job:
                 steps = float(most)
         tensors["relearn_steps"] = torch.tensor(steps, dtype=torch.float64, device="cpu")
         with written_whole(file_of(self.directory, row, j)) as temporary:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "digest": self.tags[row]})
+            write_tensors(tensors, temporary, {"format": FORMAT, "digest": self.tags[row]})
 
 
 def make_pair(job: _Job, j: int) -> None:
@@ -348,8 +348,7 @@ def _make(job: _Job, pair: tuple[int, Mapping[str, bytes]], *, on_node: bool) ->
     if not on_node:
         make_pair(job, j)
         return time.perf_counter() - started, {}
-    with TemporaryDirectory(prefix="expunge-") as name:
-        directory = Path(name)
+    with scratch_directory() as directory:
         for file, content in files.items():
             (directory / file).write_bytes(content)
         make_pair(replace(job, directory=directory), j)

@@ -30,7 +30,8 @@ class AuditSettings:
         reference_minutes: the reference models of an attack are trained where that takes at most so long; 0 leaves it
             out. Default: that of the environment variable EXPUNGE_REFERENCE_MINUTES, else 5.
         recipe: how they are trained: best as the audited model was.
-        factory: builds its network with fresh weights, for them. None: every layer of a copy is initialised anew.
+        factory: builds its network with fresh weights, for them; the model's own are refused. None: every layer of a
+            copy is initialised anew.
         precision: `bf16` runs both models under autocast in bfloat16; `fp32` in that of their weights.
     """
 

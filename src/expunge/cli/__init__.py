@@ -3,15 +3,11 @@
 This file imports nothing that takes time: signals are seen to before anything else is.
 """
 
-import io
-import os
-import sys
-import warnings
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
-from expunge.errors import ExpungeError, ExpungeWarning
 from expunge.stopping import Stopped, fail, finish, stop_on_signals, stopped_outside
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import typer
 
@@ -24,10 +20,17 @@ def main() -> None:
     run(app)
 
 
-def run(app: "typer.Typer") -> None:
+def run(app: typer.Typer) -> None:
     """Runs a command line: what goes wrong is one line on standard error, and an exit code."""
     stop_on_signals()
+    import io
+    import os
+    import sys
+    import warnings
+
     import typer
+
+    from expunge.errors import ExpungeError, ExpungeWarning
 
     warnings.simplefilter("ignore", ExpungeWarning)  # commands print what they say
     for stream in (sys.stdout, sys.stderr):

@@ -182,7 +182,7 @@ def run(
     reference_minutes: float | None = None,
 ) -> "Report":
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
-    from expunge.auditing.default_audit import evaluate, report_of
+    from expunge.auditing.default_audit import doubts_of, evaluate, report_of
     from expunge.auditing.preparation import prepare
     from expunge.cli.sources import (
         audit_settings,
@@ -195,7 +195,6 @@ def run(
         write_report,
     )
     from expunge.files import check_unused, new_directory
-    from expunge.forgetting import doubts_of
     from expunge.report.record import Report
     from expunge.trainer import device_named
 

@@ -116,7 +116,7 @@ def run(
         write_report,
     )
     from expunge.files import check_unused, new_directory
-    from expunge.methods import Needs, default_method, make_method
+    from expunge.methods import Needs, default_method, method_of
     from expunge.models import save_model, undone_steps
     from expunge.report.record import Report
     from expunge.trainer import device_named
@@ -127,13 +127,13 @@ def run(
         if preset is not None:
             raise SettingError(f"--preset {preset} is of a method: name it too, such as --method targeted")
         method = default_method(sources.test is not None)
-    chosen: Method = make_method(method, preset=preset, **(settings or {}))  # wrong settings, before anything is read
+    chosen: Method = method_of(method, settings or {}, preset=preset)  # wrong settings, before anything is read
     if Needs.RETAIN in chosen.needs and sources.retain is None:
         raise SettingError(f"{method} needs retained training examples: add --retain DATA")
     network, header = loaded(sources)
     notes = list(notes_on(sources, header))
     if method == "retrain":
-        chosen = make_method(method, preset=preset, **{**header.recipe, **(settings or {})})
+        chosen = method_of(method, {**header.recipe, **(settings or {})}, preset=preset)
         if not header.recipe:
             notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     forgotten = forget_set(sources, header)

@@ -12,7 +12,7 @@ from expunge.cli.sources import Sources, forget_set, load_for, loaded, notes_on
 from expunge.data import digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory, write_private
-from expunge.methods import Method, make_method
+from expunge.methods import Method, method_of
 from expunge.methods.retrain import Retrain
 from expunge.tasks import cluster
 from expunge.trainer import device_named
@@ -48,7 +48,7 @@ def run(
     _, header = loaded(sources)
     if not header.recipe:
         raise InputError(f"{sources.model} does not say how it was trained; take a checkpoint of `expunge train`")
-    recipe = make_method("retrain", **header.recipe)
+    recipe = method_of("retrain", header.recipe)
     assert isinstance(recipe, Retrain)
     forgotten = forget_set(sources, header)
     test = load_for(sources.test, header, sources.resize, as_stored=sources.as_stored)
@@ -104,4 +104,4 @@ def named_method(text: str) -> tuple[str, Method]:
             raise SettingError(f"--method takes NAME,SETTING=VALUE,… such as targeted,lam=3, not {text!r}")
         settings[key] = value
     preset = settings.pop("preset", None)
-    return "+".join([name, *pairs]), make_method(name, preset=preset, **settings)
+    return "+".join([name, *pairs]), method_of(name, settings, preset=preset)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import typer
 from torch import nn
 
 from expunge.auditing import AuditSettings
+from expunge.auditing.difficulty import check_factory
 from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
 from expunge.errors import MOST_SHOWN, ExpungeWarning, InputError, MissingExtraError, SettingError, printable
 from expunge.files import write_private
-from expunge.methods import make_method
-from expunge.models import Header, ModelSpec, build, device_and_dtype, load_model, own_fit
+from expunge.methods import method_of
+from expunge.models import Header, ModelSpec, build, load_model, own_fit
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.report.record import Report
@@ -129,16 +131,19 @@ def audit_settings(
     """Settings of an audit of the model `network` of a MODEL spec: its reference models are trained as it was."""
     given: dict[str, Any] = {"max_loss": max_loss, "reference_minutes": reference_minutes}
     if header.recipe:
-        told = make_method("retrain", **header.recipe)
+        told = method_of("retrain", header.recipe)
         assert isinstance(told, Recipe)
         given["recipe"] = told.recipe
-    place = device_and_dtype(network)[0]
-    make = factory_of(network, spec) or (lambda: build(header.spec))
-    return AuditSettings(
+    settings = AuditSettings(
         non_random=non_random,
-        factory=lambda: make().to(place),
+        factory=factory_of(network, spec) or partial(build, header.spec),
         **{name: value for name, value in given.items() if value is not None},
     )
+    try:
+        check_factory(settings, network)
+    except InputError:  # a factory that was named for its network, and loads weights: its layers are initialised anew
+        return replace(settings, factory=None)
+    return settings
 
 
 def is_same_network(one: ModelSpec, other: ModelSpec) -> bool:

@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from expunge.errors import InputError, one_line, optional
+from expunge.errors import ExpungeError, InputError, one_line, optional
 
 Arrays = Mapping[str, NDArray[Any]]
 
+MAX_GROWTH = 50
+"""Times its size that a compressed file may grow to: logits are as good as random, and hardly grow at all."""
 COLUMNS = ("set", "label", "before", "after")
 """Of a Parquet file, which may have `id` too."""
 
@@ -34,15 +37,20 @@ def load_outputs(path: Path) -> tuple[Arrays, Arrays, Arrays, tuple[str, ...] | 
         if path.suffix == ".parquet":
             arrays = _parquet(path)
         elif path.suffix == ".npz":
+            _check_zip(path)
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         elif path.suffix == ".safetensors":
             arrays = load_file(path)
         else:
             raise InputError(f"--logits reads .npz, .safetensors and .parquet files, not {path.name}")
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    except ExpungeError:
+        raise
+    except Exception as error:  # of damaged files, the libraries raise many types
+        raise InputError(f"{path} cannot be read: {one_line(error)}; write it anew") from error
     ids = arrays.pop("ids", None)
+    if ids is not None and ids.ndim != 1:
+        raise InputError(f"{path}: ids must be one a forgotten example, not of shape {ids.shape}")
     found: dict[str, dict[str, NDArray[Any]]] = {"before": {}, "after": {}, "labels": {}}
     for name, array in arrays.items():
         kind, _, of = name.partition("_")
@@ -50,6 +58,14 @@ def load_outputs(path: Path) -> tuple[Arrays, Arrays, Arrays, tuple[str, ...] | 
             raise InputError(f"{path} holds {name!r}; its arrays are called before_SET, after_SET and labels_SET")
         found[kind][of] = array
     return found["before"], found["after"], found["labels"], None if ids is None else tuple(map(str, ids.tolist()))
+
+
+def _check_zip(path: Path) -> None:
+    """Raises `InputError` for a compressed file that would grow to many times its size."""
+    with ZipFile(path) as file:
+        size = sum(part.file_size for part in file.infolist())
+    if size > MAX_GROWTH * path.stat().st_size + 2**20:
+        raise InputError(f"{path} would grow to {size / 1e9:.1f} GB, which no logits do; write it without compression")
 
 
 def _parquet(path: Path) -> dict[str, NDArray[Any]]:

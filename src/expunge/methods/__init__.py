@@ -91,6 +91,11 @@ def make_method(name: str, *, preset: str | None = None, **settings: Any) -> Met
     >>> make_method("targeted", lam="3").lam
     3.0
     """
+    return method_of(name, settings, preset=preset)
+
+
+def method_of(name: str, settings: Mapping[str, Any], *, preset: str | None = None) -> Method:
+    """`make_method` of settings that a file or a command names: they may be called `name` or `preset`."""
     if name not in METHODS:
         raise SettingError(f"unknown method {name!r}; there are {', '.join(METHODS)}{_hint(name, METHODS)}")
     cls = METHODS[name]
@@ -160,5 +165,6 @@ __all__ = [
     "Task",
     "list_methods",
     "make_method",
+    "method_of",
     "settings_of",
 ]

@@ -6,7 +6,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from expunge.errors import InputError, SettingError, caution
 from expunge.files import is_regular, is_utf8, written_whole
-from expunge.models.building import Classifier, ModelSpec, Normalise
+from expunge.models.building import Classifier, ModelSpec, Normalise, build
 from expunge.models.inference import mask_names, not_finite
 from expunge.models.skeleton import skeleton
 from expunge.models.weight_choice import chosen_weights, own_names
@@ -187,7 +187,7 @@ def check_description(path: Path, spec: ModelSpec) -> None:
     with _opened(path) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     try:
-        network = own_network(skeleton(spec, len(found), path.stat().st_size))
+        network = own_network(skeleton(partial(build, spec), len(found), path.stat().st_size))
     except SettingError as error:  # the file is at fault, not the command
         raise InputError(f"{path} cannot be built: {error}") from error
     wanted = _shapes(network.state_dict())

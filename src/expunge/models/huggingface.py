@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
+from expunge.files import is_regular
 from expunge.models.adapter import check_one_label
 from expunge.models.description import plain_hf_config
+from expunge.models.skeleton import skeleton
 from expunge.parsing import parse_json, read_text
 
 
@@ -90,29 +95,84 @@ def load_hf(
             f"hf:{directory} has no preprocessor_config.json, which says how the model's inputs are scaled; save its "
             "image processor there too"
         ) from error
-    channels = int(config.get("num_channels", 3))
-    mean, std = _scale(processor, channels, directory)
     names = model.config.id2label
+    try:
+        channels = int(config.get("num_channels", 3))
+        mean, std = _scale(processor, channels, directory)
+        side = _side(_size(processor) or config.get("image_size") or 224, directory)
+        class_names = tuple(str(names[key]) for key in sorted(names, key=int))
+    except ExpungeError:
+        raise
+    except (ArithmeticError, TypeError, ValueError, AttributeError) as error:  # of numbers that are none
+        raise InputError(
+            f"cannot load hf:{directory}: config.json or preprocessor_config.json does not say what the model takes "
+            f"({one_line(error)}); take another copy"
+        ) from error
     return {
         "config": config,
         "num_classes": len(names),
         "in_channels": channels,
-        "image_size": _side(_size(processor) or config.get("image_size") or 224, directory),
+        "image_size": side,
         "mean": mean,
         "std": std,
         "processor": json.loads(json.dumps(processor)),
-        "class_names": tuple(str(names[key]) for key in sorted(names, key=int)),
+        "class_names": class_names,
     }, LogitsOnly(model)
 
 
 def _check_directory(directory: Path, library: Any) -> None:
-    """Raises `InputError` for a configuration that names code or files, or a network far larger than its weights."""
+    """Raises `InputError` for a configuration that names code or files, or one that does not fit the weights.
+
+    That is seen on a network without memory: a few bytes may ask for more than any machine has.
+    """
     try:
-        plain_hf_config(_object(directory / "config.json"), library)
+        if (directory / "adapter_config.json").exists():  # which may name another model
+            raise InputError("it holds an adapter; merge it into its model, and save that")
+        config = _object(directory / "config.json")
+        plain_hf_config(config, library)
         if (directory / "preprocessor_config.json").exists():
             _object(directory / "preprocessor_config.json")
+        files = _weight_files(directory)
+        found = _shapes(files)
+        wanted = skeleton(partial(hf_network, config), len(found), sum(path.stat().st_size for path in files))
     except (SettingError, InputError) as error:
         raise InputError(f"cannot load hf:{directory}: {error}") from error
+    for name, tensor in (
+        wanted.get_submodule("model").state_dict().items()
+    ):  # others have older names, or are missing: the library tells
+        if found.get(name, tensor.shape) != tensor.shape:
+            raise InputError(
+                f"cannot load hf:{directory}: {name!r} is {tuple(found[name])} in its weights, and "
+                f"{tuple(tensor.shape)} by its config.json; take another copy"
+            )
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files that `transformers` would read weights from. Raises `InputError` where there are none."""
+    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if whole.exists():
+        return [whole]
+    if not index.exists():
+        raise InputError("it has no model.safetensors; save it with save_pretrained(safe_serialization=True)")
+    places = _object(index).get("weight_map")
+    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise InputError(f"{index.name} does not say which files beside it hold the weights; take another copy")
+    return [directory / name for name in names]
+
+
+def _shapes(paths: list[Path]) -> dict[str, torch.Size]:
+    """The shapes of the tensors in safetensors files, from their headers alone."""
+    found = {}
+    for path in paths:
+        if not is_regular(path):
+            raise InputError(f"there is no file {path.name}; take another copy")
+        try:
+            with safe_open(path, framework="pt") as file:
+                found.update({name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path.name} is not a whole safetensors file ({error}); take another copy") from error
+    return found
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable
 from itertools import takewhile
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from expunge.errors import optional
+from expunge.files import scratch_directory
 from expunge.models.building import ModelSpec
 from expunge.models.checkpoint import Header
 from expunge.models.vision import torchvision_weights
@@ -81,9 +80,9 @@ def _hf_fit(header: Header) -> Fit | None:
     if not header.processor:
         return None
     transformers = optional("transformers", "hf: models need transformers", "hf")
-    with TemporaryDirectory() as place:  # the library takes a directory, and finds the class by both files
-        (Path(place) / "preprocessor_config.json").write_text(json.dumps(dict(header.processor)), encoding="utf-8")
-        (Path(place) / "config.json").write_text(json.dumps(header.spec.options["config"]), encoding="utf-8")
+    with scratch_directory() as place:  # the library takes a directory, and finds the class by both files
+        (place / "preprocessor_config.json").write_text(json.dumps(dict(header.processor)), encoding="utf-8")
+        (place / "config.json").write_text(json.dumps(header.spec.options["config"]), encoding="utf-8")
         processor = transformers.AutoImageProcessor.from_pretrained(
             place, local_files_only=True, trust_remote_code=False
         )

@@ -1,6 +1,6 @@
 """Whether a description fits the tensors of a file, seen on a network without memory, before a real one is built."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from expunge.errors import SettingError
-from expunge.models.building import ModelSpec, build
 
 SLACK = 2**28
 """Bytes that a network may take beside its file: tables that it computes, such as masks and positions."""
 
 
-def skeleton(spec: ModelSpec, num_tensors: int, num_bytes: int) -> nn.Module:
-    """The network on the meta device, where tensors have shapes and no values.
+def skeleton(make: Callable[[], nn.Module], num_tensors: int, num_bytes: int) -> nn.Module:
+    """The network that `make` builds, on the meta device, where tensors have shapes and no values.
 
     Args:
-        spec: the description.
+        make: builds it from its description.
         num_tensors: in the file that it comes with. A network of many more is given up while it is built.
         num_bytes: of that file.
 
@@ -29,7 +28,7 @@ def skeleton(spec: ModelSpec, num_tensors: int, num_bytes: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _at_most(num_tensors):
         try:
-            network = build(spec)
+            network = make()
         except MemoryError as error:
             raise SettingError("its description is of a network that is much larger than the file") from error
     needed = sum(tensor.numel() * tensor.itemsize for tensor in [*network.parameters(), *network.buffers()])

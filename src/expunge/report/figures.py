@@ -133,7 +133,9 @@ def layer_figure(change: ParameterChange) -> str:
             axes.text((1 - left) / (0.84 - left) * full, row, compact(value), ha="right", va="center", color=_MUTED)
         most, value = max(rows, key=lambda row: row[1])
         share = value / change.l1 if change.l1 else 0.0
-        description = f"{most} changed most: {compact(value)}, {share:.0%} of the sum over all parameters."
+        description = (
+            f"{_shortened(most, 100)} changed most: {compact(value)}, {share:.0%} of the sum over all parameters."
+        )
         return _inline(figure, "layers", "L1 norm of the parameter change by layer", description)
 
 

@@ -3,11 +3,10 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from html import escape
 from importlib.resources import files
 from io import BytesIO
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,9 @@ from expunge.report import wording
 from expunge.report.figures import compact, confidence_figures, layer_figure, layer_rows, roc_figure, uses_log_scale
 from expunge.report.wording import counted, percent
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 SHOWN = 50
 """Recognisable examples in the table; the rest are a list of ids."""
 
@@ -32,6 +34,15 @@ MAX_LAYERS = 500
 
 THUMBNAIL = 64
 """The largest side of an image on the page, in pixels."""
+
+MAX_TEXT = 1000
+"""Characters of a name or a sentence."""
+
+MAX_NAME = 100
+"""Of a layer's name, of which there may be hundreds."""
+
+MAX_COMMAND = 20_000
+"""Of the command that repeats the run: it holds a dozen paths."""
 
 MAX_IMAGES = 400_000
 """Characters of images in base64: the page stays below 1 MB."""
@@ -66,12 +77,14 @@ def render(
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise MissingExtraError("report.html needs jinja2: pip install '.[report]' in expunge's sources") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finished
+    )
     template = environment.from_string(files("expunge.report").joinpath("page.html.jinja").read_text("utf-8"))
     by_layer = report.change.by_layer if report.change else {}
     layers = layer_rows({name: l1 for name, (l1, _) in by_layer.items()})
     figures = {**confidence_figures(report), "roc": roc_figure(report)}
-    text = template.render(
+    text: str = template.render(
         report=report,
         significant=report.decisive.significant,
         trace=trace,
@@ -95,7 +108,7 @@ def render(
         log_scale=uses_log_scale(layers[0]),
         change=_change_rows(report),
         layers=[
-            (name or "(the model's own)", compact(l1), compact(l2))
+            (shown(name or "(the model's own)", MAX_NAME), compact(l1), compact(l2))
             for name, (l1, l2) in islice(by_layer.items(), MAX_LAYERS)
         ],
         recognisable=_recognisable_rows(report.recognisable[:SHOWN]),
@@ -105,9 +118,24 @@ def render(
         settings=[(name, str(value)) for name, value in trace.settings.items()] if trace else [],
         run=_run_rows(report, trace),
         sources=[(name.replace("_", "-"), str(value)) for name, value in (sources or {}).items() if value],
-        repetition=wording.repetition(report, trace, sources, with_images=images is not None),
+        repetition=shown(wording.repetition(report, trace, sources, with_images=images is not None), MAX_COMMAND),
     )
-    return printable(text)  # names of files and classes may hold what is no text
+    return text
+
+
+def shown(text: str, most: int = MAX_TEXT) -> "Markup":
+    """Text for the page, which may come from a file: escaped, and shortened to `most` characters before.
+
+    Names of files and classes may hold what is no text, or be of any length.
+    """
+    from markupsafe import Markup, escape
+
+    return text if isinstance(text, Markup) else escape(printable(text, most=most))
+
+
+def _finished(value: Any) -> Any:
+    """What the template puts into the page: all text goes through `shown`."""
+    return shown(value) if isinstance(value, str) else value
 
 
 def _about(report: AuditReport, trace: Trace | None, sources: Mapping[str, Any] | None) -> str:
@@ -227,16 +255,18 @@ def _others(found: Sequence[Recognisable]) -> dict[str, Any]:
     ids: dict[str, list[str]] = {}
     room, listed = MAX_LIST, 0
     for each in found:
-        room -= len(escape(each.id)) + 23  # and its markup
+        name = shown(each.id)
+        room -= len(name) + 23  # and its markup
         if room < 0:
             break
-        ids.setdefault(each.side, []).append(each.id)
+        ids.setdefault(each.side, []).append(name)
         listed += 1
     return {"ids": ids, "num": len(found), "left_out": len(found) - listed}
 
 
 def _thumbnails(found: Sequence[Recognisable], images: ImageSet) -> dict[str, str]:
     """PNG images as `data:` URIs by id, none larger than `THUMBNAIL`."""
+    from markupsafe import Markup
     from PIL import Image  # matplotlib brings it
 
     position = {name: n for n, name in enumerate(images.ids)}
@@ -258,7 +288,7 @@ def _thumbnails(found: Sequence[Recognisable], images: ImageSet) -> dict[str, st
         room -= len(uri)
         if room < 0:
             break
-        thumbnails[each.id] = uri
+        thumbnails[each.id] = Markup(uri)  # noqa: S704  (letters of base64)
     return thumbnails
 
 
