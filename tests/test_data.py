@@ -742,10 +742,10 @@ def test_hugging_face_images_have_the_same_limits_as_files(tmp_path: Path) -> No
             load_data(f"hf:{tmp_path}/{n}:train")
 
 
-def test_a_hugging_face_dataset_without_images_is_refused(tmp_path: Path) -> None:
+def test_a_hugging_face_dataset_without_labels_is_refused(tmp_path: Path) -> None:
     datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
-    with pytest.raises(InputError, match="ClassLabel"):
+    with pytest.raises(InputError, match="--label-column"):
         load_data(f"hf:{tmp_path}/text:train")
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from expunge.cli.sources import is_same_network, load_for
+from expunge.cli.sources import Sources, images_for, is_same_network
 from expunge.data import ImageSet
 from expunge.errors import ExpungeError, InputError, MissingExtraError, SettingError
 from expunge.files import check_unused, new_directory, written_whole
@@ -749,14 +749,14 @@ def test_resizing_needs_to_know_the_models_size(tmp_path: Path, module: Any) -> 
     save_file({name: value.clone() for name, value in module.Tied().state_dict().items()}, tmp_path / "w.safetensors")
     _, told = load_model("py:their_models:Tied", weights=tmp_path / "w.safetensors")
     with pytest.raises(SettingError, match="py:their_models:Tied,image_size=224"):
-        load_for("sample", told, resize=True)
+        images_for("sample", told, Sources(model="", forget="", resize=True))
     write_folder(tmp_path / "images", pixels(2, side=40), ["0", "1"])
     model, told = load_model("py:their_models:Tied,image_size=28,in_chans=1", weights=tmp_path / "w.safetensors")
-    images = load_for(f"folder:{tmp_path}/images", told, resize=True).images
+    images = images_for(f"folder:{tmp_path}/images", told, Sources(model="", forget="", resize=True)).images
     assert images.shape == (2, 1, 28, 28)
     assert logits_of(model, images).shape == (2, 5)
     with pytest.raises(InputError, match="1 × 28 × 28"):
-        load_for(f"folder:{tmp_path}/images", told, resize=False)
+        images_for(f"folder:{tmp_path}/images", told, Sources(model="", forget=""))
     assert is_same_network(told.spec, replace(told.spec, image_size=0, in_channels=0))
     assert not is_same_network(told.spec, replace(told.spec, architecture="py:their_models:Other"))
     for wrong in ("size=28", "image_size=big", "image_size"):

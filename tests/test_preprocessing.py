@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.cli.sources import Sources, load_for, notes_on
+from expunge.cli.sources import Sources, images_for, notes_on
+from expunge.data import ImageSet
 from expunge.models import Header, ModelSpec, load_model, own_fit, read_header, save_checkpoint
 from tests.conftest import pixels, succeed, write_folder
 from tests.test_models import hugging_face
 
 Image: Any = pytest.importorskip("PIL.Image", reason="the extra vision is not installed")
+
+
+def load_for(spec: str, header: Header, resize: bool, as_stored: bool = False) -> ImageSet:
+    return images_for(spec, header, Sources(model="", forget="", resize=resize, as_stored=as_stored))
 
 
 def spec(architecture: str, side: int = 224, channels: int = 3, mean: float = 0.5, std: float = 0.5) -> ModelSpec:

@@ -13,7 +13,7 @@ from experiments.theory.concentration import Concentration, concentration
 from experiments.theory.report import SingleSteps, TheoryReport
 from experiments.theory.updates import measure_updates
 from expunge.auditing import accuracy
-from expunge.cli.sources import load_for
+from expunge.cli.sources import Sources, images_for
 from expunge.data import ImageSet, draw_ids, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
@@ -76,7 +76,7 @@ def theory(
     if not steps or min(steps) < 1:
         raise SettingError("--steps takes numbers of updates, each at least 1, such as 1,2,5")
     network, header = load_model(model, weights=weights, allow_pickle=allow_pickle)
-    examples = _chosen(load_for(data, header, resize), ids, num, seed)
+    examples = _chosen(images_for(data, header, Sources(model=model, forget=data, resize=resize)), ids, num, seed)
     if batch is not None and not 1 <= batch <= len(examples):
         raise SettingError(f"--batch {batch} is not between 1 and the {len(examples)} examples that there are")
     size = min(BATCH, len(examples)) if batch is None else batch

@@ -10,8 +10,11 @@ from expunge.cli.options import (
     AllowPickle,
     AsStored,
     Device,
+    IdColumn,
     Ids,
+    InputColumns,
     Json,
+    LabelColumn,
     MaxLoss,
     ReferenceMinutes,
     Resize,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _SOURCES = {"before", "forget", "test", "out", "ids", "weights", "weights_key", "allow_pickle", "resize", "as_stored"}
+_SOURCES |= {"label_column", "id_column", "input_columns"}
 _COMMON = {"seed", "as_json"}
 OPTIONS = {
     "": _SOURCES
@@ -64,6 +68,9 @@ def audit(
     allow_pickle: AllowPickle = False,
     resize: Resize = False,
     as_stored: AsStored = False,
+    label_column: LabelColumn = None,
+    id_column: IdColumn = None,
+    input_columns: InputColumns = None,
     with_images: WithImages = False,
     difficulty_calibration: Annotated[
         bool,
@@ -191,10 +198,12 @@ def run(
         is_same_network,
         loaded,
         notes_on,
+        shown,
         told,
         write_report,
     )
     from expunge.files import check_unused, new_directory
+    from expunge.inputs import fitted
     from expunge.report.record import Report
     from expunge.trainer import device_named
 
@@ -207,8 +216,11 @@ def run(
     if not is_same_network(header.spec, header_after.spec):
         raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
     forgotten = forget_set(sources, header)
+    images = shown(forgotten, with_images)
     test, retain = (given_set(spec, sources, header) for spec in (sources.test, sources.retain))
-    sets = prepare(forgotten, test, retain).uncalibrated(unlearned)
+    fit = fitted(original, {"forget": forgotten, "test": test, "retain": retain})
+    sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(unlearned)
+    original, unlearned = fit.around(original), fit.around(unlearned)
     with new_directory(out) as temporary:
         evaluations = evaluate(original.to(where), sets, seed), evaluate(unlearned.to(where), sets, seed)
         audited = report_of(
@@ -242,9 +254,9 @@ def run(
             before=audited.before,
             after=audited.after,
             audit=audited,
-            notes=(*notes_on(sources, header), *doubts_of(*evaluations)),
+            notes=(*notes_on(sources, header), *fit.said, *doubts_of(*evaluations)),
         )
-        return write_report(temporary, report, forgotten if with_images else None)
+        return write_report(temporary, report, images)
 
 
 def of_outputs(logits: Path, out: Path | None, *, max_loss: float | None, seed: int) -> "Report":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Seed
+from expunge.cli.options import IdColumn, InputColumns, LabelColumn, Seed, columns_of
 from expunge.cli.printing import print_table, say
 from expunge.errors import printable
 from expunge.stopping import work
@@ -23,25 +23,39 @@ def get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, cifar1
 
 
 @app.command()
-def show(data: Data) -> None:
-    """Say what a DATA spec holds: how many images, of what shape, in which classes."""
+def show(
+    data: Data, label_column: LabelColumn = None, id_column: IdColumn = None, input_columns: InputColumns = None
+) -> None:
+    """Say what a DATA spec holds: how many images, of what shape, or texts or rows, in which classes."""
     with work():
-        from expunge.data import load_data
+        from expunge.data import ImageSet, load_examples
 
-        images = load_data(data)
-    channels, height, width = images.images.shape[1:]
-    counts = images.labels.bincount(minlength=len(images.class_names)).tolist()
-    ids = f"; ids {images.ids[0]} … {images.ids[-1]}" if images.ids else ""
-    say(f"{data}: {len(images):,} images, {channels} × {height} × {width}{ids}")
-    print_table("", ["class", "images"], [(n, f"{c:,}") for n, c in zip(images.class_names, counts, strict=True)])
+        held = load_examples(data, columns=columns_of(label_column, id_column, input_columns))
+        if isinstance(held, ImageSet):
+            what = " × ".join(map(str, held.images.shape[1:]))
+            kind = "images"
+        else:
+            kind = "texts" if held.holds_texts else "rows"
+            what = "as they are" if held.holds_texts else f"of {len(held.inputs[0])} numbers"
+    counts = held.labels.bincount(minlength=len(held.class_names)).tolist()
+    ids = f"; ids {held.ids[0]} … {held.ids[-1]}" if held.ids else ""
+    say(f"{data}: {len(held):,} {kind}, {what}{ids}")
+    print_table("", ["class", kind], [(n, f"{c:,}") for n, c in zip(held.class_names, counts, strict=True)])
 
 
 @app.command()
-def ids(data: Data, num: Annotated[int, typer.Option(min=1, help="How many to draw.")], seed: Seed = 0) -> None:
+def ids(
+    data: Data,
+    num: Annotated[int, typer.Option(min=1, help="How many to draw.")],
+    label_column: LabelColumn = None,
+    id_column: IdColumn = None,
+    input_columns: InputColumns = None,
+    seed: Seed = 0,
+) -> None:
     """Draw ids at random, one a line, for --ids. With one seed, the first of many are the same as few."""
     with work():
-        from expunge.data import draw_ids, load_data
+        from expunge.data import draw_ids, load_examples
 
-        drawn = draw_ids(load_data(data), num, seed)
+        drawn = draw_ids(load_examples(data, columns=columns_of(label_column, id_column, input_columns)), num, seed)
     for id_ in drawn:  # `--ids` takes them as they are printed
         print(printable(id_, lines=False))

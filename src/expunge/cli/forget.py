@@ -11,8 +11,11 @@ from expunge.cli.options import (
     AllowPickle,
     AsStored,
     Device,
+    IdColumn,
     Ids,
+    InputColumns,
     Json,
+    LabelColumn,
     MaxLoss,
     ReferenceMinutes,
     Resize,
@@ -57,6 +60,9 @@ def forget(
     updates: Annotated[Path | None, typer.Option(help="Update log; default: the one beside the model.")] = None,
     resize: Resize = False,
     as_stored: AsStored = False,
+    label_column: LabelColumn = None,
+    id_column: IdColumn = None,
+    input_columns: InputColumns = None,
     with_images: WithImages = False,
     max_loss: MaxLoss = None,
     reference_minutes: ReferenceMinutes = None,
@@ -111,6 +117,7 @@ def run(
         given_set,
         loaded,
         notes_on,
+        shown,
         told,
         updates_of,
         write_report,
@@ -137,6 +144,7 @@ def run(
         if not header.recipe:
             notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     forgotten = forget_set(sources, header)
+    images = shown(forgotten, with_images)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
     unlabelled = given_set(sources.unlabelled, sources, header, labelled=False)
     if Needs.UPDATES in chosen.needs and (sources.updates or "updates" not in (settings or {})):
@@ -185,4 +193,4 @@ def run(
         }
         header = replace(header, history=(*header.history, entry))
         save_model(temporary, done.model.cpu(), header, directory_of(sources.model))
-        return write_report(temporary, report, forgotten if with_images else None)
+        return write_report(temporary, report, images)

@@ -8,8 +8,8 @@ from expunge.auditing.full_audit import LEAST_MODELS, FullAudit, full_audit
 from expunge.auditing.preparation import not_in
 from expunge.auditing.references import OWN_DATA, RECIPE_ALONE, ReferencePlan, recipe_sets, train_references
 from expunge.cli.printing import announce
-from expunge.cli.sources import Sources, forget_set, load_for, loaded, notes_on
-from expunge.data import digests
+from expunge.cli.sources import Sources, forget_set, images_for, loaded, notes_on
+from expunge.data import ImageSet, digests
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory, write_private
 from expunge.methods import Method, method_of
@@ -51,12 +51,14 @@ def run(
     recipe = method_of("retrain", header.recipe)
     assert isinstance(recipe, Retrain)
     forgotten = forget_set(sources, header)
-    test = load_for(sources.test, header, sources.resize, as_stored=sources.as_stored)
+    if not isinstance(forgotten, ImageSet):
+        raise InputError(f"{sources.forget} holds no images, which a full audit takes alone")
+    test = images_for(sources.test, header, sources)
     if train is None:
         data, ids, test = recipe_sets(test, len(forgotten), seed)
         subject = RECIPE_ALONE
     else:
-        data, subject = load_for(train, header, sources.resize, as_stored=sources.as_stored), OWN_DATA
+        data, subject = images_for(train, header, sources), OWN_DATA
         inside = forgotten.without(data)
         if len(inside):
             raise InputError(f"{len(inside)} of the examples to forget are not in {train}; give the data with them")

@@ -1,11 +1,14 @@
 """Options that several commands share, each defined once."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expunge.errors import SettingError
+
+if TYPE_CHECKING:
+    from expunge.data import Columns
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -29,6 +32,14 @@ AsStored = Annotated[
     bool,
     typer.Option("--as-stored", help="Take images as they are stored, not turned as their EXIF orientation says."),
 ]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The column of classes, of csv:, parquet: and hf: data.")
+]
+IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="The column that names the rows, for --ids.")]
+InputColumns = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="What the model takes: a column of texts or images, or numbers, by commas."),
+]
 WithImages = Annotated[
     bool,
     typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),
@@ -50,6 +61,13 @@ ToSet = Annotated[
         "epochs=20; repeat for more.",
     ),
 ]
+
+
+def columns_of(label: str | None, id_: str | None, inputs: str | None) -> "Columns":
+    """Which columns of tables the options mean."""
+    from expunge.data import Columns
+
+    return Columns(label, id_, tuple(filter(None, (inputs or "").split(","))))
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -12,13 +12,16 @@ from torch import nn
 
 from expunge.auditing import AuditSettings
 from expunge.auditing.difficulty import check_factory
-from expunge.data import ImageSet, load_data, load_unlabelled, read_ids
+from expunge.cli.options import columns_of
+from expunge.data import Columns, ImageSet, RowSet, load_examples, load_unlabelled, read_ids
 from expunge.errors import MOST_SHOWN, ExpungeWarning, InputError, MissingExtraError, SettingError, printable
 from expunge.files import write_private
 from expunge.methods import method_of
 from expunge.models import Header, ModelSpec, build, load_model, own_fit
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
+from expunge.models.texts import ARCHITECTURE as TEXTS
+from expunge.models.texts import tokenizer_of
 from expunge.report.record import Report
 from expunge.training import Recipe
 from expunge.update_log import UPDATES
@@ -40,6 +43,14 @@ class Sources:
     updates: Path | None = None
     resize: bool = False
     as_stored: bool = False
+    label_column: str | None = None
+    id_column: str | None = None
+    input_columns: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of tables are meant."""
+        return columns_of(self.label_column, self.id_column, self.input_columns)
 
     @classmethod
     def of(cls, context: typer.Context, **more: Any) -> "Sources":
@@ -47,9 +58,13 @@ class Sources:
         return cls(**{f.name: context.params[f.name] for f in fields(cls) if f.name in context.params}, **more)
 
 
-def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, as_stored: bool = False) -> ImageSet:
+Given = ImageSet | RowSet
+"""What DATA specs come to."""
+
+
+def load_for(spec: str, header: Header, sources: Sources, *, labelled: bool = True) -> Given:
     """Loads data and checks that the model can take it; where it is not `labelled`, its classes do not count."""
-    wanted = header.spec
+    wanted, resize = header.spec, sources.resize
     if resize and not wanted.image_size:
         raise SettingError(
             f"--resize needs the model's image size, which {wanted.architecture} does not say: give "
@@ -58,16 +73,21 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, 
     form: dict[str, Any] = {
         "size": (own_fit(header) or wanted.image_size) if resize else None,
         "channels": wanted.in_channels or None,
-        "upright": not as_stored,
+        "upright": not sources.as_stored,
     }
+    images: Given
     if labelled:
-        images = load_data(spec, **form, class_names=header.class_names)
-        if wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:
-            raise InputError(
-                f"{spec} has label {int(images.labels.max())}, outside [0, {wanted.num_classes}), the model's classes"
-            )
+        images = load_examples(spec, **form, class_names=header.class_names, columns=sources.columns)
     else:
         images = load_unlabelled(spec, **form)
+    rows = _rows(images, header, sources) if isinstance(images, RowSet) or wanted.architecture == TEXTS else None
+    if labelled and wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:
+        raise InputError(
+            f"{spec} has label {int(images.labels.max())}, outside [0, {wanted.num_classes}), the model's classes"
+        )
+    if rows is not None:
+        return rows
+    assert isinstance(images, ImageSet)
     shape = tuple(images.images.shape[1:])
     channels, side = wanted.in_channels or shape[0], wanted.image_size
     if wanted.image_size and shape != (channels, side, side):
@@ -77,6 +97,27 @@ def load_for(spec: str, header: Header, resize: bool, *, labelled: bool = True, 
             f"{expected}; convert them as the training did, or add --resize for folder: and hf: data"
         )
     return images
+
+
+def _rows(rows: Given, header: Header, sources: Sources) -> RowSet:
+    """Rows as the model takes them. Raises `InputError` where it does not."""
+    takes_texts = header.spec.architecture == TEXTS
+    if not isinstance(rows, RowSet) or rows.holds_texts != takes_texts or header.spec.image_size:
+        kind = "images" if not isinstance(rows, RowSet) else "texts" if rows.holds_texts else "numbers"
+        takes = "texts" if takes_texts else "images" if header.spec.image_size else "numbers, as any py: model"
+        raise InputError(f"{rows.name} holds {kind}, and the model takes {takes}: give such data")
+    if not takes_texts:
+        return rows
+    place = Path(sources.model.removeprefix("hf:"))
+    return rows.tokenised(*tokenizer_of(str(place if place.is_dir() else place.parent)))
+
+
+def images_for(spec: str, header: Header, sources: Sources) -> ImageSet:
+    """`load_for` of images. Raises `InputError` where it is something else."""
+    found = load_for(spec, header, sources)
+    if not isinstance(found, ImageSet):
+        raise InputError(f"{spec} holds no images, which a full audit takes alone")
+    return found
 
 
 def notes_on(sources: Sources, header: Header) -> tuple[str, ...]:
@@ -90,9 +131,9 @@ def notes_on(sources: Sources, header: Header) -> tuple[str, ...]:
     )
 
 
-def forget_set(sources: Sources, header: Header) -> ImageSet:
+def forget_set(sources: Sources, header: Header) -> Given:
     """The examples to forget: those that `ids` picks, or all; at least one."""
-    forgotten = load_for(sources.forget, header, sources.resize, as_stored=sources.as_stored)
+    forgotten = load_for(sources.forget, header, sources)
     if sources.ids is not None:
         # `expunge data ids` prints ids as a terminal may show them: what is not so is written out.
         known = {printable(id_, lines=False): id_ for id_ in forgotten.ids}
@@ -102,11 +143,11 @@ def forget_set(sources: Sources, header: Header) -> ImageSet:
     return forgotten
 
 
-def given_set(spec: str | None, sources: Sources, header: Header, *, labelled: bool = True) -> ImageSet | None:
-    """The images of a DATA spec, None where there is none."""
+def given_set(spec: str | None, sources: Sources, header: Header, *, labelled: bool = True) -> Given | None:
+    """The examples of a DATA spec, None where there is none."""
     if spec is None:
         return None
-    return load_for(spec, header, sources.resize, labelled=labelled, as_stored=sources.as_stored)
+    return load_for(spec, header, sources, labelled=labelled)
 
 
 def factory_of(network: nn.Module, spec: str) -> Callable[[], nn.Module] | None:
@@ -180,6 +221,13 @@ def told(sources: Sources, **more: Any) -> dict[str, Any]:
     """A record of specs and paths as JSON values."""
     content = {**asdict(sources), **more}
     return {key: str(value) if isinstance(value, Path) else value for key, value in content.items()}
+
+
+def shown(examples: Given, with_images: bool) -> ImageSet | None:
+    """The examples that a page is to show. Raises `SettingError` where they are no images."""
+    if with_images and not isinstance(examples, ImageSet):
+        raise SettingError("--with-images: there are none; leave it out")
+    return examples if with_images and isinstance(examples, ImageSet) else None
 
 
 def write_report(directory: Path, report: Report, images: ImageSet | None = None) -> Report:

@@ -1,9 +1,8 @@
 """Sets of labelled examples: `ImageSet` as loaded from a DATA spec, `Examples` as a method receives them."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -11,10 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from expunge.data.content import digests
-from expunge.data.ids import meant_ids
+from expunge.data.ids import positions_of
 from expunge.data.memory import empty, stacked
 from expunge.errors import InputError, one_line
 from expunge.randomness import stream
+
+if TYPE_CHECKING:
+    from expunge.data.rows import RowSet
 
 STEADY = 8
 """Examples that are read twice, to see whether they come out alike."""
@@ -120,21 +122,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         Where no id has the same characters, one that has them with its accents written otherwise is meant: file systems
         differ in that. Two such are refused.
         """
-        position = {i: n for n, i in enumerate(self.ids)}
-        ids = meant_ids(ids, self.ids)
-        repeated = [i for i, count in Counter(ids).items() if count > 1]
-        if repeated:
-            raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")
-        unknown = [i for i in ids if i not in position]
-        if unknown:
-            run = f"run from {self.ids[0]!r} to {self.ids[-1]!r}" if self.ids else "are none"
-            raise InputError(
-                f"{self.name} has no example {unknown[0]!r} ({len(unknown)} of {len(ids)} ids are unknown); "
-                f"its ids {run}"
-            )
-        if not ids:
-            raise InputError("the list of ids is empty; give at least one")
-        return self.take([position[i] for i in ids])
+        return self.take(positions_of(ids, self.ids, self.name))
 
     def without(self, other: "ImageSet") -> "ImageSet":
         """This set less every image that `other` holds too, compared by pixels."""
@@ -142,7 +130,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return self.take([n for n, digest in enumerate(digests(self.images)) if digest not in gone])
 
 
-def draw_ids(images: ImageSet, num: int, seed: int) -> list[str]:
+def draw_ids(images: "ImageSet | RowSet", num: int, seed: int) -> list[str]:
     """The ids of the first `num` images of a permutation that depends on `seed` alone, so that draws are nested."""
     if not 1 <= num <= len(images):
         raise InputError(f"cannot draw {num} of the {len(images)} examples of {images.name}")

@@ -1,6 +1,7 @@
 """Lists of ids, and what they mean."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,24 @@ def meant_ids(listed: Sequence[str], known: Sequence[str]) -> list[str]:
         return given.strip()
 
     return [meant(str(given)) for given in listed]
+
+
+def positions_of(listed: Sequence[str], known: Sequence[str], name: str) -> list[int]:
+    """Where the listed ids (`meant_ids`) stand among those of the set `name`.
+
+    Raises `InputError` where one is unknown or repeated, or there are none.
+    """
+    position = {own: n for n, own in enumerate(known)}
+    ids = meant_ids(listed, known)
+    repeated = [i for i, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise InputError(f"id {repeated[0]!r} is listed more than once; list each id once")
+    unknown = [i for i in ids if i not in position]
+    if unknown:
+        run = f"run from {known[0]!r} to {known[-1]!r}" if known else "are none"
+        raise InputError(
+            f"{name} has no example {unknown[0]!r} ({len(unknown)} of {len(ids)} ids are unknown); its ids {run}"
+        )
+    if not ids:
+        raise InputError("the list of ids is empty; give at least one")
+    return [position[i] for i in ids]

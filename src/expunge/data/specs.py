@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -14,30 +15,47 @@ from safetensors.torch import load_file
 from expunge.data.examples import ImageSet
 from expunge.data.folder import Size, decode_all, load_folder
 from expunge.data.named import NAMED
+from expunge.data.rows import TABLES, Columns, RowSet, check_columns, load_table, of_columns
 from expunge.errors import InputError, SettingError, one_line, optional
 from expunge.files import is_regular
 
 MAX_CLASSES = 1_000_000
 """The most classes that data without class names may have."""
 
-FORMS = "fashion-mnist:train, folder:DIR, hf:NAME_OR_DIR:SPLIT, safetensors:FILE or py:package.module:factory"
+FORMS = (
+    "fashion-mnist:train, folder:DIR, hf:NAME_OR_DIR:SPLIT, csv:FILE, parquet:FILE, safetensors:FILE or "
+    "py:package.module:factory"
+)
 
 
-def load_data(
+def load_data(spec: str, **form: Any) -> ImageSet:
+    """`load_examples` of images. Raises `InputError` where the data holds texts or columns of numbers.
+
+    >>> load_data("sample:test").class_names[:2]
+    ('T-shirt/top', 'Trouser')
+    """
+    found = load_examples(spec, **form)
+    if not isinstance(found, ImageSet):
+        raise InputError(f"{spec} holds no images; give data that does")
+    return found
+
+
+def load_examples(
     spec: str,
     *,
     size: Size = None,
     channels: int | None = None,
     class_names: tuple[str, ...] | None = None,
     upright: bool = True,
-) -> ImageSet:
-    """Loads the data that a DATA spec names.
+    columns: Columns = Columns(),  # noqa: B008  (frozen)
+) -> ImageSet | RowSet:
+    """Loads the examples that a DATA spec names.
 
     Args:
         spec: `NAME:train` or `NAME:test` for a named dataset (`sample`, `fashion-mnist`, `cifar10`, `cifar100`,
             `tiny-imagenet`; without a split: train), `folder:DIR`, `hf:NAME_OR_DIR:SPLIT`, `safetensors:FILE`
-            (tensors `images`, uint8 (N, C, H, W), and `labels`, integers (N,)), or `py:package.module:factory`
-            (called without arguments; returns an `ImageSet`).
+            (tensors `images`, uint8 (N, C, H, W), and `labels`, integers (N,)), `csv:FILE`, `parquet:FILE`, or
+            `py:package.module:factory` (called without arguments; returns an `ImageSet`).
         size: resize the images of `folder:` and `hf:` to size × size, whatever their shape was; or a function from an
             image of Pillow to one of the model's size (`models.own_fit`). None takes them as they are.
         channels: 1 or 3, for `folder:` and `hf:`.
@@ -46,15 +64,20 @@ def load_data(
             must be named by class number. None: there is no model.
         upright: turn the images of `folder:` and `hf:` as their EXIF orientation says. Where False, pixels are taken as
             they are stored, as torchvision's ImageFolder does.
+        columns: which columns of a table, or of a Hugging Face dataset, are meant.
+
+    Returns:
+        An `ImageSet`, or a `RowSet` of texts or numbers.
 
     Raises:
         SettingError: the spec has no such form or name.
         InputError: the data is missing, damaged, empty, or has a class that the model does not know.
-
-    >>> load_data("sample:test").class_names[:2]
-    ('T-shirt/top', 'Trouser')
     """
     kind, _, rest = spec.partition(":")
+    check_columns(kind, columns)
+    if kind in TABLES and rest:
+        form: dict[str, Any] = {"size": size, "channels": channels, "upright": upright}
+        return load_table(kind, rest, columns, class_names=class_names, **form)
     if kind in NAMED:
         if rest not in {"", "train", "test"}:
             raise SettingError(f"{kind} has the splits train and test, not {rest!r}")
@@ -63,7 +86,8 @@ def load_data(
         images = load_folder(rest, size=size, channels=channels, upright=upright)
         return _numbered(images) if class_names == () else _to_classes(images, class_names)
     if kind == "hf" and rest:
-        return _to_classes(load_huggingface(rest, size=size, channels=channels, upright=upright), class_names)
+        found = load_huggingface(rest, columns, class_names, size=size, channels=channels, upright=upright)
+        return found if isinstance(found, RowSet) else _to_classes(found, class_names)
     if kind == "safetensors" and rest:
         return load_tensors(Path(rest), class_names)
     if kind == "py" and rest:
@@ -103,8 +127,16 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
     return ImageSet(images, labels, class_names, name=f"safetensors:{path}")
 
 
-def load_huggingface(source: str, *, size: Size = None, channels: int | None = None, upright: bool = True) -> ImageSet:
-    """The Hugging Face dataset `NAME_OR_DIR:SPLIT`, with one image column and one class-label column.
+def load_huggingface(
+    source: str,
+    columns: Columns = Columns(),  # noqa: B008  (frozen)
+    class_names: tuple[str, ...] | None = None,
+    *,
+    size: Size = None,
+    channels: int | None = None,
+    upright: bool = True,
+) -> ImageSet | RowSet:
+    """The Hugging Face dataset `NAME_OR_DIR:SPLIT`: one image column and one class-label column, or texts or numbers.
 
     A directory is read with `datasets.load_from_disk`, a name with `datasets.load_dataset`. The split is `train` where
     it is left out, or that which was saved alone. `size`, `channels` and `upright` are as for a folder.
@@ -129,6 +161,14 @@ def load_huggingface(source: str, *, size: Size = None, channels: int | None = N
         raise InputError(f"cannot load hf:{source}: {first_line}") from error
     image_columns = [key for key, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     label_columns = [key for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    image_columns = [key for key in image_columns if not columns.inputs or key in columns.inputs]
+    label_columns = label_columns if columns.label is None else [key for key in label_columns if key == columns.label]
+    if not image_columns and len(rows):
+        if columns.label is None and len(label_columns) == 1:
+            columns = replace(columns, label=label_columns[0])
+        own = tuple(getattr(rows.features.get(columns.label), "names", None) or ())
+        held = {str(key): list(rows[key]) for key in rows.column_names}
+        return of_columns(held, f"hf:{source}", columns, class_names, own_names=own)
     if len(image_columns) != 1 or len(label_columns) != 1:
         raise InputError(
             f"hf:{source} must have one Image and one ClassLabel column, "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
 from expunge.models.description import MAX_SIDE, TIMM_OPTIONS, check_numbers, check_options
 from expunge.models.huggingface import LogitsOnly, hf_network
+from expunge.models.texts import ARCHITECTURE, text_network
 from expunge.models.vision import torchvision_network
 from expunge.parsing import record
 
@@ -72,7 +73,9 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, channels, H, W), uint8 in [0, 255] or floating-point in [0, 1]."""
+        """Images (B, channels, H, W), uint8 in [0, 255] or floating-point in [0, 1]. Rows (B, D) stay as they are."""
+        if images.ndim == 2:  # columns of numbers
+            return images.to(self.mean.dtype)
         scale = 1 if images.is_floating_point() else 255
         return (images.to(self.mean.dtype) / scale - self.mean) / self.std
 
@@ -237,6 +240,12 @@ def own_factory(model: nn.Module) -> Callable[[], nn.Module] | None:
     return lambda: build(spec)
 
 
+def with_spec(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """A network that takes its inputs as they are, with its description as an attribute, as a `Classifier` has it."""
+    network.spec = spec  # type: ignore[assignment]
+    return network
+
+
 def build(spec: ModelSpec) -> nn.Module:
     """Builds the network with fresh random weights, from the global random state.
 
@@ -246,7 +255,7 @@ def build(spec: ModelSpec) -> nn.Module:
     """
     check_numbers("image_size", spec.image_size, most=MAX_SIDE)
     check_numbers("the description", spec.num_classes, spec.in_channels, *spec.mean, *spec.std)
-    if spec.architecture != "hf":
+    if spec.architecture not in {"hf", ARCHITECTURE}:
         check_options(spec.architecture, spec.options, TIMM_OPTIONS | {"stem"})
     if spec.architecture.startswith("timm:"):
         return Classifier(spec, timm_network(spec))
@@ -254,6 +263,8 @@ def build(spec: ModelSpec) -> nn.Module:
         return Classifier(spec, _torchvision(spec))
     if spec.architecture == "hf":
         return Classifier(spec, hf_network(spec.options.get("config")))
+    if spec.architecture == ARCHITECTURE:
+        return with_spec(text_network(spec.options.get("config")), spec)
     if spec.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise SettingError(f"unknown model {spec.architecture!r}; there are {known}, timm:NAME and torchvision:NAME")

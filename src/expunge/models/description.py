@@ -48,6 +48,8 @@ HF_UNUSED = words(
     use_bfloat16"""
 )
 """Entries of older versions that change nothing in an image classifier: they are left out."""
+HF_TEXTS = frozenset({"pad_token_id"})
+"""Of these, what changes something in a text classifier."""
 HF_NESTING = frozenset({"shieldgemma2", "timm_wrapper"})
 """Kinds whose configuration names another library's network, or any other configuration."""
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
@@ -68,8 +70,8 @@ def check_options(what: str, options: Mapping[str, Any], known: frozenset[str] =
         check_plain(f"{what}: {key}", value, MAX_OPTION)
 
 
-def plain_hf_config(config: Mapping[str, Any], library: Any) -> dict[str, Any]:
-    """The entries of a configuration that `transformers` is to build an image classifier from.
+def plain_hf_config(config: Mapping[str, Any], library: Any, *, texts: bool = False) -> dict[str, Any]:
+    """The entries of a configuration that `transformers` is to build a classifier of images, or of `texts`, from.
 
     `library` is `transformers`: the entries that its own class for this kind of network has are known.
 
@@ -77,19 +79,25 @@ def plain_hf_config(config: Mapping[str, Any], library: Any) -> dict[str, Any]:
         SettingError: an unknown kind or entry, such as one that names code, or a value that could name a file.
     """
     kind = config.get("model_type")
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as kinds
+    from transformers.models.auto import modeling_auto
 
+    images = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    kinds = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES if texts else images
     if not isinstance(kind, str) or kind not in kinds or kind in HF_NESTING:
-        raise SettingError(f"{str(kind)[:80]!r} is no kind of image classifier that transformers itself can build")
-    return _known_entries(config, library.CONFIG_MAPPING[kind], f"the configuration of {kind}")
+        what = "text" if texts else "image"
+        raise SettingError(f"{str(kind)[:80]!r} is no kind of {what} classifier that transformers itself can build")
+    unused = HF_UNUSED - HF_TEXTS if texts else HF_UNUSED
+    return _known_entries(config, library.CONFIG_MAPPING[kind], f"the configuration of {kind}", unused)
 
 
-def _known_entries(config: Mapping[str, Any], kind: Any, what: str) -> dict[str, Any]:
+def _known_entries(
+    config: Mapping[str, Any], kind: Any, what: str, unused: frozenset[str] = HF_UNUSED
+) -> dict[str, Any]:
     parts = getattr(kind, "sub_configs", {})
     known = HF_FIXED | set(kind().to_dict())
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if key in HF_UNUSED:
+        if key in unused:
             continue
         if key not in known:
             raise SettingError(f"{what} has an entry {key[:80]!r}, which expunge does not read; take it out")

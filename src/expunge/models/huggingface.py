@@ -1,7 +1,7 @@
 """Image classifiers in the Hugging Face format (extra: hf)."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def hf_network(config: Any) -> nn.Module:
     """
     if not isinstance(config, dict):
         raise SettingError("the description of an hf network has no configuration")
-    transformers = _transformers()
+    transformers = library()
     plain = plain_hf_config(config, transformers)
     try:
         settings = transformers.AutoConfig.for_model(**plain)
@@ -61,8 +61,8 @@ def load_hf(
     """
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
-    transformers = _transformers()
-    _check_directory(Path(directory), transformers)
+    transformers = library()
+    check_directory(Path(directory), transformers, plain_hf_config, hf_network)
     try:
         model, info = transformers.AutoModelForImageClassification.from_pretrained(
             directory,
@@ -82,10 +82,7 @@ def load_hf(
         name = lacking[0]
         raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
     check_one_label(model)
-    # What the network is built from, the same for every copy of it: without place, precision and version.
-    left_out = {"_name_or_path", "dtype", "transformers_version"}
-    told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
-    config: dict[str, Any] = json.loads(json.dumps(told))
+    config: dict[str, Any] = json.loads(json.dumps(own_config(model)))
     try:
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(
             processed or directory, local_files_only=True
@@ -120,26 +117,37 @@ def load_hf(
     }, LogitsOnly(model)
 
 
-def _check_directory(directory: Path, library: Any) -> None:
+def own_config(model: Any) -> dict[str, Any]:
+    """What a network is built from, the same for every copy of it: without place, precision and version."""
+    left_out = {"_name_or_path", "dtype", "transformers_version"}
+    return {key: value for key, value in model.config.to_dict().items() if key not in left_out}
+
+
+def check_directory(
+    directory: Path,
+    transformers: Any,
+    plain: Callable[[dict[str, Any], Any], object],
+    make: Callable[[dict[str, Any]], nn.Module],
+) -> None:
     """Raises `InputError` for a configuration that names code or files, or one that does not fit the weights.
 
-    That is seen on a network without memory: a few bytes may ask for more than any machine has.
+    That is seen on a network without memory: a few bytes may ask for more than any machine has. `plain` checks a
+    configuration, and `make` builds its network.
     """
     try:
         if (directory / "adapter_config.json").exists():  # which may name another model
             raise InputError("it holds an adapter; merge it into its model, and save that")
         config = _object(directory / "config.json")
-        plain_hf_config(config, library)
+        plain(config, transformers)
         if (directory / "preprocessor_config.json").exists():
             _object(directory / "preprocessor_config.json")
         files = _weight_files(directory)
         found = _shapes(files)
-        wanted = skeleton(partial(hf_network, config), len(found), sum(path.stat().st_size for path in files))
+        wanted = skeleton(partial(make, config), len(found), sum(path.stat().st_size for path in files))
     except (SettingError, InputError) as error:
         raise InputError(f"cannot load hf:{directory}: {error}") from error
-    for name, tensor in (
-        wanted.get_submodule("model").state_dict().items()
-    ):  # others have older names, or are missing: the library tells
+    network = wanted.model if isinstance(wanted, LogitsOnly) else wanted
+    for name, tensor in network.state_dict().items():  # others have older names, or are missing: the library tells
         if found.get(name, tensor.shape) != tensor.shape:
             raise InputError(
                 f"cannot load hf:{directory}: {name!r} is {tuple(found[name])} in its weights, and "
@@ -224,7 +232,8 @@ def _side(size: Any, directory: str) -> int:
     return int(sides.pop())
 
 
-def _transformers() -> Any:
+def library() -> Any:
+    """`transformers`, which says nothing by itself."""
     library = optional("transformers", "hf: models need transformers", "hf")
     # Standard error is for what expunge has to say; what the library only warns of is checked here.
     library.utils.logging.set_verbosity_error()

@@ -8,7 +8,7 @@ from torch import nn
 from expunge.data.specs import import_factory
 from expunge.errors import InputError, SettingError
 from expunge.models.adapters import CONFIG, Adapter, num_labels
-from expunge.models.building import Classifier, ModelSpec, build, timm_defaults
+from expunge.models.building import Classifier, ModelSpec, build, timm_defaults, with_spec
 from expunge.models.checkpoint import (
     Header,
     check_description,
@@ -22,6 +22,7 @@ from expunge.models.checkpoint import (
 )
 from expunge.models.huggingface import LogitsOnly, load_hf
 from expunge.models.saving import recorded
+from expunge.models.texts import ARCHITECTURE, holds_texts, load_text
 from expunge.models.vision import torchvision_weights
 from expunge.tensor_files import check_digest
 
@@ -108,7 +109,7 @@ def _loaded(
     if not path.exists() and any((Path(spec) / name).exists() for name in ("config.json", CONFIG)):
         raise InputError(f"{spec} holds a Hugging Face model, or an adapter of one: give hf:{spec}")
     header = read_header(path)
-    if header.spec.architecture == "hf" and (path.parent / "config.json").exists():
+    if header.spec.architecture in {"hf", ARCHITECTURE} and (path.parent / "config.json").exists():
         return _from_hf(path.parent)
     if header.spec.architecture.startswith("py:"):
         raise InputError(
@@ -223,6 +224,19 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
 
 def _from_hf(directory: Path) -> tuple[nn.Module, Header]:
     record = recorded(directory)  # first, as it sees whether the weights are whole
+    if holds_texts(directory) and not (directory / CONFIG).exists():
+        config, names, network = load_text(str(directory))
+        options = {"config": config}
+        spec = ModelSpec(
+            architecture=ARCHITECTURE,
+            num_classes=len(names),
+            in_channels=0,
+            image_size=0,
+            mean=(0.0,),
+            std=(1.0,),
+            options=options,
+        )
+        return _with_record(with_spec(network, spec), Header(spec=spec, class_names=names), record)
     adapter = Adapter(directory) if (directory / CONFIG).exists() else None
     if adapter is None:
         found, network = load_hf(str(directory))
@@ -239,7 +253,11 @@ def _from_hf(directory: Path) -> tuple[nn.Module, Header]:
     spec = ModelSpec(architecture="hf", options=options, **found)
     model = Classifier(spec, network)
     normalise_in_its_dtype(model)
-    header = Header(spec=spec, class_names=class_names, processor=processor)
+    return _with_record(model, Header(spec=spec, class_names=class_names, processor=processor), record)
+
+
+def _with_record(model: nn.Module, header: Header, record: Header | None) -> tuple[nn.Module, Header]:
+    """The model with what was recorded beside its weights, if anything was."""
     if record is None:
         return model.eval(), header
     return _marked(model, replace(header, data=record.data, recipe=record.recipe, history=record.history))

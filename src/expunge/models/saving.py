@@ -22,6 +22,7 @@ from expunge.models.checkpoint import (
     own_network,
     save_checkpoint,
 )
+from expunge.models.texts import ARCHITECTURE
 from expunge.parsing import read_text
 from expunge.tensor_files import write_tensors
 
@@ -65,7 +66,7 @@ def save_model(directory: Path, model: nn.Module, header: Header, source: Path |
         header: what is recorded.
         source: the Hugging Face directory that it came from; its configuration, processor and card are taken over.
     """
-    if header.spec.architecture != "hf":
+    if header.spec.architecture not in {"hf", ARCHITECTURE}:
         save_checkpoint(directory / FILE_NAME, model, header)
         return
     network: Any = own_network(model)
@@ -79,7 +80,8 @@ def save_model(directory: Path, model: nn.Module, header: Header, source: Path |
     if source is not None and not ((source / "config.json").exists() or (source / CONFIG).exists()):
         source = None  # a file of weights, in a directory of other things
     processor = json.dumps(dict(header.processor), indent=2) + "\n"
-    (directory / "preprocessor_config.json").write_text(processor, encoding="utf-8")
+    if header.spec.architecture == "hf":
+        (directory / "preprocessor_config.json").write_text(processor, encoding="utf-8")
     for name in SIDE_FILES:
         if source is not None and (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
