@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 import expunge
 from expunge.auditing.forward import outputs_of
 from expunge.data import Examples
+from expunge.data.outputs import load_outputs
 from expunge.errors import InputError
 from tests.conftest import expunge as command
 
@@ -31,6 +33,32 @@ def given() -> dict[str, Any]:
     logits = [{name: outputs_of(net, held).logits for name, held in sets.items()} for net in nets]
     labels = {name: held.labels.numpy() for name, held in sets.items()}
     return {"nets": nets, "sets": sets, "logits": dict(zip(("before", "after"), logits, strict=True)), "labels": labels}
+
+
+def test_damaged_files_of_outputs_are_one_line(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {}
+    for name in ("forget", "test"):
+        arrays |= {f"{when}_{name}": np.zeros((9, 3)) for when in ("before", "after")}
+    arrays |= {f"labels_{name}": np.arange(9) % 3 for name in ("forget", "test")}
+    for path in (tmp_path / "x.npz", tmp_path / "x.safetensors"):
+        np.savez(path, **arrays) if path.suffix == ".npz" else save_file(arrays, path)
+        load_outputs(path)
+        whole = path.read_bytes()
+        for damaged in (whole[:-9], whole[: len(whole) // 2], whole[:90], b""):
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match="cannot be read"):
+                load_outputs(path)
+    np.savez(tmp_path / "ids.npz", **arrays, ids=np.array("one"))
+    with pytest.raises(InputError, match="ids"):
+        load_outputs(tmp_path / "ids.npz")
+
+
+def test_a_small_file_of_outputs_does_not_become_a_large_one(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "x.npz", "w", ZIP_DEFLATED) as file:
+        file.writestr("before_forget.npy", bytes(32 * 2**20))
+    assert (tmp_path / "x.npz").stat().st_size < 100_000
+    with pytest.raises(InputError, match="grow"):
+        load_outputs(tmp_path / "x.npz")
 
 
 def test_it_finds_what_the_audit_of_the_models_finds(given: dict[str, Any]) -> None:
