@@ -57,6 +57,21 @@ def test_timm_data_goes_through_timms_own_transform(tmp_path: Path, name: str, s
     assert own_fit(trained) is None, "it was trained on images as they are"
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "vit_b_16"])
+def test_torchvision_data_goes_through_torchvisions_own_transform(tmp_path: Path, name: str) -> None:
+    models: Any = pytest.importorskip("torchvision.models", reason="the extra vision is not installed")
+    folder, images = photos(tmp_path / "photos")
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    side = transform.crop_size[0]
+    header = Header(spec=spec(f"torchvision:{name}", side), class_names=("a", "b"))
+    loaded = load_for(f"folder:{folder}", header, True).images
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
+    for made, image in zip(loaded, images, strict=True):
+        assert torch.equal((made / 255 - mean) / std, transform(image))
+    assert own_fit(replace(header, recipe={"epochs": 1})) is None, "it was trained on images as they are"
+    assert own_fit(replace(header, spec=spec(f"torchvision:{name}", 64))) is None, "not the size that it is made for"
+
+
 def written(directory: Path, **more: Any) -> tuple[Any, Any]:
     """A tiny classifier with an image processor that resizes and crops, and that processor."""
     transformers: Any = pytest.importorskip("transformers", reason="the extra hf is not installed")

@@ -45,6 +45,11 @@ class Adapter:
             self.weights: dict[str, Tensor] = load_file(directory / WEIGHTS)
         except (SettingError, InputError, SafetensorError, OSError) as error:
             raise InputError(f"cannot load {where}: {error}") from error
+        # Before anything is built: a number may stand there that would fill the memory.
+        sides = [side for value in self.weights.values() for side in value.shape]
+        for rank in (self.settings.get("r", 8), *(self.settings.get("rank_pattern") or {}).values()):
+            if not isinstance(rank, int) or rank > max(sides, default=0):
+                raise InputError(f"cannot load {where}: its weights are not of rank {str(rank)[:20]}")
         self.name = str(config.get("base_model_name_or_path"))
         places = [place for place in (Path(self.name), directory / self.name) if (place / "config.json").is_file()]
         if not places:

@@ -105,7 +105,8 @@ def read_header(path: Path) -> Header:
     path = checkpoint_path(path)
     found = header_in(path)
     if found is None:
-        hf = f" hf:{path.parent}," if (path.parent / "config.json").exists() else ""
+        told = any((path.parent / name).exists() for name in ("config.json", "adapter_config.json"))
+        hf = f" hf:{path.parent}," if told else ""
         raise InputError(
             f"{path} was not written by expunge (its header has no {FORMAT}); name the network with --model{hf} "
             "timm:NAME, torchvision:NAME or py:package.module:factory, and give this file as --weights"

@@ -7,7 +7,7 @@ from torch import nn
 
 from expunge.data.specs import import_factory
 from expunge.errors import InputError, SettingError
-from expunge.models.adapters import CONFIG, Adapter, num_labels
+from expunge.models.adapters import CONFIG, WEIGHTS, Adapter, num_labels
 from expunge.models.building import Classifier, ModelSpec, build, timm_defaults, with_spec
 from expunge.models.checkpoint import (
     Header,
@@ -106,10 +106,13 @@ def _loaded(
     if kind == "hf" and rest:
         return _from_hf(Path(rest))
     path = checkpoint_path(Path(spec))
-    if not path.exists() and any((Path(spec) / name).exists() for name in ("config.json", CONFIG)):
-        raise InputError(f"{spec} holds a Hugging Face model, or an adapter of one: give hf:{spec}")
+    if not path.exists() and (Path(spec) / CONFIG).exists():
+        path = Path(spec) / WEIGHTS
+    if not path.exists() and (Path(spec) / "config.json").exists():
+        raise InputError(f"{spec} holds a Hugging Face model: give hf:{spec}")
     header = read_header(path)
-    if header.spec.architecture in {"hf", ARCHITECTURE} and (path.parent / "config.json").exists():
+    beside = any((path.parent / name).exists() for name in ("config.json", CONFIG))
+    if header.spec.architecture in {"hf", ARCHITECTURE} and beside:
         return _from_hf(path.parent)
     if header.spec.architecture.startswith("py:"):
         raise InputError(
