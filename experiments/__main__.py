@@ -44,6 +44,7 @@ MEASUREMENTS = {
     "full-audit": ("audits.full", "Run the full audit of docs/full_audit.md."),
     "theory-results": ("theory.page", "Measure the theorem for docs/theory.md, and draw its figure."),
     "speed": ("speed.library", "Time the library."),
+    "memory": ("speed.memory", "Measure the memory that large sets take."),
     "grid-speed": ("speed.grid", "Time the grid's cells against a plain script."),
     "docs": ("docs", "Write every measured table into the docs; --check only compares."),
 }

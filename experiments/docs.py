@@ -18,6 +18,7 @@ from experiments.comparisons import alone, better, chains, ranking, rivals
 from experiments.paper import page as paper
 from experiments.paper import protocol
 from experiments.speed import grid as grid_speed
+from experiments.speed import memory
 from experiments.theory import page as theory
 from expunge.markdown import markdown
 
@@ -222,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit-difficulty": difficulty.difficulty_table,
     "full-audit": lambda: full.full_audit_table("paper"),
     "full-audit-better": lambda: full.full_audit_table("better"),
+    "memory": memory.table,
     "bench-speed": grid_speed.bench_speed_table,
     "protocol-16": lambda: protocol.protocol_table(16),
     "protocol-128": lambda: protocol.protocol_table(128),

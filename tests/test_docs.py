@@ -71,3 +71,15 @@ def test_shared_settings_are_listed_with_their_defaults(page: str, of: type[Grad
             assert float(shown) == setting.default, setting.name
         else:
             assert shown == str(setting.default).lower(), setting.name
+
+
+def test_every_row_of_what_was_tried_names_tests_that_exist() -> None:
+    rows = (ROOT / "docs" / "inputs.md").read_text().partition("## What was tried")[2]
+    named = set(re.findall(r"`(test_\w+)`", rows))
+    there = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 15
+    assert named <= there

@@ -1,7 +1,7 @@
 """Whatever holds examples, and models that take more than one tensor: each gives what a wrapper by hand gives."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
@@ -360,6 +360,42 @@ def test_outputs_of_any_form(name: str) -> None:
     wanted = expunge.unlearn(Net(), PAIRS, method=METHOD)
     found = expunge.unlearn(Gives(FORMS[name]), PAIRS, method=METHOD)
     assert state_bits(found.model) == state_bits(wanted.model)
+
+
+class Outputs(NamedTuple):
+    """As torchvision's."""
+
+    logits: Tensor
+    aux: Tensor
+
+
+def test_auxiliary_heads_in_train_mode() -> None:
+    """GoogLeNet and Inception give logits in eval mode, and more beside them in train mode."""
+
+    class Auxiliary(Net):
+        def forward(self, values: Tensor) -> Any:
+            logits = self.layer(values)
+            return Outputs(logits, logits * 2) if self.training else logits
+
+    wanted = expunge.unlearn(Net(), PAIRS, method=METHOD)
+    assert state_bits(expunge.unlearn(Auxiliary(), PAIRS, method=METHOD).model) == state_bits(wanted.model)
+
+
+@pytest.mark.parametrize("form", ["plain", "torch", "numpy", "stream"])
+@pytest.mark.filterwarnings("ignore::expunge.ExpungeWarning")
+def test_datasets_of_hugging_face(form: str) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    labels = datasets.ClassLabel(names=["a", "b", "c"])
+    features = datasets.Features({"values": datasets.Sequence(datasets.Value("float32")), "label": labels})
+    data = datasets.Dataset.from_dict({"values": X.tolist(), "label": Y.tolist()}, features=features)
+    given = data.to_iterable_dataset() if form == "stream" else data if form == "plain" else data.with_format(form)
+    wanted = expunge.unlearn(Net(), TensorDataset(X, Y), method=METHOD)
+    assert state_bits(expunge.unlearn(Net(), given, method=METHOD).model) == state_bits(wanted.model)
+    named = Net()
+    named.class_names = ("c", "a", "b")  # type: ignore[assignment]
+    if form != "stream":  # which tells its features, too, but no column of them until it is read
+        with pytest.warns(expunge.ExpungeWarning, match="matched by name"):
+            expunge.unlearn(named, given, method=METHOD)
 
 
 def test_outputs_that_cannot_be_told_are_refused_with_the_way() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from expunge import auditing as auditing
     from expunge import metrics as metrics
+    from expunge import progress as progress
     from expunge import theory as theory
     from expunge.auditing import AuditReport, AuditSettings, accuracy, audit, audit_outputs
     from expunge.data import Examples, ImageSet, load_data, without_transforms
@@ -197,7 +198,7 @@ __all__ = [
 ]
 
 
-_PARTS = {"auditing", "metrics", "theory"}
+_PARTS = {"auditing", "metrics", "progress", "theory"}
 """Packages whose functions are called by their full name, such as `expunge.metrics.score_test`."""
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -41,9 +41,17 @@ def advance(label: str, done: int, total: int, note: str = "") -> None:
         report(label, done, total, note)
 
 
+def tell() -> None:
+    """Writes what the logger says to standard error, a line each with its time; epochs too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+
+
 @contextmanager
 def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Draws bars on standard error for every `track` and `advance` inside the block.
+    """Draws bars on standard error, or in a notebook, for every `track` and `advance` inside the block.
 
     Args:
         check: called at each of them, on a terminal or not; what it raises ends the work there.
@@ -63,6 +71,10 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
+    if console.is_jupyter:
+        with _in_notebook(check):
+            yield
+        return
     if not console.is_terminal:  # until version 15, rich prints an empty line even where it is told to draw nothing
         with checked(check):
             yield
@@ -81,6 +93,26 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
             yield
         finally:
             _current.reset(token)
+
+
+@contextmanager
+def _in_notebook(check: Callable[[], None]) -> Iterator[None]:
+    """One line a phase below the cell, which is written anew."""
+    from IPython.display import display
+
+    lines: dict[str, Any] = {}
+
+    def report(label: str, done: int, total: int, note: str) -> None:
+        check()
+        if label not in lines or done == 0:
+            lines[label] = display({"text/plain": label}, raw=True, display_id=True)
+        lines[label].update({"text/plain": " ".join([label, f"{done} of {total}", note]).rstrip()}, raw=True)
+
+    token = _current.set(report)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @contextmanager

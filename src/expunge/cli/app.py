@@ -7,7 +7,7 @@ import typer
 from expunge import __version__
 from expunge.cli import audit, data, demo, forget, methods, train
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (demo.demo, train.train, forget.forget, audit.audit, methods.methods):
     app.command()(command)
 app.add_typer(data.app, name="data")
@@ -24,5 +24,12 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Say on standard error what is done, a line for each phase and epoch.")
+    ] = False,
 ) -> None:
     """Make a trained PyTorch classifier forget chosen training examples."""
+    if verbose:
+        from expunge.progress import tell
+
+        tell()

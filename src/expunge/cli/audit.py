@@ -16,6 +16,7 @@ from expunge.cli.options import (
     Json,
     LabelColumn,
     MaxLoss,
+    Reference,
     ReferenceMinutes,
     Resize,
     Retain,
@@ -40,7 +41,7 @@ OPTIONS = {
     "": _SOURCES
     | _COMMON
     | {"after", "after_weights", "after_weights_key", "retain", "with_images", "difficulty_calibration", "device"}
-    | {"max_loss", "reference_minutes"},
+    | {"max_loss", "reference_minutes", "reference"},
     "--full": _SOURCES | _COMMON | {"full", "train", "method", "num", "workers", "ray", "references", "device"},
     "--logits": _COMMON | {"logits", "out", "max_loss"},
     "--plan": {"plan", "forgotten", "held_out", "classes", "as_json"},
@@ -71,6 +72,7 @@ def audit(
     label_column: LabelColumn = None,
     id_column: IdColumn = None,
     input_columns: InputColumns = None,
+    reference: Reference = None,
     with_images: WithImages = False,
     difficulty_calibration: Annotated[
         bool,

@@ -40,6 +40,9 @@ InputColumns = Annotated[
     str | None,
     typer.Option(metavar="NAMES", help="What the model takes: a column of texts or images, or numbers, by commas."),
 ]
+Reference = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the report is filed under, such as a ticket: it stands on top.")
+]
 WithImages = Annotated[
     bool,
     typer.Option("--with-images", help="Show recognisable forgotten images in report.html, which then holds them."),

@@ -46,6 +46,7 @@ class Sources:
     label_column: str | None = None
     id_column: str | None = None
     input_columns: str | None = None
+    reference: str | None = None
 
     @property
     def columns(self) -> Columns:

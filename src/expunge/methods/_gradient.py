@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from expunge.errors import NonFiniteError, SettingError
 from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import forward, logits_of, refusing
-from expunge.progress import track
+from expunge.progress import advance
 from expunge.records import Epoch
 from expunge.settings import require, require_types
 
@@ -166,15 +166,18 @@ class Descent:
     def epochs(self) -> Iterator[int]:
         """Yields 0, 1, … until a stop rule ends the run, and warns where none did."""
         method, record = self.method, self.record
-        for epoch in track(range(method.epochs), "forgetting", method.epochs):
+        note = "" if method.stop == "budget" else "at most"
+        for epoch in range(method.epochs):
+            advance("forgetting", epoch, method.epochs, note)
             if method.stop == "forgotten" and self._all_reached():
-                return
+                return advance("forgetting", epoch, epoch, "all as wanted")
             self._epoch = epoch
             yield epoch
             if self._over:
-                return
+                return advance("forgetting", epoch + 1, epoch + 1, "as far as wanted")
             if record.steps == method.max_steps:
                 break
+        advance("forgetting", self._epoch + 1, self._epoch + 1)
         if method.stop == "forgotten" and not self._all_reached():
             cut = record.steps == method.max_steps
             record.warn(

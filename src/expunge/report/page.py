@@ -139,7 +139,8 @@ def _finished(value: Any) -> Any:
 
 
 def _about(report: AuditReport, trace: Trace | None, sources: Mapping[str, Any] | None) -> str:
-    parts = [counted(report.num_forget, "forgotten example")]
+    parts = [str(reference)] if (reference := (sources or {}).get("reference")) else []
+    parts.append(counted(report.num_forget, "forgotten example"))
     model = (sources or {}).get("model") or (sources or {}).get("after")
     if model:
         parts.append(f"model {model}")
