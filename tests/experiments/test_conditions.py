@@ -95,7 +95,7 @@ def test_readings_multiply_rows(tmp_path: Path) -> None:
     assert subsets == {(True, None, None), (False, 500, 50)}
     for wrong, kind in (
         (text.replace('precision = "bf16"', 'precision = "int8"'), SettingError),
-        (text.replace("conditions = {", "settings = {"), SettingError),
+        (text.replace("conditions = {", "settings = { rounding = 1, "), SettingError),
         (text.replace('name = "short"', 'title = "short"'), InputError),
         (text.replace("cpu = { retain = 500 }", "cpu = { retain = 500, test = 0 }"), SettingError),
         (text.replace("cpu = { retain = 500 }", 'cpu = { retain = 500, precision = "fp8" }'), SettingError),

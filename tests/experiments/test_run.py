@@ -707,7 +707,7 @@ def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path, monk
     grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
     out = tmp_path / "out"
     with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command=EXPERIMENTS) as process:
-        wait_for(lambda: list(tmp_path.glob("expunge-tasks-*/0")), process)  # it is begun
+        wait_for(lambda: list(tmp_path.glob("**/*scratch*/0")), process)  # it is begun
         worker = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         os.kill(worker[0], signal.SIGKILL)
         printed, _ = process.communicate(timeout=PATIENCE)
@@ -727,7 +727,7 @@ def test_a_stop_of_all_processes_fails_no_cell(
     grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
     out = tmp_path / "out"
     with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command=EXPERIMENTS) as process:
-        wait_for(lambda: list(tmp_path.glob("expunge-tasks-*/0")), process)
+        wait_for(lambda: list(tmp_path.glob("**/*scratch*/0")), process)
         worker = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         for pid in (*worker, process.pid):
             os.kill(pid, number)
