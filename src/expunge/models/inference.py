@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -48,8 +49,16 @@ def logits_of(
     model.eval()
     with torch.no_grad():  # not in inference mode: a tensor that the model keeps must serve training still
         size = min(batch_size, max(1, BATCH_BYTES // max(1, inputs[:1].nbytes)))
-        parts = [_in_memory(lambda part: run(model, part), batch) for batch in inputs.split(size)]
-        return torch.cat([logits for part in parts for logits in part])
+        parts = (part for batch in inputs.split(size) for part in _in_memory(lambda given: run(model, given), batch))
+        # Into one tensor as they come: small ones that stay between large ones that go would break memory into pieces.
+        found, done = next(parts), 0
+        together = found.new_empty(max(len(inputs), len(found)), *found.shape[1:])
+        for logits in chain([found], parts):
+            if done + len(logits) > len(together):  # more rows than inputs: the caller counts them
+                together = torch.cat([together[:done], logits])
+            together[done : done + len(logits)] = logits
+            done += len(logits)
+        return together[:done]
 
 
 def _in_memory(run: Callable[[Tensor], Tensor], batch: Tensor) -> list[Tensor]:
