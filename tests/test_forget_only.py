@@ -155,7 +155,16 @@ def test_uint8_images_are_perturbed_as_the_model_scales_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PERTURBING))
 def test_inputs_that_cannot_be_perturbed_are_refused(name: str) -> None:
-    model = nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(6, 3))
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits: Tensor = self.head(inputs.long().float())
+            return logits
+
+    model = Steps()
     forget = Pairs(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1]))
     with pytest.raises(InputError, match="integers"):
         unlearn(model, forget, method=make_method(name))

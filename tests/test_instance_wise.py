@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import InputError
+from expunge.errors import ExpungeWarning
 from expunge.methods import make_method
 from expunge.methods._inputs import continuous, targeted_pgd
 from expunge.methods._task import Task
@@ -140,10 +140,12 @@ def test_a_model_that_only_casts_gets_its_own_scale() -> None:
     assert torch.equal(continuous(model, task).inputs, images.float())
 
 
-def test_inputs_without_gradient_are_refused() -> None:
+def test_token_ids_are_moved_where_they_are_looked_up() -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, NUM_CLASSES))
     tokens = Pairs(torch.randint(0, 9, (4, 3)), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(InputError, match="integers"):
-        unlearn(model, tokens, method="instance_wise")
+    with pytest.warns(ExpungeWarning, match="moved what '0' gives"):
+        found = unlearn(model, tokens, method=make_method("instance_wise", adversarial=2, attack_steps=3, epochs=1))
+    assert torch.equal(found.model.get_parameter("0.weight"), model.get_parameter("0.weight"))
+    assert not torch.equal(found.model.get_parameter("2.weight"), model.get_parameter("2.weight"))
     method = make_method("instance_wise", adversarial=0, epochs=1)
     assert unlearn(model, tokens, method=method).trace.steps == 1

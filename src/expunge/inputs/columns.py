@@ -125,19 +125,25 @@ def with_columns(dataset: Any, inputs: str | int | Sequence[str] | Sequence[int]
     return Pairs(items, pair, dataset, label)
 
 
-def as_pairs(given: Any, model: nn.Module, name: str, *, labelled: bool = True) -> tuple[Any, list[str]]:
-    """A dataset of (input, label) of whatever holds examples, and a sentence on each column that is left out.
+def as_pairs(given: Any, model: nn.Module, name: str, *, labelled: bool = True) -> tuple[Any, Any, list[str]]:
+    """A dataset of (input, label) of whatever holds examples, its first input, and sentences on what is left out.
 
     What is one already stays as it is. Where it need not be `labelled`, the label may be None.
 
     Raises:
         InputError: nothing tells what is the input and what the label.
     """
-    if isinstance(given, Examples | Pairs):
-        return given, []
-    items = _indexed(given, name)
+    items = given if isinstance(given, Pairs) else _indexed(given, name)
     size_of(items, name)
     ((_, first),) = items_at(items, name, [0])
+    found, said = _as_pairs(items, first, given, model, name, labelled)
+    example = found.pair(first) if isinstance(found, Pairs) and found is not given else first
+    return found, example[0] if isinstance(example, tuple | list) and len(example) else example, said
+
+
+def _as_pairs(items: Any, first: Any, given: Any, model: nn.Module, name: str, labelled: bool) -> tuple[Any, list[str]]:
+    if isinstance(given, Examples | Pairs):
+        return given, []
     said: list[str] = []
     if isinstance(first, Mapping):
         label = _label_of(first, name, labelled)

@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from expunge.data import Examples
-from expunge.data.examples import items_at, size_of
 from expunge.errors import InputError
 from expunge.inputs.columns import Collated, Pairs, as_pairs
 from expunge.inputs.packing import is_plain, packed
@@ -54,12 +52,13 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
     if isinstance(model, Adapted):  # within `expunge.forget`
         return Fitted({name: given for name, given in sets.items() if given is not None}, None, ())
     pairs: dict[str, Any] = {}
+    nested: dict[str, bool] = {}
     said: list[str] = []
     for name, given in sets.items():
         if given is not None:
-            pairs[name], more = as_pairs(given, model, name, labelled=name != UNLABELLED)
+            pairs[name], first, more = as_pairs(given, model, name, labelled=name != UNLABELLED)
+            nested[name] = not is_plain(first) or _is_collated(pairs[name])
             said += more
-    nested = {name: _is_nested(dataset, name) for name, dataset in pairs.items()}
     if not any(nested.values()):
         return Fitted(pairs, None, tuple(said))
     if not all(nested.values()):
@@ -70,10 +69,6 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
     return Fitted(examples, None if is_one else form, tuple(said))
 
 
-def _is_nested(dataset: Any, name: str) -> bool:
-    if isinstance(dataset, Examples) or not size_of(dataset, name):
-        return False
-    if isinstance(dataset, Pairs) and isinstance(dataset.items, Collated):
-        return True  # its function may give other lengths
-    ((_, item),) = items_at(dataset, name, [0])
-    return not is_plain(item[0] if isinstance(item, tuple | list) and len(item) else item)
+def _is_collated(dataset: Any) -> bool:
+    """Whether a loader's own function makes the examples, which may give them several lengths."""
+    return isinstance(dataset, Pairs) and isinstance(dataset.items, Collated)
