@@ -176,7 +176,8 @@ def test_forget_with_a_model_and_a_folder_alone(tmp_path: Path, trained: Path) -
     images = load_data("sample").take(range(4))
     names = [images.class_names[label].replace("/", "_") for label in images.labels.tolist()]
     folder = write_folder(tmp_path / "images", images.images, names)
-    text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out")
+    brief = ("--set", "epochs=20", "--set", "retention_size=64")
+    text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out", *brief)
     for told in ("held_boundary", "4 examples", "not given", str(tmp_path / "out")):
         assert told in text
     assert (tmp_path / "out/model.safetensors").is_file()
