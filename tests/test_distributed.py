@@ -22,7 +22,7 @@ from tests import forked, together
 from tests.conftest import COMMAND, expunge, succeed
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60
+PATIENCE = 300
 
 
 def free_port() -> str:
@@ -83,6 +83,7 @@ def test_two_processes_do_what_one_does(name: str, both: list[dict[str, Any]]) -
         two, other = found[name]["weights"], Trace.from_json(found[name]["trace"])
         for key, tensor in one.items():
             assert torch.allclose(tensor.double(), two[key].double(), rtol=1e-4, atol=1e-5), key
+        assert other.device == f"{trace.device}, 2 processes"
         for field in ("steps", "examples_seen", "first_step_all_reached", "warnings", "forget_digest"):
             assert getattr(other, field) == getattr(trace, field)
         assert [epoch.loss for epoch in other.epochs] == pytest.approx([epoch.loss for epoch in trace.epochs], rel=1e-3)
@@ -98,6 +99,11 @@ def test_both_have_the_audit_that_one_makes(both: list[dict[str, Any]]) -> None:
 def test_different_examples_are_refused(both: list[dict[str, Any]]) -> None:
     for found in both:
         assert "were given different forget: give each the same" in found["error"]
+
+
+def test_what_draws_within_a_step_is_refused(both: list[dict[str, Any]]) -> None:
+    for found in both:
+        assert found["drawn"] == "drawing draws random numbers within a step: set splits = False in its class"
 
 
 def test_rows_are_split_only_where_there_are_several_processes() -> None:
@@ -179,3 +185,12 @@ def test_other_commands_are_refused_under_a_launcher(tmp_path: Path) -> None:
     assert "start `expunge methods` by itself" in done.stderr
     assert expunge("methods", env={**told, "RANK": "1", "LOCAL_RANK": "1"}).stderr == ""
     assert succeed("methods")
+
+
+def test_a_launcher_that_starts_one_process_only_is_told_of(tmp_path: Path) -> None:
+    done = expunge(
+        *forgetting(tmp_path / "none", tmp_path / "out"), env={"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "1"}
+    )
+    note, error = done.stderr.splitlines()
+    assert note == "expunge: note: accelerate launch --cpu starts one process: torchrun starts several"
+    assert error.startswith("expunge: error: ")

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import expunge
-from expunge.methods import make_method
+from expunge.methods import Recorder, Task, make_method
 
 SGD = {"optimizer": "sgd", "weight_decay": 0.0}  # Adam turns rounding into steps
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,13 +32,36 @@ def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.InstanceNorm2d(6, track_running_stats=True), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 8), nn.BatchNorm1d(8), nn.Linear(8, 4),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 8), nn.BatchNorm1d(8), nn.Linear(8, 4), Unused(),
     )  # fmt: skip
+
+
+class Unused(nn.Identity):
+    """Hands on what it gets, and has parameters that no gradient reaches, and buffers of other types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("none", torch.empty(0))
 
 
 def examples(size: int, seed: int) -> TensorDataset:
     rng = torch.Generator().manual_seed(seed)
     return TensorDataset(torch.rand(size, 1, 8, 8, generator=rng), torch.randint(4, (size,), generator=rng))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(expunge.GradientMethod):
+    """Draws within a step, which splits."""
+
+    name = "drawing"
+
+    def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
+        descent = self.descent(model, task, rng=rng, record=record)
+        for _, logits in descent:
+            descent.step(logits.mean(1) * torch.rand(len(logits), generator=rng))
+        return model
 
 
 def outcome(name: str) -> dict[str, Any]:
@@ -69,5 +93,9 @@ def main(rank: int, port: str, out: Path) -> None:
         expunge.unlearn(network(), examples(17, rank), method="targeted")
     except expunge.InputError as error:
         found["error"] = str(error)
+    try:
+        expunge.unlearn(network(), examples(17, 0), method=Drawing(epochs=1))
+    except expunge.SettingError as error:
+        found["drawn"] = str(error)
     torch.save(found, out / f"{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from expunge.data import Examples, as_numbered, digests, materialise
 from expunge.data.examples import check_logits, check_steady
-from expunge.distributed import as_first_model, check_alike, together
+from expunge.distributed import as_first_model, check_alike, processes, together
 from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.inputs import fitted
@@ -264,7 +264,7 @@ def unlearn(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        device=device_name(device),
+        device=device_name(device) + (f", {processes()} processes" if processes() > 1 else ""),
     )
     log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
     caution(trace.warnings)

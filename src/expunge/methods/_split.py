@@ -46,7 +46,7 @@ class Split:
 
     def total(self, value: Tensor) -> float:
         """The sum of a number over all processes."""
-        return float(summed(value.clone()))
+        return float(value if self._count == 1 else summed(value.clone()))
 
     def spread(self, gradients_of: Sequence[Tensor]) -> None:
         """Leaves each process its share of the gradients that are to be added to: all are added up once more."""
@@ -92,9 +92,11 @@ class _WholeBatch(TorchFunctionMode):
         _: Tensor,
         running_mean: Tensor | None = None,
         running_var: Tensor | None = None,
-        *more: Any,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
         use_input_stats: bool = True,
-        **others: Any,
+        *others: Any,
+        **more: Any,
     ) -> None:
         """Running statistics of instances are means over examples: so each process's weigh by its share of them."""
         for running in (running_mean, running_var):
