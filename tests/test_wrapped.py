@@ -146,7 +146,7 @@ def test_wrapped_models_forget_as_what_is_in_them(kind: str) -> None:
     [
         (GradSampleModule, r"GradSampleModule: give model\.to_standard_module\(\)"),
         (lambda model: nn.Sequential(GradSampleModule(model)), r"to_standard_module"),
-        (Distributed, r"give model\.module, in one process"),
+        (Distributed, r"give model\.module$"),
         (Averaging, r"no forward: give the network in it, model\.module"),
     ],
 )

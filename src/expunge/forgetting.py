@@ -10,9 +10,11 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from expunge.auditing.default_audit import doubts_of, evaluate, report_of
 from expunge.auditing.difficulty import check_factory
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
+from expunge.auditing.report import AuditReport
 from expunge.auditing.settings import AuditSettings
 from expunge.data import as_numbered, materialise_inputs
 from expunge.data.content import apart_from
+from expunge.distributed import by_first
 from expunge.errors import caution
 from expunge.inputs import fitted
 from expunge.methods import Method, Needs
@@ -117,19 +119,25 @@ def forget(
         given["unlabelled"], sets = TensorDataset(inputs), replace(sets, left_out=(*sets.left_out, *left_out))
     result = unlearn(model, examples, method=chosen, factory=build, seed=seed, **given)
     sets = sets.uncalibrated(result.model)
-    evaluations = [evaluate(each, sets, seed, settings.precision) for each in (model, result.model)]
     own = sequence_of(getattr(examples, "class_names", None))
     own = own if len(own) else sequence_of(getattr(examples, "classes", None))
-    audited = None
-    if test is not None:
-        audited = report_of(model, result.model, sets, evaluations, class_names=own, settings=settings, seed=seed)
-        more += doubts_of(*evaluations)
+
+    def measured() -> tuple[list[Measurement], AuditReport | None, list[str]]:
+        found = [evaluate(each, sets, seed, settings.precision) for each in (model, result.model)]
+        measurements = [each.measurement for each in found]
+        if test is None:
+            return measurements, None, []
+        audited = report_of(model, result.model, sets, found, class_names=own, settings=settings, seed=seed)
+        return measurements, audited, doubts_of(*found)
+
+    # By one process alone: reference models are trained for as long as a clock says, which tells each another time.
+    (before, after), audited, doubts = by_first(measured)
+    more += doubts
     known = {line.rstrip(".").casefold() for line in result.trace.warnings}  # which `unlearn` has sent
     more = [line for line in more if line.rstrip(".").casefold() not in known]
     trace = replace(result.trace, warnings=(*result.trace.warnings, *more))
     cautions = sets.left_out if audited is None else audited.cautions
     caution([*more, *(line for line in cautions if line.rstrip(".").casefold() not in known)])
-    before, after = (found.measurement for found in evaluations)
     return Forgotten(
         model=unwrapped(result.model),
         trace=trace,

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from expunge.data import Examples, calibration_side, check_disjoint, materialise, materialise_inputs
+from expunge.data import Examples, calibration_side, check_disjoint, digests, materialise, materialise_inputs
 from expunge.data.content import apart_from
 from expunge.data.examples import check_labels, check_steady, size_of
+from expunge.distributed import check_alike, count
 from expunge.errors import InputError
-from expunge.methods import Method, Recorder
+from expunge.methods import Method, Recorder, Task
 from expunge.randomness import stream
 
 
@@ -92,3 +93,13 @@ def _like(examples: Examples, forget: Examples) -> Examples:
     return Examples(
         examples.inputs.to(forget.inputs.device, forget.inputs.dtype), examples.labels.to(forget.labels.device)
     )
+
+
+def check_shared(task: Task) -> None:
+    """Raises `InputError` where several processes make a run together, and were given different sets."""
+    if count() == 1:
+        return
+    sets = {"retain": task.retain, "test": task.calibration}
+    inputs = {name: held.inputs for name, held in sets.items() if held is not None}
+    inputs |= {} if task.unlabelled is None else {"unlabelled": task.unlabelled}
+    check_alike(**{name: b"".join(digests(held)) for name, held in inputs.items()})

@@ -5,6 +5,7 @@ It imports next to nothing: a signal that comes before the handlers are there en
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import NoReturn
 
@@ -93,7 +94,7 @@ def work(kept: str | None = None) -> Iterator[None]:
 
     try:
         _stop_if_asked()
-        with progress.show(check=_stop_if_asked):
+        with progress.show(check=_stop_if_asked) if is_first() else progress.checked(_stop_if_asked):
             yield
         _finished.append(True)
     except (Stopped, KeyboardInterrupt):
@@ -129,10 +130,31 @@ def _ignore_signals() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def launched() -> bool:
+    """Whether this is one of several processes that a launcher started, such as `torchrun`."""
+    return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes: of several that a launcher started, the first does."""
+    return not launched() or os.environ.get("RANK") == "0"
+
+
+def let_speak(may_speak: Callable[[], bool]) -> None:
+    """From here on a failure is told where `may_speak` says so: of several processes, the one that failed first."""
+    global _may_speak
+    _may_speak = may_speak
+
+
+_may_speak: Callable[[], bool] = is_first
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process with one line on standard error."""
     from expunge.errors import MOST_SHOWN, printable
 
+    if not _may_speak():
+        sys.exit(code)
     print(f"expunge: error: {printable(' '.join(message.split()), most=MOST_SHOWN)}", file=sys.stderr)
     sys.exit(code)
 

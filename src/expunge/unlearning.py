@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 
 from expunge.data import Examples, as_numbered, digests, materialise
 from expunge.data.examples import check_logits, check_steady
+from expunge.distributed import as_first_model, check_alike, processes, together
 from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.inputs import fitted
-from expunge.method_inputs import calibration_examples, retained_examples, unlabelled_examples
+from expunge.method_inputs import calibration_examples, check_shared, retained_examples, unlabelled_examples
 from expunge.methods import Method, Needs, Recorder, Task, default_method, make_method, settings_of
 from expunge.methods._tokens import run_on
 from expunge.metrics import parameter_change
@@ -43,6 +44,7 @@ from expunge.models import (
     own_copy,
     own_factory,
     refusing,
+    split_logits_of,
     unwrapped,
 )
 from expunge.progress import log
@@ -165,12 +167,15 @@ def unlearn(
     test = None if test is None else _by_name(test, model, "test", record)
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
-    with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
+    with together(), seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
         rng = stream("method", seed)
         examples = materialise(forget, "forget")
         check_steady(forget, examples, "forget")
         identity = tuple(digests(examples.inputs))
         own = own_copy(model)
+        shapes = [(name, tuple(parameter.shape)) for name, parameter in own.named_parameters()]
+        check_alike(settings=(chosen.name, settings_of(chosen), seed), models=shapes, forget=identity)
+        as_first_model(own)
         log.info("%s begins: %d examples to forget", chosen.name, len(examples))
         examples = examples.to(*device_and_dtype(own))
         with enough_memory("take a machine with more"):
@@ -196,6 +201,7 @@ def unlearn(
             calibration=calibration_examples(test, examples, logits.shape[1], seed),
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
+        check_shared(task)
         try:
             quick = (
                 getattr(chosen, "precision", "fp32") == "bf16" and chosen.name != "retrain"
@@ -207,6 +213,7 @@ def unlearn(
                 f"{chosen.name} made inputs that the model cannot look up ({one_line(error)}): give codes as integers, "
                 "or choose a method that makes none, such as targeted"
             ) from error
+        as_first_model(result)
         _check_finite(result, masks, NonFiniteError, f"after {record.steps} steps the model", "lower lr")
         check_same_network(result, model)
         after = _back_to_its_dtypes(result, model, masks, examples, record)
@@ -257,7 +264,7 @@ def unlearn(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        device=device_name(device),
+        device=device_name(device) + (f", {processes()} processes" if processes() > 1 else ""),
     )
     log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
     caution(trace.warnings)
@@ -297,7 +304,7 @@ def _memory_advice(method: Method) -> str:
 
 def _original_logits(own: nn.Module, examples: Examples) -> Tensor:
     with refusing(examples.inputs, "the forget set"):
-        logits = logits_of(own, examples.inputs)
+        logits = split_logits_of(own, examples.inputs)
     check_logits(logits.shape, examples.labels, "forget set")
     if len(logits) != len(examples):
         raise InputError(f"the model returned {len(logits)} rows of logits for {len(examples)} examples")

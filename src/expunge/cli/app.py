@@ -6,6 +6,8 @@ import typer
 
 from expunge import __version__
 from expunge.cli import audit, data, demo, forget, methods, train
+from expunge.errors import SettingError
+from expunge.stopping import launched
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (demo.demo, train.train, forget.forget, audit.audit, methods.methods):
@@ -21,6 +23,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -33,3 +36,8 @@ def options(
         from expunge.progress import tell
 
         tell()
+    if launched() and context.invoked_subcommand not in {"forget", None}:
+        raise SettingError(
+            f"several processes were launched, which `expunge forget` alone can use: start "
+            f"`expunge {context.invoked_subcommand}` by itself"
+        )

@@ -1,6 +1,8 @@
 """`expunge forget`: the main job, from specs to an unlearned model and a report on disk."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,9 +31,9 @@ from expunge.cli.options import (
     WithImages,
     settings_of,
 )
-from expunge.cli.printing import print_report
+from expunge.cli.printing import announce, print_report
 from expunge.errors import SettingError
-from expunge.stopping import work
+from expunge.stopping import is_first, launched, let_speak, work
 
 if TYPE_CHECKING:
     from expunge.cli.sources import Sources
@@ -73,7 +75,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make a model forget examples, measure it before and after, and audit it where there is a test set."""
-    with work():
+    with work(), joined(device):
         from expunge.cli.sources import Sources
 
         report = run(
@@ -88,7 +90,31 @@ def forget(
             max_loss=max_loss,
             reference_minutes=reference_minutes,
         )
-    raise typer.Exit(print_report(report, as_json))
+    # A launcher stops all processes as soon as one ends with another code than 0.
+    raise typer.Exit(print_report(report, as_json) if is_first() else 0)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Makes the processes that a launcher started work together inside the block; nothing, where this is the only one.
+
+    A process that dies or fails ends all the others, and one of them says why.
+    """
+    if not launched():
+        if is_alone():
+            announce("expunge: note: accelerate launch --cpu starts one process: torchrun starts several")
+        yield
+        return
+    from expunge.distributed import join, leave
+
+    let_speak(join(device))
+    yield
+    leave()
+
+
+def is_alone() -> bool:
+    """Whether this is the one process that `accelerate launch --cpu` starts, however many it was told to."""
+    return "WORLD_SIZE" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys()
 
 
 def run(
@@ -124,6 +150,7 @@ def run(
         updates_of,
         write_report,
     )
+    from expunge.distributed import barrier
     from expunge.files import check_unused, new_directory
     from expunge.methods import Needs, default_method, method_of
     from expunge.models import save_model, undone_steps
@@ -153,7 +180,8 @@ def run(
         chosen = replace(chosen, updates=updates_of(sources))  # type: ignore[type-var]
     factory = factory_of(network, sources.model) if Needs.FACTORY in chosen.needs else None
     forgotten = replace(forgotten, class_names=header.class_names or forgotten.class_names)
-    with new_directory(out) as temporary:  # before the work: a place that cannot be written says so at once
+    # Before the work: a place that cannot be written says so at once.
+    with new_directory(out) if is_first() else nullcontext() as temporary:
         network.to(where)
         done = forgetting.forget(
             network,
@@ -194,5 +222,8 @@ def run(
             "undone_steps": sorted({*undone_steps(done.model)} - {*undone_steps(network)}),
         }
         header = replace(header, history=(*header.history, entry))
+        barrier()  # nothing is written where a process has died
+        if temporary is None:
+            return report
         save_model(temporary, done.model.cpu(), header, directory_of(sources.model))
         return write_report(temporary, report, images)

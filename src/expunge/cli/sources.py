@@ -23,6 +23,7 @@ from expunge.models.checkpoint import checkpoint_path
 from expunge.models.texts import ARCHITECTURE as TEXTS
 from expunge.models.texts import tokenizer_of
 from expunge.report.record import Report
+from expunge.stopping import is_first
 from expunge.training import Recipe
 from expunge.update_log import UPDATES
 
@@ -203,7 +204,7 @@ def loaded(sources: Sources) -> tuple[nn.Module, Header]:
             allow_pickle=sources.allow_pickle,
             weights_key=sources.weights_key,
         )
-    for each in (one for one in said if issubclass(one.category, ExpungeWarning)):
+    for each in (one for one in said if issubclass(one.category, ExpungeWarning) and is_first()):
         typer.echo(f"expunge: note: {printable(str(each.message), lines=False, most=MOST_SHOWN)}", err=True)
     return found
 

@@ -5,11 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.data import Examples
+from expunge.distributed import add_gradients
 from expunge.methods._distilling import divergence
-from expunge.methods._gradient import dense_gradients, kept_statistics, require_gradient, set_mode
+from expunge.methods._gradient import dense_gradients, require_gradient
 from expunge.methods._inputs import mixable, mixed
+from expunge.methods._modes import kept_statistics, set_mode
+from expunge.methods._split import Split
 from expunge.methods._task import Recorder
-from expunge.models import copied, forward, logits_of, refusing
+from expunge.models import copied, forward, refusing, split_logits_of
 from expunge.progress import track
 from expunge.training import are_images, augmented
 
@@ -68,7 +71,7 @@ def scaled_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
 def shifted_confidence(model: nn.Module, examples: Examples, rng: torch.Generator) -> Tensor:
     """Mean φ of `VIEWS` shifted copies of each image, float, (N,): a stand-in for that of unseen ones."""
-    views = [logits_of(model, augmented(examples.inputs, "shift", rng)) for _ in range(VIEWS)]
+    views = [split_logits_of(model, augmented(examples.inputs, "shift", rng)) for _ in range(VIEWS)]
     return torch.stack([scaled_confidence(logits, examples.labels) for logits in views]).mean(0)
 
 
@@ -187,6 +190,7 @@ def student_confidence(
     for parameter in parameters:
         noise = torch.randn(parameter.shape, generator=rng, device="cpu").to(parameter.device, parameter.dtype)
         parameter.data.add_(STUDENT_NOISE * parameter.data.square().mean().sqrt() * noise)
+    split = Split(student)
     num, images = min(STUDENT_DRAWS, len(heldout)), are_images(heldout.inputs)
     mixing, size = mixtures and mixable(heldout.inputs), min(STUDENT_BATCH, batch_size or STUDENT_BATCH)
     optimizer = torch.optim.Adafactor(parameters, lr=STUDENT_LR)
@@ -199,21 +203,24 @@ def student_confidence(
         if mixing:
             inputs = torch.cat([inputs, mixed(heldout.inputs, num, rng)])
         with refusing(inputs, 'what examples are ranked by (rank="margin" needs none of it)'):
-            taught = logits_of(model, inputs).log_softmax(1)
+            taught = split_logits_of(model, inputs).log_softmax(1)
         for index in torch.randperm(len(inputs), generator=rng, device="cpu").to(inputs.device).split(size):
             kept = [] if len(index) > 1 else kept_statistics(student, "eval")  # one has no statistics
             set_mode(student, kept, dropout=False)
-            loss = divergence(taught[index], forward(student, inputs[index])).mean()
+            at = split.own(index)
+            with split.statistics():
+                loss = split.weight * divergence(taught[at], forward(student, inputs[at])).mean()
             require_gradient(loss)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             dense_gradients(parameters)
+            add_gradients(parameters)
             with torch.device(inputs.device):  # the optimizer makes tensors on the default one
                 optimizer.step()
             schedule.step()
-    found = scaled_confidence(logits_of(student, forget.inputs), forget.labels)
+    found = scaled_confidence(split_logits_of(student, forget.inputs), forget.labels)
     if found.isfinite().all():
         return found
     if record is not None:
         record.warn("the student that examples are ranked by diverged: they were ranked by their own margins alone")
-    return scaled_confidence(logits_of(model, forget.inputs), forget.labels)
+    return scaled_confidence(split_logits_of(model, forget.inputs), forget.labels)

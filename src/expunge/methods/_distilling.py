@@ -15,7 +15,7 @@ from expunge.methods._gradient import (
 )
 from expunge.methods._inputs import mixable, mixed_with, pasted
 from expunge.methods._task import Task
-from expunge.models import copied, logits_of, refusing
+from expunge.models import copied, refusing, split_logits_of
 from expunge.settings import require
 from expunge.training import are_images, augmented
 
@@ -130,7 +130,7 @@ class Held:
         size = max(method.retention_size, self._num)
         held = drawn(self._task.forget, self._others, size, self._rng, method.mixing if method.mixtures else None)
         with refusing(held, "what is held (mixtures=false holds no mixtures)"):
-            self.taught = logits_of(self._original, held).log_softmax(1)
+            self.taught = split_logits_of(self._original, held).log_softmax(1)
         return held
 
 
@@ -138,7 +138,7 @@ def others_of(task: Task, original: nn.Module) -> Examples | None:
     """All examples but the forgotten ones; those without labels have the model's predictions."""
     if task.unlabelled is None:
         return task.calibration
-    guessed = Examples(task.unlabelled, logits_of(original, task.unlabelled).argmax(1))
+    guessed = Examples(task.unlabelled, split_logits_of(original, task.unlabelled).argmax(1))
     if task.calibration is None:
         return guessed
     both = task.calibration, guessed

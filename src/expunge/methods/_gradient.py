@@ -1,24 +1,23 @@
 """The base class of methods that descend a gradient, and the loop that they share."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from expunge.distributed import add_gradients, agreed
 from expunge.errors import NonFiniteError, SettingError
+from expunge.methods._modes import kept_statistics, set_mode
+from expunge.methods._split import Split
 from expunge.methods._task import Method, Needs, Presets, Recorder, Task
-from expunge.models import forward, logits_of, refusing
+from expunge.models import forward, refusing, split_logits_of
 from expunge.progress import advance
 from expunge.records import Epoch
 from expunge.settings import require, require_types
-
-NORMALISATION = (_BatchNorm, _InstanceNorm)
-"""Layers that behave differently in train and eval mode: they keep running statistics."""
 
 PROBED = 256
 """Examples, at most, that a step size is chosen on."""
@@ -57,6 +56,8 @@ class GradientMethod(Method):
         dropout: whether dropout layers are active. A class decides it, no setting: they are off where outputs are
             moved to given values, which their noise would hide.
         missed: the warning where `stop="forgotten"` did not end the run.
+        splits: whether several processes may each take a part of a step's examples. Not where the loss of one example
+            hangs on others, or numbers are drawn between an example's logits and its loss.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -76,6 +77,7 @@ class GradientMethod(Method):
     presets: ClassVar[Presets] = {"paper": {}}
     dropout: ClassVar[bool] = True
     missed: ClassVar[str] = "the budget ended before every example was forgotten; raise epochs or lr"
+    splits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -154,6 +156,7 @@ class Descent:
         self._parameters = trainable(self.model)
         self._optimizer = self.method.make_optimizer(self.model)
         self._kept = kept_statistics(self.model, self.method.norm)
+        self._split = Split(self.model, self.method.splits, self.method.dropout)
         self._epoch, self._over = 0, False
         self._whole, self._losses, self._seen = False, list[float](), list[Tensor]()  # of the pass at hand
         self._size, self._loss = 0, 0.0  # of the step at hand, which may come in parts
@@ -211,17 +214,20 @@ class Descent:
                 break
             parts = index.split(method.micro_batch_size or len(index))
             self._size, self._loss = len(index), 0.0
-            for part, at in enumerate(parts):
-                if len(at) == 1 and any(m.training for m in self.model.modules() if isinstance(m, _BatchNorm)):
+            for part, all_at in enumerate(parts):
+                at = self._split.own(all_at)
+                if len(all_at) == 1 and any(m.training for m in self.model.modules() if isinstance(m, _BatchNorm)):
                     # One example has no statistics to normalise by.
                     set_mode(self.model, kept_statistics(self.model, "eval"), dropout=method.dropout)
                     record.warn("a batch held one example: its normalisation layers ran in eval mode")
-                self._begins, self._ends, self._share = part == 0, part == len(parts) - 1, len(at) / len(index)
+                self._begins, self._ends, self._share = part == 0, part == len(parts) - 1, len(all_at) / len(index)
                 batch = inputs if self._whole and len(at) == len(inputs) else inputs[at]
-                with refusing(batch, f"a batch of {len(at)} in {method.norm} mode"):
+                with refusing(batch, f"a batch of {len(at)} in {method.norm} mode"), self._split.statistics():
                     logits = forward(self.model, batch)
-                self._logits = logits.detach()
+                self._logits = self._split.all_rows(logits.detach())
+                drawn = self._split.state(self.rng)
                 yield at, logits
+                self._split.check_nothing_drawn(drawn, self.rng, method.name)
         self._record_pass(positions, began)
 
     def step(self, losses: Tensor, *, fresh: bool = True) -> None:
@@ -235,8 +241,9 @@ class Descent:
             NonFiniteError: the loss became NaN or infinite; says before which step.
             SettingError: the loss depends on no parameter that may change.
         """
-        value, record = losses.mean() if self._share == 1 else losses.mean() * self._share, self.record
-        loss = float(value.detach()) / self._share
+        weight, record = self._share * self._split.weight, self.record
+        value = losses.mean() if weight == 1 else losses.mean() * weight
+        loss = self._split.total(value.detach()) / self._share
         if not math.isfinite(loss):
             advice = "lower lr, or set max_steps" if record.steps else "no step size helps, other settings may"
             raise NonFiniteError(
@@ -249,11 +256,14 @@ class Descent:
         if self._whole and self._over:
             return
         require_gradient(value)
-        if fresh and self._begins:
-            self._optimizer.zero_grad(set_to_none=True)
+        if self._begins:
+            if fresh:
+                self._optimizer.zero_grad(set_to_none=True)
+            self._split.spread(self._parameters)
         value.backward()
         if self._ends:
             dense_gradients(self._parameters)
+            add_gradients(self._parameters)
             self._optimizer.step()
             record.steps += 1
             record.examples_seen += self._size
@@ -271,7 +281,7 @@ class Descent:
         return self.method.stop == "epsilon" and loss < self.method.epsilon
 
     def _all_reached(self) -> bool:
-        reached = bool(self.goal(logits_of(self.model, self.inputs[: len(self.labels)])).all())
+        reached = agreed(bool(self.goal(split_logits_of(self.model, self.inputs[: len(self.labels)])).all()))
         if reached and self.record.first_step_all_reached is None:
             self.record.first_step_all_reached = self.record.steps
         return reached
@@ -291,7 +301,7 @@ class Descent:
             accuracy = float((forget_logits.argmax(1) == self.labels).double().mean())
             if record.first_step_all_reached is None and self._whole and bool(self.goal(forget_logits).all()):
                 record.first_step_all_reached = began  # the logits precede the update
-        self._over |= record.add(Epoch(loss=loss, forget_accuracy=accuracy))
+        self._over = agreed(self._over | record.add(Epoch(loss=loss, forget_accuracy=accuracy)))
 
 
 def paced_lr(
@@ -329,7 +339,7 @@ def paced_lr(
     power = 2 if method.optimizer == "sgd" else 1
     size = sum(float(slope.abs().pow(power).sum(dtype=torch.float64)) for slope in slopes)
     fallen = pace * total
-    return min(most, fallen / size) if size > 0 and fallen > 0 else most
+    return agreed(min(most, fallen / size) if size > 0 and fallen > 0 else most)
 
 
 def require_gradient(value: Tensor) -> None:
@@ -357,39 +367,3 @@ def dense_gradients(parameters: Sequence[Tensor]) -> None:
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.to_dense()
-
-
-def set_mode(model: nn.Module, kept: Collection[nn.Module], *, dropout: bool) -> None:
-    """Train mode, but for the normalisation layers in `kept`.
-
-    Without dropout all the rest is in eval mode, wherever its dropout may be, but for recurrent layers, through which
-    cuDNN has gradients in train mode alone.
-    """
-    model.train()
-    for module in model.modules():
-        if not dropout and not isinstance(module, (*NORMALISATION, nn.RNNBase)):
-            module.training = False
-    for module in kept:
-        module.eval()
-
-
-def kept_statistics(model: nn.Module, norm: str) -> list[nn.Module]:
-    """The normalisation layers that keep their statistics where the setting is `norm`."""
-    layers = [module for module in model.modules() if isinstance(module, NORMALISATION)]
-    return [layer for layer in layers if norm == "eval" or is_frozen(layer, model)]
-
-
-def is_frozen(layer: nn.Module, model: nn.Module) -> bool:
-    """Whether all parameters of a layer are frozen or, where it has none, those of its neighbour.
-
-    `requires_grad_(False)` leaves no trace on a layer without parameters. Its neighbour is the last layer with
-    parameters before it in the innermost module that holds it and has any, or the next one if none comes before it.
-    """
-    parameters = list(layer.parameters())
-    if not parameters:
-        holders = [module for module in model.modules() if layer in module.modules() and [*module.parameters()]]
-        inside = list(holders[-1].modules())
-        place = inside.index(layer)
-        neighbours = [list(module.parameters(recurse=False)) for module in (*inside[:place][::-1], *inside[place:])]
-        parameters = next(filter(None, neighbours))
-    return not any(parameter.requires_grad for parameter in parameters)

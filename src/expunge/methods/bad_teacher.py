@@ -10,7 +10,7 @@ from torch import nn
 from expunge.errors import InputError
 from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
-from expunge.models import built_by, logits_of, refusing
+from expunge.models import built_by, refusing, split_logits_of
 from expunge.settings import require
 
 
@@ -61,11 +61,11 @@ class BadTeacher(GradientMethod):
         assert task.factory is not None
         incompetent = built_by(task.factory, model)
         with refusing(task.forget.inputs, "the factory's network"):
-            random_logits = logits_of(incompetent, task.forget.inputs)
+            random_logits = split_logits_of(incompetent, task.forget.inputs)
         if random_logits.shape != task.forget_logits.shape:
             shapes = tuple(random_logits.shape), tuple(task.forget_logits.shape)
             raise InputError(f"the factory's network gives logits of shape {shapes[0]}, the model's {shapes[1]}")
-        taught = torch.cat([random_logits, logits_of(model, task.retain.inputs)])
+        taught = torch.cat([random_logits, split_logits_of(model, task.retain.inputs)])
         targets = (taught / self.temperature).softmax(1)
         scale = self.temperature**2 / (task.num_classes if self.divide_by_classes else 1)
         both = task.forget_and_retain()

@@ -22,7 +22,7 @@ from expunge.methods._confidence import (
 from expunge.methods._distilling import Held, Mixing, divergence
 from expunge.methods._targets import nearer
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import logits_of
+from expunge.models import split_logits_of
 from expunge.settings import require
 from expunge.training import are_images
 
@@ -83,8 +83,7 @@ class Calibrated(Mixing):
         task = task.distinct()
         require_enough(self, task)
         labels, heldout = task.forget.labels, task.calibration
-        own = scaled_confidence(task.forget_logits, labels)
-        order = ranks(own)
+        order = ranks(own := scaled_confidence(task.forget_logits, labels))
         if heldout is None:
             unseen, unseen_labels = shifted_confidence(model, task.forget, rng), labels
             unseen = unseen if self.accuracy is None else unseen - unseen.quantile(1 - self.accuracy)
@@ -95,7 +94,8 @@ class Calibrated(Mixing):
                     model, task.forget, heldout, rng, mixtures=self.mixtures, batch_size=self.batch_size, record=record
                 )
                 order = order + ranks(student)
-            unseen, unseen_labels = scaled_confidence(logits_of(model, heldout.inputs), heldout.labels), heldout.labels
+            unseen, unseen_labels = split_logits_of(model, heldout.inputs), heldout.labels
+            unseen = scaled_confidence(unseen, unseen_labels)
             if absent := set(labels.tolist()) - set(unseen_labels.tolist()):
                 record.warn(f"no held-out example is of {len(absent)} forgotten classes: their targets are of all")
         unit = unseen.std(correction=0).clamp(min=1e-6)
@@ -126,7 +126,7 @@ class Calibrated(Mixing):
         for epoch in descent.epochs():
             held.renew(epoch)
             if watched is not None:
-                now = scaled_confidence(logits_of(model, watched.inputs), watched.labels)
+                now = scaled_confidence(split_logits_of(model, watched.inputs), watched.labels)
                 targets = torch.minimum(followed(planned, before, now), ceiling)
             for index, logits in descent.batches():
                 descent.step(held.losses(index, logits, pull=pull, hold=partial(apart, unit=unit)))

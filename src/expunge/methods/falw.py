@@ -12,7 +12,7 @@ from expunge.errors import InputError
 from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
-from expunge.models import logits_of
+from expunge.models import split_logits_of
 from expunge.records import PseudoLabels
 from expunge.settings import require
 
@@ -91,7 +91,7 @@ def true_class_statistics(model: nn.Module, examples: Examples, num_classes: int
     In eval mode; the model's modes are put back.
     """
     modes = [(module, module.training) for module in model.modules()]
-    logits = logits_of(model, examples.inputs)
+    logits = split_logits_of(model, examples.inputs)
     for module, training in modes:
         module.training = training
     labels, counts = examples.labels, torch.bincount(examples.labels, minlength=num_classes)

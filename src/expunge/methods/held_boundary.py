@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from expunge.distributed import agreed
 from expunge.methods._distilling import Distilling, divergence, drawn, others_of
-from expunge.methods._gradient import kept_statistics, set_mode
 from expunge.methods._inputs import pasted
+from expunge.methods._modes import kept_statistics, set_mode
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.models import copied, forward, last_layer, logits_of
+from expunge.models import copied, forward, last_layer, logits_of, split_logits_of
 from expunge.settings import require
 
 PROBED = 256
@@ -80,12 +81,19 @@ class HeldBoundary(Distilling):
         if self.norm == "train" and not predicts_batches(original, probe):
             record.warn("the examples are few or alike: normalisation layers kept their statistics, as with norm=eval")
             settled = replace(settled, norm="eval")
+
+        def run(teacher: nn.Module, part: Tensor) -> Tensor:
+            taught_entering.clear()  # a pass that found too little memory may have left something
+            logits, features = forward(teacher, part), once_each(taught_entering, len(part))
+            return logits if features is None else torch.cat([logits, features], 1)
+
         descent = settled.descent(model, task, inputs=inputs, rng=rng, record=record)
         with entering_last_layer(model) as entering, entering_last_layer(original) as taught_entering:
             for _ in descent.epochs():
                 held = drawn(forget, others, made if others is None else made // 2, rng, "paste")
-                inputs[num:], taught = held, logits_of(original, held).log_softmax(1)
-                taught_features = once_each(taught_entering, made)
+                inputs[num:], both = held, split_logits_of(original, held, run=run)
+                taught = both[:, : task.num_classes].log_softmax(1)
+                taught_features = both[:, task.num_classes :] if both.shape[1] > task.num_classes else None
                 entering.clear()  # of the stop rule's passes
                 for index, logits in descent.batches():
                     forgotten, other = index < num, (index - num).clamp(min=0)
@@ -112,7 +120,7 @@ def predicts_batches(model: nn.Module, inputs: Tensor) -> bool:
     set_mode(taking, kept_statistics(taking, "train"), dropout=False)
     with torch.no_grad():
         alike = forward(taking, inputs).argmax(1) == logits_of(model, inputs).argmax(1)
-    return float(alike.double().mean()) >= LEAST_ALIKE
+    return agreed(float(alike.double().mean()) >= LEAST_ALIKE)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class JiT(GradientMethod):
     summary = "make the outputs insensitive to noise around the forgotten examples"
     source = "Foster et al. 2024, JiT, Algorithm 1"
     needs = Needs.FORGET
+    splits = False
     moves_inputs = True
     _CODE: ClassVar[dict[str, Any]] = {
         "optimizer": "sgd",

@@ -41,6 +41,7 @@ class MUMis(GradientMethod):
     summary = "less input sensitivity of the true class, more of another one"
     source = "Cheng et al. 2024, MU-Mis, Eq. (3), Algorithm 1"
     needs = Needs.FORGET
+    splits = False
     moves_inputs = True
     presets: ClassVar[Presets] = {
         "paper": {},

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
-from expunge.models import logits_of
+from expunge.models import split_logits_of
 from expunge.settings import require
 
 
@@ -89,7 +89,7 @@ class Scrub(GradientMethod):
         """Asks the teacher once, and alternates."""
         assert task.retain is not None
         both, num_forget = task.forget_and_retain(), len(task.forget)
-        taught = torch.cat([task.forget_logits, logits_of(model, task.retain.inputs)])
+        taught = torch.cat([task.forget_logits, split_logits_of(model, task.retain.inputs)])
         targets = (taught / self.temperature).softmax(1)
         forget, retain = torch.arange(len(both), device=both.labels.device).tensor_split([num_forget])
 

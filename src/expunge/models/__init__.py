@@ -38,6 +38,7 @@ from expunge.models.inference import (
     mask_names,
     not_finite,
     refusing,
+    split_logits_of,
 )
 from expunge.models.loading import class_names_of, load_model
 from expunge.models.preprocessing import own_fit
@@ -84,6 +85,7 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "says_calibration",
+    "split_logits_of",
     "undone_steps",
     "unwrapped",
 ]

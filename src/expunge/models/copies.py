@@ -10,9 +10,9 @@ from expunge.errors import InputError, one_line
 WAYS = {
     "AbstractGradSampleModule": "model.to_standard_module()",
     "GradSampleModule": "model.to_standard_module()",
-    "DistributedDataParallel": "model.module, in one process",
-    "FullyShardedDataParallel": "the whole model, gathered in one process",
-    "FSDPModule": "the whole model, gathered in one process",
+    "DistributedDataParallel": "model.module",
+    "FullyShardedDataParallel": "the whole model, gathered in every process",
+    "FSDPModule": "the whole model, gathered in every process",
 }
 """What to hand in instead, by the name of a class: Opacus's collects gradients, the others wait for other processes."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expunge.distributed import as_first_model, gathered, share
 from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_line
 from expunge.models.adapter import Adapted, logits_in
 from expunge.models.copies import copied
@@ -59,6 +60,19 @@ def logits_of(
             together[done : done + len(logits)] = logits
             done += len(logits)
         return together[:done]
+
+
+def split_logits_of(
+    model: nn.Module,
+    inputs: Tensor,
+    batch_size: int = 500,
+    run: Callable[[nn.Module, Tensor], Tensor] = forward,
+) -> Tensor:
+    """`logits_of`, to which each process of a run gives its share: all must come here. Hooks see this process's."""
+    part = share(len(inputs))
+    if part is None:
+        return logits_of(model, inputs, batch_size, run)
+    return gathered(logits_of(model, inputs[part], batch_size, run), len(inputs))
 
 
 def _in_memory(run: Callable[[Tensor], Tensor], batch: Tensor) -> list[Tensor]:
@@ -129,6 +143,7 @@ def built_by(factory: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
         raise InputError(f"what the factory builds cannot be copied: {one_line(error)}") from error
     network = network.double() if dtype == torch.float64 else network.float()  # complex and integer tensors stay so
     _check_fresh(network, like)
+    as_first_model(network)
     return network
 
 
