@@ -18,11 +18,9 @@ from torch.utils.data import (
 from expunge.data import Examples
 from expunge.data.examples import items_at, size_of
 from expunge.data.ids import ids_of
+from expunge.data.rows import LABELS
 from expunge.errors import InputError, one_line
 from expunge.models import parameters_of
-
-LABELS = ("label", "labels", "target", "targets", "y", "cls", "class")
-"""What the column of labels may be called."""
 
 ADVICE = 'say which columns are meant: expunge.with_columns(dataset, "image", "label")'
 
