@@ -691,8 +691,8 @@ def test_a_killed_run_goes_on_where_it_was(models: Path, tmp_path: Path) -> None
         wait_for(lambda: len(lines_of(out / FILE)) >= 8, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = lines_of(out / FILE)
-    assert 8 <= len(kept) < 28
+    kept = [line.rstrip("\n") for line in (out / FILE).read_text().splitlines(keepends=True) if line.endswith("\n")]
+    assert 7 <= len(kept) < 28  # the last one may be cut
     with (out / FILE).open("a") as file:
         file.write(kept[0][:100])  # as a kill in the midst of a write leaves it
     done = experiments(*command)
