@@ -682,9 +682,9 @@ def test_images_are_turned_as_their_files_say_wherever_they_lie(tmp_path: Path) 
     image.save(tmp_path / "f" / "x" / "0.png", exif=turned)
     upright = np.rot90(np.asarray(image), -1)
     assert np.array_equal(load_data(f"folder:{tmp_path}/f").images[0, 0], upright)
-    assert np.array_equal(load_unlabelled(f"folder:{tmp_path}/f").images[0, 0], upright)
+    assert np.array_equal(load_unlabelled(f"folder:{tmp_path}/f")[0][0][0], upright)
     for load in (load_data, load_unlabelled):
-        assert np.array_equal(load(f"folder:{tmp_path}/f", upright=False).images[0, 0], np.asarray(image))
+        assert np.array_equal(load(f"folder:{tmp_path}/f", upright=False)[0][0][0], np.asarray(image))
 
 
 def test_the_parts_of_a_dataset_are_no_classes(tmp_path: Path) -> None:

@@ -247,6 +247,22 @@ def test_a_model_of_one_logit_is_two_classes(flat: bool) -> None:
     assert reports[0].attacks_before == reports[1].attacks_before
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_probability_is_no_logit(flat: bool) -> None:
+    data, test = TensorDataset(X[:30], Y[:30] % 2), TensorDataset(X[30:], Y[30:] % 2)
+    net = nn.Sequential(OneLogit(), nn.Sigmoid(), *([nn.Flatten(0)] if flat else []))
+    with pytest.raises(InputError, match="sigmoid"):
+        expunge.unlearn(net, data, method=BRIEF)
+    net.eval()
+    with pytest.raises(InputError, match="sigmoid"):
+        expunge.audit(net, net, data, test)
+    assert not net.training
+    logits = expunge.WithOutput(net, lambda p: torch.logit(p, 1e-6))
+    assert expunge.accuracy(logits, data) == expunge.accuracy(OneLogit(), data)
+    gated = nn.Sequential(nn.Linear(10, 4), nn.Sigmoid(), nn.Linear(4, 1))  # as a layer within, it may be there
+    assert expunge.unlearn(gated, data, method=BRIEF).trace.steps
+
+
 def test_models_of_several_labels_are_refused_with_what_to_do() -> None:
     labels = torch.stack([Y % 2, Y % 3]).T
     model = nn.Linear(10, 2)

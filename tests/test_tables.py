@@ -167,18 +167,23 @@ def test_images_in_a_parquet_file(tmp_path: Path) -> None:
         found = load_examples(f"parquet:{tmp_path}/{name}.parquet")
         assert isinstance(found, ImageSet)
         assert found.images[:, 0, 0, 0].tolist() == [0, 50, 100, 150]
+    named = pd.DataFrame({"image": files, "label": [0, 1, 0, 1], "key": list("abcd")})
+    named.to_parquet(tmp_path / "named.parquet")
+    assert load_examples(f"parquet:{tmp_path}/named.parquet", columns=Columns(id="key")).ids == ("a", "b", "c", "d")
 
 
 BAD: dict[str, tuple[dict[str, list[Any]], Columns, str]] = {
     "no label": ({"text": ["a"], "kind": [1]}, Columns(), "--label-column"),
     "unknown column": ({"text": ["a"], "label": [1]}, Columns(label="topic"), "no column 'topic'.*'text'"),
-    "missing value": ({"text": ["a", None], "label": [1, 0]}, Columns(), "row 1 has no 'text'"),
+    "missing value": ({"text": ["a", None], "label": [1, 0]}, Columns(), "example 1 has no 'text'"),
     "two texts": ({"text": ["a"], "title": ["b"], "label": [1]}, Columns(), "'text' and 'title'.*--input-columns"),
     "unknown class": ({"text": ["a"], "label": ["music"]}, Columns(), "class 'music'.*sport"),
     "outside of the classes": ({"text": ["a"], "label": [7]}, Columns(), "label 7"),
     "ids twice": ({"text": ["a", "b"], "label": [0, 1], "id": [1, 1]}, Columns(id="id"), "all unique"),
     "no input": ({"label": [0, 1]}, Columns(), "no column beside"),
     "empty": ({"text": [], "label": []}, Columns(), "is empty"),
+    "lists": ({"input_ids": [[1, 2], [3]], "label": [0, 1]}, Columns(), "'input_ids' is not of texts"),
+    "texts and numbers": ({"a": [1, 2], "b": ["x", "y"], "label": [0, 1]}, Columns(inputs=("a", "b")), "by itself"),
     "infinite": ({"a": [1e300, 1.0], "label": [0, 1]}, Columns(), "infinity"),
 }
 
@@ -190,6 +195,48 @@ def test_what_a_table_cannot_tell_is_refused_in_one_line(name: str, tmp_path: Pa
     with pytest.raises(InputError, match=message) as caught:
         load_examples(f"parquet:{tmp_path}/t.parquet", columns=columns, class_names=tuple(CLASSES))
     assert "\n" not in str(caught.value)
+
+
+def test_no_label_of_hugging_face_is_no_class(tmp_path: Path) -> None:
+    """Splits without labels hold -1 for each."""
+    datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=CLASSES[::-1])})
+    rows = {"text": ["a", "b"], "label": [-1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "data")
+    with pytest.raises(InputError, match="label -1"):
+        load_examples(f"hf:{tmp_path}/data", class_names=tuple(CLASSES))
+
+
+def test_classes_of_other_names_are_refused_and_numbers_count_where_the_model_has_no_names(tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])})
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).save_to_disk(tmp_path / "d")
+    with pytest.raises(InputError, match="class 'y'"):
+        load_examples(f"hf:{tmp_path}/d", class_names=("left", "right"))
+    with pytest.raises(InputError, match="several of that name"):
+        load_examples(f"hf:{tmp_path}/d", class_names=("x", "y", "y"))
+    for names in (("LABEL_0", "LABEL_1"), ("0", "1"), ("x", "y"), None):
+        assert load_examples(f"hf:{tmp_path}/d", class_names=names).labels.tolist() == [1, 0]
+
+
+def test_what_is_not_used_and_what_is_cut_is_told(classifier: Path, tmp_path: Path) -> None:
+    table = texts(6, 1)
+    table.loc[0, "text"] = " ".join(["w1"] * 50)
+    table["length"] = 3
+    table.to_csv(tmp_path / "t.csv", index=False)
+    found = load_examples(f"csv:{tmp_path}/t.csv", columns=Columns(label="topic", id="doc"))
+    assert isinstance(found, RowSet)
+    assert "'length' is not used" in found.notes[0]
+    given = ["--forget", f"csv:{tmp_path}/t.csv", "--label-column", "topic", "--id-column", "doc"]
+    more = ["--unlabelled", f"csv:{tmp_path}/bare.csv", "--set", "epochs=1", "--json"]
+    table[["doc", "text"]].assign(text="w3 w4 w5").drop_duplicates("doc").to_csv(tmp_path / "bare.csv", index=False)
+    refused = run_expunge("forget", "--model", f"hf:{classifier}", *given, *more, "--out", tmp_path / "no")
+    assert "no column 'topic'" in refused.stderr
+    done = run_expunge("forget", "--model", f"hf:{classifier}", *given, *more[2:], "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert any("1 of 6 texts" in note and "cut at" in note for note in json.loads(done.stdout)["notes"])
+    bare = load_examples(f"csv:{tmp_path}/bare.csv", columns=Columns(id="doc"), labelled=False)
+    assert len(bare) == 6
 
 
 def test_files_that_are_no_tables(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import expunge
-from expunge.data import Examples, load_unlabelled
+from expunge.data import Examples, ImageSet, load_unlabelled
 from expunge.errors import ExpungeWarning, InputError, SettingError
 from expunge.methods import METHODS, Needs, make_method
 from expunge.methods._distilling import drawn, others_of
@@ -172,6 +172,7 @@ def test_a_folder_of_images_needs_no_classes(tmp_path: Path) -> None:
     images_in(tmp_path / "traffic", ["a.png", "b.png", "monday/c.png", "monday/deep/d.png", ".trash/e.png"])
     found = load_unlabelled(f"folder:{tmp_path / 'traffic'}", channels=1)
     assert found.ids == ("a.png", "b.png", "monday/c.png", "monday/deep/d.png")
+    assert isinstance(found, ImageSet)
     assert found.images.shape == (4, 1, 28, 28)
     (tmp_path / "traffic" / "f.gif").write_bytes(b"GIF89a")
     with pytest.raises(InputError, match=r"f\.gif"):

@@ -12,13 +12,13 @@ from expunge.auditing.difficulty import check_factory
 from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.report import AuditReport
 from expunge.auditing.settings import AuditSettings
-from expunge.data import as_numbered, materialise_inputs
+from expunge.data import materialise_inputs
 from expunge.data.content import apart_from
 from expunge.distributed import by_first
 from expunge.errors import caution
 from expunge.inputs import fitted
 from expunge.methods import Method, Needs
-from expunge.models import class_names_of, own_factory, unwrapped
+from expunge.models import own_factory, unwrapped
 from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
@@ -65,9 +65,9 @@ def forget(
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C), or to an output that has them, as in `expunge.unlearn`.
         examples: training examples to forget: a dataset of (input, integer label), or of dicts, a `DataLoader`, a list,
-            a table, a stream (docs/inputs.md). Its attribute `class_names`, or
-            torchvision's `classes`, names the classes in the report. Where the model names its classes too, in its
-            file or its `config.id2label`, labels are matched by name; so are those of the other sets.
+            a table, a stream (docs/inputs.md). Its attribute `class_names`, or torchvision's `classes`, names the
+            classes in the report. Where the model names its classes too, in its file or its `config.id2label`, labels
+            are matched by name; so are those of the other sets.
         test: examples that the model was never trained on. A method that calibrates sees about half of them, by a split
             of their content with `seed`, and the audit uses the rest. The trace records the split.
         retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten
@@ -94,21 +94,14 @@ def forget(
     """
     chosen = resolve(method, test is not None)
     fit = fitted(model, {"forget": examples, "test": test, "retain": retain, "unlabelled": unlabelled})
-    names, more = class_names_of(model), list(fit.said)
+    more = list(fit.said)
     build = factory or (own_factory(model) if Needs.FACTORY in chosen.needs else None)
     model, build = fit.around(model), fit.building(build)
     settings = settings or AuditSettings()
     settings = replace(settings, factory=fit.building(settings.factory))
     examples, test, retain, unlabelled = (fit.sets.get(n) for n in ("forget", "test", "retain", "unlabelled"))
-
-    def numbered(dataset: Dataset[Any] | None, name: str) -> Any:
-        found, said = (None, []) if dataset is None else as_numbered(dataset, names, name)
-        more.extend(said)
-        return found
-
-    examples, test, retain = numbered(examples, "forget"), numbered(test, "test"), numbered(retain, "retain")
     if test is not None:
-        check_factory(settings or AuditSettings(), model)  # before the work, not after it
+        check_factory(settings, model)  # before the work, not after it
     sets = prepare(examples, test, retain)
     given: dict[str, Any] = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
     given |= {"test": test} if Needs.TEST in chosen.needs else {}

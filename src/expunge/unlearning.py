@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from expunge.data import Examples, as_numbered, digests, materialise
+from expunge.data import Examples, digests, materialise
 from expunge.data.examples import check_logits, check_steady
 from expunge.distributed import as_first_model, check_alike, processes, together
 from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
@@ -28,9 +27,9 @@ from expunge.metrics import parameter_change
 from expunge.models import (
     Adapted,
     calibration_seeds,
+    check_no_sigmoid,
     check_one_label,
     check_same_network,
-    class_names_of,
     device_and_dtype,
     device_name,
     enough_memory,
@@ -162,9 +161,6 @@ def unlearn(
     record = Recorder(callback=on_epoch)
     for sentence in fit.said:
         record.warn(sentence)
-    forget = _by_name(forget, model, "forget", record)
-    retain = None if retain is None else _by_name(retain, model, "retain", record)
-    test = None if test is None else _by_name(test, model, "test", record)
     started = time.perf_counter()
     # Whatever mode the caller is in, it takes gradients.
     with together(), seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
@@ -181,6 +177,7 @@ def unlearn(
         with enough_memory("take a machine with more"):
             logits = _original_logits(own, examples)
         _check_own(own, model, examples)
+        check_no_sigmoid(own, examples.inputs)
         if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
             record.warn(
                 "the model's outputs look like probabilities, which methods take for logits: leave the softmax out"
@@ -203,10 +200,7 @@ def unlearn(
         )
         check_shared(task)
         try:
-            quick = (
-                getattr(chosen, "precision", "fp32") == "bf16" and chosen.name != "retrain"
-            )  # which does so by itself
-            with enough_memory(_memory_advice(chosen)), in_precision("bf16" if quick else "fp32", own):
+            with enough_memory(_memory_advice(chosen)), in_precision(getattr(chosen, "precision", "fp32"), own):
                 result = run_on(chosen, own, task, rng=rng, record=record)
         except IndexError as error:  # codes and token ids are looked up in tables
             raise InputError(
@@ -269,14 +263,6 @@ def unlearn(
     log.info("%s ends: %d steps, %d warnings", chosen.name, trace.steps, len(trace.warnings))
     caution(trace.warnings)
     return Unlearned(adapted if isinstance(given, Adapted) else result, trace)
-
-
-def _by_name(dataset: Dataset[Any], model: nn.Module, name: str, record: Recorder) -> Dataset[Any]:
-    """The dataset with labels that number the classes as the model does, where both name them."""
-    numbered, said = as_numbered(dataset, class_names_of(model), name)
-    for sentence in said:
-        record.warn(sentence)
-    return numbered
 
 
 def _digest_of(examples: Examples) -> str:

@@ -28,7 +28,6 @@ from expunge.auditing.preparation import AuditSets, prepare, sequence_of
 from expunge.auditing.relearning import relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning, with_caveats
 from expunge.auditing.settings import AuditSettings
-from expunge.data import as_numbered
 from expunge.data.examples import check_logits
 from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
 from expunge.errors import InputError, caution
@@ -38,7 +37,7 @@ from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import class_names_of, device_and_dtype, device_name, in_precision, last_layer, unwrapped
+from expunge.models import check_no_sigmoid, device_and_dtype, device_name, in_precision, last_layer, unwrapped
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 
@@ -120,13 +119,10 @@ def audit(
     """
     seed = as_seed(seed)
     fit = fitted(before, {"forget": forget, "test": test, "retain": retain})
-    given, by_name = dict[str, Any](), list(fit.said)
-    for name, held in fit.sets.items():
-        given[name], more = as_numbered(held, class_names_of(before), name)
-        by_name += more
-    sets = prepare(given["forget"], given["test"], given.get("retain")).uncalibrated(after, trace)
-    names = [sequence_of(getattr(given["forget"], name, None)) for name in ("class_names", "classes")]
+    sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(after, trace)
+    names = [sequence_of(getattr(fit.sets["forget"], name, None)) for name in ("class_names", "classes")]
     before, after = fit.around(before), fit.around(after)
+    check_no_sigmoid(before, sets.forget.inputs)
     settings = settings or AuditSettings()
     settings = replace(settings, factory=fit.building(settings.factory))
     evaluations = tuple(evaluate(model, sets, seed, settings.precision) for model in (before, after))
@@ -140,7 +136,7 @@ def audit(
         settings=settings,
         seed=seed,
     )
-    report = replace(report, caveats=(*report.caveats, *by_name, *doubts_of(*evaluations)))
+    report = replace(report, caveats=(*report.caveats, *fit.said, *doubts_of(*evaluations)))
     caution(report.cautions)
     return report
 

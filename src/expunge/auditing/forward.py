@@ -11,7 +11,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from expunge.data import Examples, as_examples
-from expunge.errors import SettingError
+from expunge.errors import SettingError, caution
 from expunge.inputs import fitted
 from expunge.metrics.scores import logit_scaled_confidence
 from expunge.models import device_and_dtype, enough_memory, forward, last_layer, logits_of, refusing
@@ -139,4 +139,5 @@ def accuracy(model: nn.Module, dataset: Any, *, batch_size: int = 500) -> float:
         batch_size: examples a forward pass, ≥ 1.
     """
     fit = fitted(model, {"given": dataset})
+    caution(fit.said)
     return outputs_of(fit.around(model), as_examples(fit.sets["given"], "given"), batch_size=batch_size).accuracy

@@ -199,6 +199,7 @@ def run(
         given_set,
         is_same_network,
         loaded,
+        notes_of,
         notes_on,
         shown,
         told,
@@ -256,7 +257,7 @@ def run(
             before=audited.before,
             after=audited.after,
             audit=audited,
-            notes=(*notes_on(sources, header), *fit.said, *doubts_of(*evaluations)),
+            notes=(*notes_on(sources, header), *notes_of(forgotten, test, retain), *fit.said, *doubts_of(*evaluations)),
         )
         return write_report(temporary, report, images)
 

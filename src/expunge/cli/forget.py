@@ -144,6 +144,7 @@ def run(
         forget_set,
         given_set,
         loaded,
+        notes_of,
         notes_on,
         shown,
         told,
@@ -176,6 +177,7 @@ def run(
     images = shown(forgotten, with_images)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
     unlabelled = given_set(sources.unlabelled, sources, header, labelled=False)
+    notes += notes_of(forgotten, retain, test, unlabelled)
     if Needs.UPDATES in chosen.needs and (sources.updates or "updates" not in (settings or {})):
         chosen = replace(chosen, updates=updates_of(sources))  # type: ignore[type-var]
     factory = factory_of(network, sources.model) if Needs.FACTORY in chosen.needs else None

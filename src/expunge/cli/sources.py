@@ -81,7 +81,7 @@ def load_for(spec: str, header: Header, sources: Sources, *, labelled: bool = Tr
     if labelled:
         images = load_examples(spec, **form, class_names=header.class_names, columns=sources.columns)
     else:
-        images = load_unlabelled(spec, **form)
+        images = load_unlabelled(spec, **form, columns=sources.columns)
     rows = _rows(images, header, sources) if isinstance(images, RowSet) or wanted.architecture == TEXTS else None
     if labelled and wanted.num_classes and len(images) and int(images.labels.max()) >= wanted.num_classes:
         raise InputError(
@@ -131,6 +131,11 @@ def notes_on(sources: Sources, header: Header) -> tuple[str, ...]:
         f"--resize makes images {side} × {side} whatever their shape (bilinear), which may not be the model's own "
         "preprocessing: where the training did otherwise, prepare the images so, and leave --resize out",
     )
+
+
+def notes_of(*sets: Given | None) -> list[str]:
+    """What is to be said of how the rows of these sets were read, once each."""
+    return list(dict.fromkeys(note for held in sets if isinstance(held, RowSet) for note in held.notes))
 
 
 def forget_set(sources: Sources, header: Header) -> Given:

@@ -1,10 +1,12 @@
 """Rows of a table: texts, or columns of numbers, each with a label and an id."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from expunge.data.examples import ImageSet, check_labels
-from expunge.data.folder import Size, decode_all
+from expunge.data.folder import decode_all
 from expunge.data.ids import positions_of
 from expunge.errors import InputError, SettingError, one_line, optional
 from expunge.files import is_regular
@@ -49,6 +51,7 @@ class RowSet(Dataset[tuple[Any, int]]):
         class_names: one name a class; `labels` index it.
         ids: one text id a row, unique.
         name: the DATA spec that it came from.
+        notes: sentences on how they were read.
     """
 
     inputs: Sequence[Any]
@@ -56,6 +59,7 @@ class RowSet(Dataset[tuple[Any, int]]):
     class_names: tuple[str, ...]
     ids: tuple[str, ...] = field(repr=False)
     name: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.class_names), self.name)
@@ -84,10 +88,13 @@ class RowSet(Dataset[tuple[Any, int]]):
         return self.take(positions_of(ids, self.ids, self.name))
 
     def tokenised(self, tokenizer: Callable[..., Any], most: int) -> "RowSet":
-        """The same with what a tokenizer of transformers makes of the texts, cut at `most` tokens."""
+        """The same with what a tokenizer of transformers makes of the texts, cut at `most` tokens; a note says so."""
+        whole = tokenizer(list(self.inputs), verbose=False)["input_ids"]
         read = tokenizer(list(self.inputs), truncation=True, max_length=most)
-        names = list(read.keys())
-        return replace(self, inputs=[{key: read[key][n] for key in names} for n in range(len(self))])
+        long, names = sum(len(ids) > most for ids in whole), list(read.keys())
+        inputs = [{key: read[key][n] for key in names} for n in range(len(self))]
+        notes = (f"{long:,} of {len(self):,} texts of {self.name} were cut at {most} tokens",) if long else ()
+        return replace(self, inputs=inputs, notes=notes)
 
 
 def load_table(
@@ -96,13 +103,17 @@ def load_table(
     columns: Columns,
     *,
     class_names: tuple[str, ...] | None = None,
-    size: Size = None,
-    channels: int | None = None,
-    upright: bool = True,
+    labelled: bool = True,
+    **form: Any,
 ) -> "RowSet | ImageSet":
     """Reads a `csv` or `parquet` file with a header: texts, columns of numbers, or images as bytes.
 
-    `class_names` are the model's: labels that are names are matched to them. The rest is as of `load_data`.
+    Args:
+        kind, path: the kind of file, and the file.
+        columns: which columns are meant.
+        class_names: the model's: labels that are names are matched to them.
+        labelled: whether there must be a column of labels.
+        **form: of images, as of `load_examples`.
 
     Raises:
         InputError: no such file, no such column, a missing value, or nothing tells what is the input.
@@ -120,9 +131,8 @@ def load_table(
     except Exception as error:  # pandas and what it reads with raise many types
         raise InputError(f"{name} is no {kind} file: {one_line(error)}") from error
     held = {str(column): table[column] for column in table.columns}
-    return of_columns(
-        {key: value.tolist() for key, value in held.items()}, name, columns, class_names, size, channels, upright
-    )
+    lists = {key: value.tolist() for key, value in held.items()}
+    return of_columns(lists, name, columns, class_names, labelled=labelled, **form)
 
 
 def of_columns(
@@ -130,47 +140,69 @@ def of_columns(
     name: str,
     columns: Columns,
     class_names: tuple[str, ...] | None,
-    size: Size = None,
-    channels: int | None = None,
-    upright: bool = True,
+    *,
     own_names: tuple[str, ...] = (),
+    labelled: bool = True,
+    **form: Any,
 ) -> "RowSet | ImageSet":
-    """What a table's columns come to. `own_names` are the names of its classes, where their column tells them."""
-    label = columns.label or _only([key for key in LABELS if key in held], held, name, "label", "--label-column")
-    for wanted in (label, *([columns.id] if columns.id is not None else []), *columns.inputs):
-        if wanted not in held:
+    """What a table's columns come to, as of `load_table`.
+
+    `own_names` are the names of its classes, where their column tells them.
+    """
+    found = [key for key in LABELS if key in held]
+    label = columns.label
+    if label is None and (labelled or found):
+        label = _only(found, held, name, "label", "--label-column")
+    for wanted in (label, columns.id, *columns.inputs):
+        if wanted is not None and wanted not in held:
             raise InputError(f"{name} has no column {wanted!r}; it has {', '.join(map(repr, held))}")
-    num = len(held[label])
+    num = len(next(iter(held.values()), ()))
     if not num:
         raise InputError(f"{name} is empty")
     ids = tuple(map(str, held[columns.id] if columns.id is not None else range(num)))
     inputs = columns.inputs or tuple(key for key in held if key not in {label, columns.id})
-    for key in (label, *inputs):
-        missing = next((n for n, value in enumerate(held[key]) if value is None or value != value), None)
-        if missing is not None:
-            raise InputError(f"{name}: row {missing} has no {key!r}; remove the row, or fill it")
-    labels, names = _labels(held[label], name, own_names, class_names)
-    kinds = {key: _kind(held[key][0]) for key in inputs}
-    images = [key for key, kind in kinds.items() if kind == "image"]
-    texts = [key for key, kind in kinds.items() if kind == "text"]
-    if images:
-        image = _only(images, held, name, "images", "--input-columns")
-        made = decode_all(
-            num, lambda n: (_bytes(held[image][n]), f"{name} row {n}"), size=size, channels=channels, upright=upright
-        )
-        return ImageSet(made, labels, names, ids, name)
-    if texts:
-        text = _only(texts, held, name, "texts", "--input-columns")
-        if columns.inputs and len(inputs) > 1:
-            raise InputError(f"{name}: texts and numbers together are no input; name one column of texts")
-        return RowSet([str(value) for value in held[text]], labels, names, ids, name)
     if not inputs:
         raise InputError(f"{name} has no column beside {label!r} that could be the input")
+    kind, used = _used({key: held[key] for key in inputs}, name, bool(columns.inputs))
+    for key in (*([] if label is None else [label]), *used):
+        missing = next((n for n, value in enumerate(held[key]) if _is_missing(value)), None)
+        if missing is not None:
+            raise InputError(f"{name}: example {missing} has no {key!r}; remove it, or fill it in")
+    labels, names = torch.zeros(num, dtype=torch.int64, device="cpu"), class_names or ("",)
+    if label is not None and labelled:
+        labels, names = _labels(held[label], name, own_names, class_names)
+    if kind == "image":
+        files = held[used[0]]
+        made = decode_all(num, lambda n: (_bytes(files[n]), f"{name} example {n}"), **form)
+        return ImageSet(made, labels, names, ids if columns.id is not None else (), name)
+    left = ", ".join(repr(key) for key in inputs if key not in used)
+    notes = (f"{used[0]!r} of {name} is the input, and {left} is not used",) if left else ()
+    if kind == "text":
+        return RowSet(list(held[used[0]]), labels, names, ids, name, notes)
     with np.errstate(over="ignore"):  # it is refused below
-        numbers = torch.from_numpy(np.asarray([held[key] for key in inputs]).astype(np.float32).T.copy())
+        numbers = torch.from_numpy(np.asarray([held[key] for key in used]).astype(np.float32).T.copy())
     if not bool(torch.isfinite(numbers).all()):
         raise InputError(f"{name} holds infinity, or numbers too large for float32; repair or remove the rows")
     return RowSet(list(numbers), labels, names, ids, name)
+
+
+def _used(held: dict[str, list[Any]], name: str, named: bool) -> tuple[str, list[str]]:
+    """The kind of the input, and the columns that are it: one of images, else one of texts, else all, of numbers.
+
+    Raises `InputError` where that cannot be told, and where columns were `named` of which not all are it.
+    """
+    kinds = {key: _kind(values) for key, values in held.items()}
+    for kind in ("image", "text"):
+        found = [key for key, other in kinds.items() if other == kind]
+        if found:
+            used = [_only(found, held, name, f"{kind}s", "--input-columns")]
+            if named and len(held) > 1:
+                raise InputError(f"{name}: a column of {kind}s is an input by itself: name it alone")
+            return kind, used
+    odd = next((key for key, kind in kinds.items() if kind is None), None)
+    if odd is not None:
+        raise InputError(f"{name}: {odd!r} is not of texts, numbers or images alone; name others by --input-columns")
+    return "number", list(kinds)
 
 
 def _only(found: list[str], held: dict[str, Any], name: str, what: str, option: str) -> str:
@@ -182,11 +214,22 @@ def _only(found: list[str], held: dict[str, Any], name: str, what: str, option: 
     return found[0]
 
 
-def _kind(value: Any) -> str:
-    """`image`, `text` or `number`: what a column holds, by its first value."""
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _kind(values: Sequence[Any]) -> str | None:
+    """`image`, `text` or `number`: what all values of a column are, missing ones apart; None: something else."""
+    kinds = {_kind_of(value) for value in values if not _is_missing(value)}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind_of(value: Any) -> str | None:
     if isinstance(value, bytes) or (isinstance(value, dict) and {"bytes", "path"} & set(value)):
         return "image"
-    return "number" if isinstance(value, int | float | np.number) else "text"
+    if isinstance(value, str):
+        return "text"
+    return "number" if isinstance(value, int | float | np.number) else None
 
 
 def _bytes(value: Any) -> BytesIO | Path:
@@ -201,14 +244,19 @@ def _labels(
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Numbers of classes, int64 (N,), and the classes' names: the model's, or those of the data."""
     if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
-        if own_names and class_names and set(own_names) & set(class_names):
-            values = [own_names[value] for value in values]
-        else:
+        numbered = torch.tensor([int(value) for value in values], dtype=torch.int64, device="cpu")
+        generic = all(each in {str(n), f"LABEL_{n}"} for n, each in enumerate(class_names or ()))
+        if not own_names or generic or own_names == class_names:
             names = class_names or own_names or tuple(str(n) for n in range(max(map(int, values)) + 1))
-            return torch.tensor([int(value) for value in values], device="cpu"), names
-    named = list(map(str, values))
-    known = class_names or own_names or tuple(sorted(set(named)))
+            return numbered, names
+        check_labels(numbered, len(own_names), name)
+        values = [own_names[value] for value in values]
+    named = [normalize("NFC", str(value)) for value in values]  # accents can be written in two ways
+    known = tuple(normalize("NFC", each) for each in class_names or own_names or sorted(set(named)))
     numbers = {each: n for n, each in enumerate(known)}
+    double = next((each for each in named if known.count(each) > 1), None) if len(numbers) < len(known) else None
+    if double is not None:
+        raise InputError(f"{name} has a class {double!r}, and the model has several of that name: rename the model's")
     unknown = [each for each in named if each not in numbers]
     if unknown:
         raise InputError(

@@ -4,7 +4,6 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from expunge.data.examples import ImageSet
-from expunge.data.folder import Size, decode_all, load_folder
+from expunge.data.folder import Size, load_folder
 from expunge.data.named import NAMED
 from expunge.data.rows import TABLES, Columns, RowSet, check_columns, load_table, of_columns
 from expunge.errors import InputError, SettingError, one_line, optional
@@ -48,6 +47,7 @@ def load_examples(
     class_names: tuple[str, ...] | None = None,
     upright: bool = True,
     columns: Columns = Columns(),  # noqa: B008  (frozen)
+    labelled: bool = True,
 ) -> ImageSet | RowSet:
     """Loads the examples that a DATA spec names.
 
@@ -65,6 +65,7 @@ def load_examples(
         upright: turn the images of `folder:` and `hf:` as their EXIF orientation says. Where False, pixels are taken as
             they are stored, as torchvision's ImageFolder does.
         columns: which columns of a table, or of a Hugging Face dataset, are meant.
+        labelled: whether texts and rows must have labels; where they need not, those that they have do not count.
 
     Returns:
         An `ImageSet`, or a `RowSet` of texts or numbers.
@@ -75,19 +76,18 @@ def load_examples(
     """
     kind, _, rest = spec.partition(":")
     check_columns(kind, columns)
+    form: dict[str, Any] = {"size": size, "channels": channels, "upright": upright}
     if kind in TABLES and rest:
-        form: dict[str, Any] = {"size": size, "channels": channels, "upright": upright}
-        return load_table(kind, rest, columns, class_names=class_names, **form)
+        return load_table(kind, rest, columns, class_names=class_names, labelled=labelled, **form)
     if kind in NAMED:
         if rest not in {"", "train", "test"}:
             raise SettingError(f"{kind} has the splits train and test, not {rest!r}")
         return _shared(NAMED[kind](rest or "train"), class_names)
     if kind == "folder" and rest:
-        images = load_folder(rest, size=size, channels=channels, upright=upright)
+        images = load_folder(rest, **form)
         return _numbered(images) if class_names == () else _to_classes(images, class_names)
     if kind == "hf" and rest:
-        found = load_huggingface(rest, columns, class_names, size=size, channels=channels, upright=upright)
-        return found if isinstance(found, RowSet) else _to_classes(found, class_names)
+        return load_huggingface(rest, columns, class_names, labelled=labelled, **form)
     if kind == "safetensors" and rest:
         return load_tensors(Path(rest), class_names)
     if kind == "py" and rest:
@@ -95,15 +95,16 @@ def load_examples(
     raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
 
 
-def load_unlabelled(spec: str, *, size: Size = None, channels: int | None = None, upright: bool = True) -> ImageSet:
-    """Loads the images that a DATA spec names, whatever their classes are; `folder:DIR` takes those anywhere below it.
+def load_unlabelled(spec: str, **form: Any) -> ImageSet | RowSet:
+    """Loads the examples that a DATA spec names, whatever their classes are; `folder:DIR` takes images anywhere below.
 
-    Args and errors as of `load_data`. The labels say nothing of the model's classes.
+    Args and errors as of `load_examples`. The labels say nothing of the model's classes.
     """
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        return load_folder(rest, size=size, channels=channels, labelled=False, upright=upright)
-    return load_data(spec, size=size, channels=channels, upright=upright)
+        check_columns(kind, form.pop("columns", Columns()))
+        return load_folder(rest, labelled=False, **form)
+    return load_examples(spec, labelled=False, **form)
 
 
 def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> ImageSet:
@@ -128,18 +129,12 @@ def load_tensors(path: Path, class_names: tuple[str, ...] | None = None) -> Imag
 
 
 def load_huggingface(
-    source: str,
-    columns: Columns = Columns(),  # noqa: B008  (frozen)
-    class_names: tuple[str, ...] | None = None,
-    *,
-    size: Size = None,
-    channels: int | None = None,
-    upright: bool = True,
+    source: str, columns: Columns, class_names: tuple[str, ...] | None = None, *, labelled: bool = True, **form: Any
 ) -> ImageSet | RowSet:
-    """The Hugging Face dataset `NAME_OR_DIR:SPLIT`: one image column and one class-label column, or texts or numbers.
+    """The Hugging Face dataset `NAME_OR_DIR:SPLIT`, of images, texts or numbers; the rest is as of `load_table`.
 
     A directory is read with `datasets.load_from_disk`, a name with `datasets.load_dataset`. The split is `train` where
-    it is left out, or that which was saved alone. `size`, `channels` and `upright` are as for a folder.
+    it is left out, or that which was saved alone.
     """
     datasets = optional("datasets", "hf: data needs Hugging Face datasets", "hf")
     name, _, split = source.rpartition(":") if ":" in source else (source, "", "train")
@@ -159,39 +154,17 @@ def load_huggingface(
     except Exception as error:  # the library raises its own, the hub's and the network's types
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot load hf:{source}: {first_line}") from error
-    image_columns = [key for key, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    label_columns = [key for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
-    image_columns = [key for key in image_columns if not columns.inputs or key in columns.inputs]
-    label_columns = label_columns if columns.label is None else [key for key in label_columns if key == columns.label]
-    if not image_columns and len(rows):
-        if columns.label is None and len(label_columns) == 1:
-            columns = replace(columns, label=label_columns[0])
-        own = tuple(getattr(rows.features.get(columns.label), "names", None) or ())
-        held = {str(key): list(rows[key]) for key in rows.column_names}
-        return of_columns(held, f"hf:{source}", columns, class_names, own_names=own)
-    if len(image_columns) != 1 or len(label_columns) != 1:
-        raise InputError(
-            f"hf:{source} must have one Image and one ClassLabel column, "
-            f"not {image_columns or 'none'} and {label_columns or 'none'}"
-        )
-    if not len(rows):
-        raise InputError(f"hf:{source} is empty")
-    # As files, not as decoded by the library: the same formats, limits and messages as for a folder.
-    rows = rows.cast_column(image_columns[0], datasets.Image(decode=False))
-
-    def source_of(n: int) -> tuple[BytesIO | Path, str]:
-        name, file = f"hf:{source} example {n}", rows[n][image_columns[0]]
-        if file is None:
-            raise InputError(f"{name} has no image; remove it")
-        return BytesIO(file["bytes"]) if file["bytes"] is not None else Path(file["path"]), name
-
-    images = decode_all(len(rows), source_of, size=size, channels=channels, upright=upright)
-    given_labels = list(rows[label_columns[0]])
-    if None in given_labels:
-        raise InputError(f"hf:{source} example {given_labels.index(None)} has no label; remove it")
-    labels = torch.tensor([int(label) for label in given_labels], device="cpu")
-    class_names = tuple(rows.features[label_columns[0]].names)
-    return ImageSet(images, labels, class_names, name=f"hf:{source}")
+    classes = {}
+    for key, kind in rows.features.items():
+        if isinstance(kind, datasets.ClassLabel):
+            classes[key] = tuple(kind.names)
+        if isinstance(kind, datasets.Image):  # as files, not as decoded by the library: the same limits as for a folder
+            rows = rows.cast_column(key, datasets.Image(decode=False))
+    if columns.label is None and len(classes) == 1:
+        columns = replace(columns, label=next(iter(classes)))
+    held = {str(key): list(rows[key]) for key in rows.column_names}
+    own = classes.get(columns.label or "", ())
+    return of_columns(held, f"hf:{source}", columns, class_names, own_names=own, labelled=labelled, **form)
 
 
 def import_factory(path: str) -> Callable[[], Any]:

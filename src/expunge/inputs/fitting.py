@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from expunge.data import as_numbered
 from expunge.errors import InputError
 from expunge.inputs.columns import Collated, Pairs, as_pairs
 from expunge.inputs.packing import is_plain, packed
-from expunge.models import Adapted, Form
+from expunge.models import Adapted, Form, class_names_of
 from expunge.models.adapter import LEAF
 
 UNLABELLED = "unlabelled"
@@ -23,7 +24,7 @@ class Fitted:
     Attributes:
         sets: by name, each `Examples` or a dataset of (tensor or array, label); of the unlabelled one, inputs alone do.
         form: how inputs of several tensors lie in one; None where they are one tensor as it is.
-        said: sentences on what was left out.
+        said: sentences on what was left out, or counted otherwise.
     """
 
     sets: Mapping[str, Any]
@@ -44,7 +45,8 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
 
     Taken are datasets of (input, label), of dicts or of longer tuples, loaders, lists, tables, columns as a dict or as
     (inputs, labels), and streams. An input may be a tensor or array, or a dict or tuple of such; texts may have
-    different lengths. docs/inputs.md has them all.
+    different lengths. docs/inputs.md has them all. Labels are matched by name, where a set and the model name their
+    classes.
 
     Raises:
         InputError: a set is none of these, or sets do not go together.
@@ -59,6 +61,9 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
             pairs[name], first, more = as_pairs(given, model, name, labelled=name != UNLABELLED)
             nested[name] = not is_plain(first) or _is_collated(pairs[name])
             said += more
+            if name != UNLABELLED:
+                pairs[name], more = as_numbered(pairs[name], class_names_of(model), name)
+                said += more
     if not any(nested.values()):
         return Fitted(pairs, None, tuple(said))
     if not all(nested.values()):

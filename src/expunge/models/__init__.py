@@ -26,6 +26,7 @@ from expunge.models.copies import copied, own_copy
 from expunge.models.inference import (
     as_float,
     built_by,
+    check_no_sigmoid,
     check_same_network,
     computes_in_bf16,
     device_and_dtype,
@@ -58,6 +59,7 @@ __all__ = [
     "build",
     "built_by",
     "calibration_seeds",
+    "check_no_sigmoid",
     "check_one_label",
     "check_same_network",
     "class_names_of",

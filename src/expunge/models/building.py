@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, InputError, SettingError, one_line, optional
 from expunge.models.description import MAX_SIDE, TIMM_OPTIONS, check_numbers, check_options
-from expunge.models.huggingface import LogitsOnly, hf_network
-from expunge.models.texts import ARCHITECTURE, text_network
+from expunge.models.huggingface import LogitsOnly, from_config, hf_network
+from expunge.models.texts import ARCHITECTURE
 from expunge.models.vision import torchvision_network
 from expunge.parsing import record
 
@@ -264,7 +264,7 @@ def build(spec: ModelSpec) -> nn.Module:
     if spec.architecture == "hf":
         return Classifier(spec, hf_network(spec.options.get("config")))
     if spec.architecture == ARCHITECTURE:
-        return with_spec(text_network(spec.options.get("config")), spec)
+        return with_spec(from_config(spec.options.get("config"), texts=True), spec)
     if spec.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise SettingError(f"unknown model {spec.architecture!r}; there are {known}, timm:NAME and torchvision:NAME")

@@ -1,7 +1,7 @@
 """Image classifiers in the Hugging Face format (extra: hf)."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,39 +32,46 @@ class LogitsOnly(nn.Module):
 
 
 def hf_network(config: Any) -> nn.Module:
-    """A `transformers` image classifier with random weights, from its own configuration.
+    """An image classifier with random weights, from its own configuration. Raises as `from_config`."""
+    return LogitsOnly(from_config(config))
+
+
+def from_config(config: Any, *, texts: bool = False) -> nn.Module:
+    """A classifier of `transformers`, of images or of `texts`, with random weights, from its own configuration.
 
     Raises `SettingError` where the configuration names code or files, or cannot be built.
     """
     if not isinstance(config, dict):
         raise SettingError("the description of an hf network has no configuration")
     transformers = library()
-    plain = plain_hf_config(config, transformers)
+    plain = plain_hf_config(config, transformers, texts=texts)
     try:
         settings = transformers.AutoConfig.for_model(**plain)
-        network = transformers.AutoModelForImageClassification.from_config(settings, trust_remote_code=False)
+        network: nn.Module = _kind(transformers, texts).from_config(settings, trust_remote_code=False)
     except (ExpungeError, MemoryError):
         raise
     except Exception as error:  # of odd configurations, the library raises many types
         raise SettingError(f"transformers cannot build {plain['model_type']!r}: {one_line(error)}") from error
-    return LogitsOnly(network)
+    return network
 
 
-def load_hf(
-    directory: str, replaced: Collection[str] = (), num_labels: int | None = None, processed: str | None = None
-) -> tuple[dict[str, Any], nn.Module]:
-    """The fields of a `ModelSpec`, `config`, `processor` and `class_names`, and the network, of a directory.
+def from_directory(
+    directory: str, *, texts: bool = False, replaced: Collection[str] = (), num_labels: int | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A classifier of `transformers`, of images or of `texts`, that `save_pretrained` wrote, and its configuration.
 
-    `save_pretrained` wrote it. Weights of the names `replaced` may be missing there, and may be for another number of
-    classes than the `num_labels` that are wanted: an adapter brings them. The image processor may lie in another
-    directory, `processed`.
+    Weights of the names `replaced` may be missing there, and may be for another number of classes than the `num_labels`
+    that are wanted: an adapter brings them.
+
+    Raises:
+        InputError: it is damaged, lacks weights, names code, or gives several labels an example.
     """
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"there is no {directory}/config.json; give a directory that save_pretrained wrote")
     transformers = library()
-    check_directory(Path(directory), transformers, plain_hf_config, hf_network)
+    _check_directory(Path(directory), transformers, texts)
     try:
-        model, info = transformers.AutoModelForImageClassification.from_pretrained(
+        model, info = _kind(transformers, texts).from_pretrained(
             directory,
             local_files_only=True,
             use_safetensors=True,
@@ -79,10 +86,28 @@ def load_hf(
     mismatched = (found if isinstance(found, str) else found[0] for found in info["mismatched_keys"])
     lacking = sorted({*info["missing_keys"], *mismatched} - set(replaced))
     if lacking:  # the library gives those random weights and goes on
-        name = lacking[0]
-        raise InputError(f"hf:{directory} lacks weights of the classifier, such as {name!r}; give a trained one")
+        raise InputError(f"hf:{directory} lacks weights of the classifier, such as {lacking[0]!r}; give a trained one")
     check_one_label(model)
-    config: dict[str, Any] = json.loads(json.dumps(own_config(model)))
+    # What the network is built from, the same for every copy of it: without place, precision and version.
+    left_out = {"_name_or_path", "dtype", "transformers_version"}
+    told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
+    return model, json.loads(json.dumps(told))
+
+
+def _kind(transformers: Any, texts: bool) -> Any:
+    return transformers.AutoModelForSequenceClassification if texts else transformers.AutoModelForImageClassification
+
+
+def load_hf(
+    directory: str, replaced: Collection[str] = (), num_labels: int | None = None, processed: str | None = None
+) -> tuple[dict[str, Any], nn.Module]:
+    """The fields of a `ModelSpec`, `config`, `processor` and `class_names`, and the network, of a directory.
+
+    `replaced`, `num_labels` and the errors are those of `from_directory`. The image processor may lie in another
+    directory, `processed`.
+    """
+    model, config = from_directory(directory, replaced=replaced, num_labels=num_labels)
+    transformers = library()
     try:
         processor, _ = transformers.ImageProcessingMixin.get_image_processor_dict(
             processed or directory, local_files_only=True
@@ -92,7 +117,7 @@ def load_hf(
             f"hf:{directory} has no preprocessor_config.json, which says how the model's inputs are scaled; save its "
             "image processor there too"
         ) from error
-    names = model.config.id2label
+    names: Any = config["id2label"]
     try:
         channels = int(config.get("num_channels", 3))
         mean, std = _scale(processor, channels, directory)
@@ -117,37 +142,26 @@ def load_hf(
     }, LogitsOnly(model)
 
 
-def own_config(model: Any) -> dict[str, Any]:
-    """What a network is built from, the same for every copy of it: without place, precision and version."""
-    left_out = {"_name_or_path", "dtype", "transformers_version"}
-    return {key: value for key, value in model.config.to_dict().items() if key not in left_out}
-
-
-def check_directory(
-    directory: Path,
-    transformers: Any,
-    plain: Callable[[dict[str, Any], Any], object],
-    make: Callable[[dict[str, Any]], nn.Module],
-) -> None:
+def _check_directory(directory: Path, transformers: Any, texts: bool) -> None:
     """Raises `InputError` for a configuration that names code or files, or one that does not fit the weights.
 
-    That is seen on a network without memory: a few bytes may ask for more than any machine has. `plain` checks a
-    configuration, and `make` builds its network.
+    That is seen on a network without memory: a few bytes may ask for more than any machine has.
     """
     try:
         if (directory / "adapter_config.json").exists():  # which may name another model
             raise InputError("it holds an adapter; merge it into its model, and save that")
         config = _object(directory / "config.json")
-        plain(config, transformers)
+        plain_hf_config(config, transformers, texts=texts)
         if (directory / "preprocessor_config.json").exists():
             _object(directory / "preprocessor_config.json")
         files = _weight_files(directory)
         found = _shapes(files)
-        wanted = skeleton(partial(make, config), len(found), sum(path.stat().st_size for path in files))
+        wanted = skeleton(
+            partial(from_config, config, texts=texts), len(found), sum(path.stat().st_size for path in files)
+        )
     except (SettingError, InputError) as error:
         raise InputError(f"cannot load hf:{directory}: {error}") from error
-    network = wanted.model if isinstance(wanted, LogitsOnly) else wanted
-    for name, tensor in network.state_dict().items():  # others have older names, or are missing: the library tells
+    for name, tensor in wanted.state_dict().items():  # others have older names, or are missing: the library tells
         if found.get(name, tensor.shape) != tensor.shape:
             raise InputError(
                 f"cannot load hf:{directory}: {name!r} is {tuple(found[name])} in its weights, and "

@@ -14,6 +14,9 @@ from expunge.errors import ExpungeError, InputError, NotEnoughMemoryError, one_l
 from expunge.models.adapter import Adapted, logits_in
 from expunge.models.copies import copied
 
+SHAPING = ("Stack", "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "ToCopy", "Clone")
+"""What the names of operations begin with that give an output another shape or precision, and no other values."""
+
 BATCH_BYTES = 2**25
 """The most that a batch of inputs takes up, beside what the model makes of it."""
 
@@ -29,6 +32,30 @@ def as_float(logits: object) -> Tensor:
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     """What `as_float` makes of the model's output. It gets a copy of `inputs`: some models change theirs in place."""
     return as_float(model(inputs.clone()))
+
+
+def check_no_sigmoid(model: nn.Module, inputs: Tensor) -> None:
+    """Raises `InputError` where a model of one output ends in a sigmoid: what it gives would be taken for a logit.
+
+    The graph of the gradient tells, for two of `inputs` (N, ...). Modes are put back.
+    """
+    modes = {module: module.training for module in model.modules()}
+    device, dtype = device_and_dtype(model)
+    batch = inputs[:2].to(device, dtype) if inputs.is_floating_point() else inputs[:2].to(device)
+    try:
+        with torch.enable_grad(), refusing(batch, "the forget set"):
+            node: Any = forward(model.eval(), batch).grad_fn
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    one = type(node).__name__.startswith("Stack")  # of the two logits that one becomes
+    while node is not None and type(node).__name__.startswith(SHAPING):
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    if one and type(node).__name__.startswith("Sigmoid"):
+        raise InputError(
+            "the model's one output is a probability, that of a sigmoid, and a logit is needed: leave the sigmoid out, "
+            "or give expunge.WithOutput(model, lambda p: torch.logit(p, 1e-6))"
+        )
 
 
 def in_precision(precision: str, model: nn.Module) -> AbstractContextManager[Any]:

@@ -20,9 +20,9 @@ from expunge.models.checkpoint import (
     normalise_in_its_dtype,
     read_header,
 )
-from expunge.models.huggingface import LogitsOnly, load_hf
+from expunge.models.huggingface import LogitsOnly, from_directory, load_hf
 from expunge.models.saving import recorded
-from expunge.models.texts import ARCHITECTURE, holds_texts, load_text
+from expunge.models.texts import ARCHITECTURE, holds_texts
 from expunge.models.vision import torchvision_weights
 from expunge.tensor_files import check_digest
 
@@ -228,7 +228,8 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
 def _from_hf(directory: Path) -> tuple[nn.Module, Header]:
     record = recorded(directory)  # first, as it sees whether the weights are whole
     if holds_texts(directory) and not (directory / CONFIG).exists():
-        config, names, network = load_text(str(directory))
+        network, config = from_directory(str(directory), texts=True)
+        names = tuple(str(config["id2label"][n]) for n in sorted(config["id2label"], key=int))
         options = {"config": config}
         spec = ModelSpec(
             architecture=ARCHITECTURE,
