@@ -177,7 +177,7 @@ def unlearn(
         with enough_memory("take a machine with more"):
             logits = _original_logits(own, examples)
         _check_own(own, model, examples)
-        check_no_sigmoid(own, examples.inputs)
+        check_no_sigmoid(own, examples.inputs, logits.shape[1])
         if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
             record.warn(
                 "the model's outputs look like probabilities, which methods take for logits: leave the softmax out"

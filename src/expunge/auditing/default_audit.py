@@ -122,10 +122,10 @@ def audit(
     sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(after, trace)
     names = [sequence_of(getattr(fit.sets["forget"], name, None)) for name in ("class_names", "classes")]
     before, after = fit.around(before), fit.around(after)
-    check_no_sigmoid(before, sets.forget.inputs)
     settings = settings or AuditSettings()
     settings = replace(settings, factory=fit.building(settings.factory))
     evaluations = tuple(evaluate(model, sets, seed, settings.precision) for model in (before, after))
+    check_no_sigmoid(before, sets.forget.inputs, evaluations[0].outputs["forget"].logits.shape[1])
     report = report_of(
         before,
         after,

@@ -34,11 +34,14 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     return as_float(model(inputs.clone()))
 
 
-def check_no_sigmoid(model: nn.Module, inputs: Tensor) -> None:
+def check_no_sigmoid(model: nn.Module, inputs: Tensor, num_classes: int) -> None:
     """Raises `InputError` where a model of one output ends in a sigmoid: what it gives would be taken for a logit.
 
-    The graph of the gradient tells, for two of `inputs` (N, ...). Modes are put back.
+    The graph of the gradient tells, for two of `inputs` (N, ...). Only a model of two classes, of its `num_classes`,
+    is run: one output becomes two logits. Modes are put back.
     """
+    if num_classes != 2:
+        return
     modes = {module: module.training for module in model.modules()}
     device, dtype = device_and_dtype(model)
     batch = inputs[:2].to(device, dtype) if inputs.is_floating_point() else inputs[:2].to(device)
