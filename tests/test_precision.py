@@ -1,5 +1,7 @@
 """Steps in parts, and bfloat16."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch.utils.data import TensorDataset
 import expunge
 from expunge.methods import METHODS, GradientMethod, make_method
 from tests.arrangements import arrange, state_bits
+from tests.conftest import expunge as run
 
 GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, GradientMethod))
 
@@ -45,3 +48,20 @@ def test_bf16_is_another_computation_with_the_same_weights() -> None:
     report = expunge.audit(net, net, data, test, settings=expunge.AuditSettings(precision="bf16"))
     assert set(kinds) == {torch.bfloat16}
     assert report.device.endswith("bf16")
+
+
+def test_the_command_takes_the_precision_of_the_audit(trained: Path, tmp_path: Path) -> None:
+    ids = run("data", "ids", "sample", "--num", "8").stdout
+    (tmp_path / "ids").write_text(ids)
+    sets = ["--forget", "sample", "--ids", tmp_path / "ids", "--test", "sample:test", "--precision"]
+    given = ["forget", "--model", trained, "--method", "targeted", "--out", tmp_path / "out", *sets]
+    refused = run(*given, "fp8")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "out").exists()
+    first = run(*given, "bf16", "--json")
+    again = run(
+        "audit", "--before", trained, "--after", tmp_path / "out", "--out", tmp_path / "b", *sets, "bf16", "--json"
+    )
+    for done in (first, again):
+        assert done.returncode in {0, 3}, done.stderr
+        assert json.loads(done.stdout)["audit"]["device"].endswith("bf16")

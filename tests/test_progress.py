@@ -80,3 +80,36 @@ def test_verbose_and_a_reference(trained: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("ticket &lt;7&gt;") >= 2
     assert "--reference" in page
+
+
+@pytest.mark.parametrize(("note", "said"), [("", True), (progress.AT_MOST, False)])
+def test_long_work_is_announced_once(note: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [0.0], list[str]()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    token = progress._say.set(lines.append)
+    try:
+        for done in range(11):
+            progress.advance("reading", done, 20, note)
+            now[0] += 5.9
+        assert bool(lines) == said  # one that may end early is announced when it has taken a minute
+        progress.advance("reading", 13, 20, note)
+        progress.advance("reading", 14, 20, note)
+        progress.advance("reading", 20, 20, note)
+    finally:
+        progress._say.reset(token)
+    assert len(lines) == 1
+    assert lines[0].startswith("reading takes 2 minutes more" if said else "reading takes at most 1 minute more")
+    assert progress.memory() in lines[0]
+
+
+def test_short_work_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [0.0], list[str]()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    token = progress._say.set(lines.append)
+    try:
+        for done in range(21):
+            progress.advance("reading", done, 20)
+            now[0] += 2.5
+    finally:
+        progress._say.reset(token)
+    assert not lines

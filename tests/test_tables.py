@@ -95,6 +95,34 @@ def test_texts_are_forgotten_and_the_directory_loads_again(classifier: Path, tmp
     assert json.loads(again.stdout)["audit"]["scores_after"] == report["audit"]["scores_after"]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_of_texts_is_forgotten_with_its_base_left_alone(classifier: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="the extra hf is not installed")
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(classifier)
+    torch.manual_seed(0)
+    made = peft.get_peft_model(network, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
+    made.save_pretrained(tmp_path / "in")
+    texts(9, 1).to_csv(tmp_path / "train.csv", index=False)
+    base = (classifier / "model.safetensors").read_bytes()
+    given = ["--forget", f"csv:{tmp_path}/train.csv", "--label-column", "topic", "--id-column", "doc"]
+    given += ["--method", "neg_grad", "--set", "lr=0.03", "--out", str(tmp_path / "out"), "--json"]
+    done = run_expunge("forget", "--model", f"hf:{tmp_path}/in", *given)
+    assert done.returncode == 0, done.stderr
+    assert (classifier / "model.safetensors").read_bytes() == base
+    assert not (tmp_path / "out/model.safetensors").exists()
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForSequenceClassification.from_pretrained(classifier), tmp_path / "out"
+    ).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(classifier)
+    batch = tokenizer(list(texts(9, 1)["text"]), padding=True, return_tensors="pt")
+    right = (theirs(**batch).logits.argmax(1) == torch.arange(9) % 3).double().mean().item()
+    report = json.loads(done.stdout)
+    assert right == pytest.approx(report["after"]["forget_accuracy"])
+    assert right < report["before"]["forget_accuracy"]
+    again = run_expunge("forget", "--model", f"hf:{tmp_path}/out", *given[:-2], str(tmp_path / "twice"), "--json")
+    assert json.loads(again.stdout)["before"] == report["after"]
+
+
 def test_a_dataset_of_hugging_face_with_texts(classifier: Path, tmp_path: Path) -> None:
     datasets: Any = pytest.importorskip("datasets", reason="the extra hf is not installed")
     data = texts(30, 1)

@@ -34,12 +34,13 @@ LATER: dict[str, dict[str, Any]] = {
     "ssd": {"forget_last": False},
 }
 """{method: {setting: value}}: settings that came when there were results, and the value that means what was before. A
-key leaves them out at that value, and the two that came for all methods."""
+key leaves them out at that value, and those that came for all methods."""
+ALL_LATER: dict[str, Any] = {"precision": "fp32", "micro_batch_size": None, "gradient_checkpointing": False}
 
 
 def as_before(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without those of `LATER` that change nothing."""
-    later = LATER.get(method, {}) | ({} if method == "retrain" else {"precision": "fp32", "micro_batch_size": None})
+    later = LATER.get(method, {}) | ({} if method == "retrain" else ALL_LATER)
     return {name: value for name, value in settings.items() if name not in later or later[name] != value}
 
 

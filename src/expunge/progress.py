@@ -5,19 +5,36 @@ does when standard error is a terminal, or listens to the logger "expunge": phas
 """
 
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
 log = logging.getLogger("expunge")
 log.addHandler(logging.NullHandler())
-_begun: set[str] = set()
-"""Labels of phases that were logged as begun."""
+LONG = 60.0
+"""Seconds from which on a phase is said to take long."""
+_SEEN = 1.0
+"""Seconds of a phase that its pace is taken from, at least."""
+AT_MOST = "at most"
+"""The note of a phase that may end before its total."""
+
+_begun: dict[str, float] = {}
+"""When each phase began, by its label; infinity once it was said how long it will take."""
 
 _current: ContextVar[Callable[[str, int, int, str], None] | None] = ContextVar("expunge_progress", default=None)
+_say: ContextVar[Callable[[str], None]] = ContextVar("expunge_say", default=lambda _: None)
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
@@ -30,15 +47,45 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 
 def advance(label: str, done: int, total: int, note: str = "") -> None:
     """Says that `done` of `total` units of `label` are done. `note` is shown at the end of the bar."""
+    now = time.monotonic()
     if done == 0 or label not in _begun:
-        _begun.add(label)
+        _begun[label] = now
         log.info("%s begins: %d", label, total)
     if done >= total:
-        _begun.discard(label)
+        del _begun[label]
         log.info("%s ends: %d of %d", label, done, total)
+    elif done and (spent := now - _begun[label]) > (LONG if note == AT_MOST else _SEEN):
+        _begun[label] = float("inf")
+        if spent * total / done > LONG:
+            left = " ".join(filter(None, (note, _duration(spent * (total - done) / done))))
+            (log.info if log.isEnabledFor(logging.INFO) else _say.get())(
+                f"{label} takes {left} more; memory so far: {memory()}"
+            )
     report = _current.get()
     if report is not None:
         report(label, done, total, note)
+
+
+def memory() -> str:
+    """The most that this process has held so far, in words, and on the GPU if there is one."""
+    torch = sys.modules.get("torch")
+    parts = []
+    if resource is not None:
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        parts.append(f"{held / 1e9:.1f} GB")
+    if torch is not None and torch.cuda.is_initialized():
+        parts.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU")
+    return ", ".join(parts) or "unknown"
+
+
+def _duration(seconds: float) -> str:
+    """Minutes or hours, in words.
+
+    >>> _duration(95), _duration(7000)
+    ('2 minutes', '1.9 hours')
+    """
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'' if minutes == 1 else 's'}" if minutes < 100 else f"{seconds / 3600:.1f} hours"
 
 
 def tell() -> None:
@@ -61,7 +108,7 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
     3
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -71,16 +118,30 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
-    if console.is_jupyter:
-        with _in_notebook(check):
-            yield
-        return
-    if not console.is_terminal:  # until version 15, rich prints an empty line even where it is told to draw nothing
-        with checked(check):
-            yield
-        return
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
+
+    def say(text: str) -> None:
+        console.print(f"expunge: note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    said = _say.set(say)
+    try:
+        if console.is_jupyter:
+            with _in_notebook(check):
+                yield
+        elif not console.is_terminal:  # until version 15, rich prints an empty line even where it draws nothing
+            with checked(check):
+                yield
+        else:
+            with _on_terminal(Progress(*columns, console=console), check):
+                yield
+    finally:
+        _say.reset(said)
+
+
+@contextmanager
+def _on_terminal(progress: "Progress", check: Callable[[], None]) -> Iterator[None]:
+    """A bar for each phase."""
+    with progress as bars:
+        tasks: dict[str, Any] = {}
 
         def report(label: str, done: int, total: int, note: str) -> None:
             check()

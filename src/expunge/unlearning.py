@@ -42,6 +42,7 @@ from expunge.models import (
     not_finite,
     own_copy,
     own_factory,
+    recomputing,
     refusing,
     split_logits_of,
     unwrapped,
@@ -200,7 +201,11 @@ def unlearn(
         )
         check_shared(task)
         try:
-            with enough_memory(_memory_advice(chosen)), in_precision(getattr(chosen, "precision", "fp32"), own):
+            with (
+                enough_memory(_memory_advice(chosen)),
+                in_precision(getattr(chosen, "precision", "fp32"), own),
+                recomputing(own, getattr(chosen, "gradient_checkpointing", False)),
+            ):
                 result = run_on(chosen, own, task, rng=rng, record=record)
         except IndexError as error:  # codes and token ids are looked up in tables
             raise InputError(

@@ -16,6 +16,7 @@ from expunge.cli.options import (
     Json,
     LabelColumn,
     MaxLoss,
+    Precision,
     Reference,
     ReferenceMinutes,
     Resize,
@@ -41,7 +42,7 @@ OPTIONS = {
     "": _SOURCES
     | _COMMON
     | {"after", "after_weights", "after_weights_key", "retain", "with_images", "difficulty_calibration", "device"}
-    | {"max_loss", "reference_minutes", "reference"},
+    | {"max_loss", "reference_minutes", "precision", "reference"},
     "--full": _SOURCES | _COMMON | {"full", "train", "method", "num", "workers", "ray", "references", "device"},
     "--logits": _COMMON | {"logits", "out", "max_loss"},
     "--plan": {"plan", "forgotten", "held_out", "classes", "as_json"},
@@ -83,6 +84,7 @@ def audit(
     ] = False,
     max_loss: MaxLoss = None,
     reference_minutes: ReferenceMinutes = None,
+    precision: Precision = None,
     full: Annotated[
         bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
     ] = False,
@@ -158,6 +160,7 @@ def audit(
                 difficulty_calibration=difficulty_calibration,
                 max_loss=max_loss,
                 reference_minutes=reference_minutes,
+                precision=precision,
             )
     if full:
         print_full_audit(found, out, as_json)
@@ -189,6 +192,7 @@ def run(
     difficulty_calibration: bool = False,
     max_loss: float | None = None,
     reference_minutes: float | None = None,
+    precision: str | None = None,
 ) -> "Report":
     """Audits a model that was made to forget, and writes `report.json` and `report.html` to the new directory `out`."""
     from expunge.auditing.default_audit import doubts_of, evaluate, report_of
@@ -224,22 +228,26 @@ def run(
     fit = fitted(original, {"forget": forgotten, "test": test, "retain": retain})
     sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(unlearned)
     original, unlearned = fit.around(original), fit.around(unlearned)
+    settings = audit_settings(
+        sources.model,
+        original,
+        header,
+        max_loss=max_loss,
+        reference_minutes=reference_minutes,
+        precision=precision,
+        non_random=difficulty_calibration,
+    )
     with new_directory(out) as temporary:
-        evaluations = evaluate(original.to(where), sets, seed), evaluate(unlearned.to(where), sets, seed)
+        evaluations = tuple(
+            evaluate(model.to(where), sets, seed, settings.precision) for model in (original, unlearned)
+        )
         audited = report_of(
             original,
             unlearned,
             sets,
             evaluations,
             class_names=header.class_names or forgotten.class_names,
-            settings=audit_settings(
-                sources.model,
-                original,
-                header,
-                max_loss=max_loss,
-                reference_minutes=reference_minutes,
-                non_random=difficulty_calibration,
-            ),
+            settings=settings,
             seed=seed,
         )
         report = Report(
@@ -252,6 +260,7 @@ def run(
                 difficulty_calibration=difficulty_calibration,
                 max_loss=max_loss,
                 reference_minutes=reference_minutes,
+                precision=precision,
                 device=None if device == "auto" else device,
             ),
             before=audited.before,

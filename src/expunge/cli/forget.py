@@ -19,6 +19,7 @@ from expunge.cli.options import (
     Json,
     LabelColumn,
     MaxLoss,
+    Precision,
     Reference,
     ReferenceMinutes,
     Resize,
@@ -70,6 +71,7 @@ def forget(
     with_images: WithImages = False,
     max_loss: MaxLoss = None,
     reference_minutes: ReferenceMinutes = None,
+    precision: Precision = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -89,6 +91,7 @@ def forget(
             with_images=with_images,
             max_loss=max_loss,
             reference_minutes=reference_minutes,
+            precision=precision,
         )
     # A launcher stops all processes as soon as one ends with another code than 0.
     raise typer.Exit(print_report(report, as_json) if is_first() else 0)
@@ -129,6 +132,7 @@ def run(
     with_images: bool = False,
     max_loss: float | None = None,
     reference_minutes: float | None = None,
+    precision: str | None = None,
 ) -> "Report":
     """Writes the model, `report.json` and, with an audit, `report.html` to the new directory `out`.
 
@@ -194,7 +198,12 @@ def run(
             method=chosen,
             factory=factory,
             settings=audit_settings(
-                sources.model, network, header, max_loss=max_loss, reference_minutes=reference_minutes
+                sources.model,
+                network,
+                header,
+                max_loss=max_loss,
+                reference_minutes=reference_minutes,
+                precision=precision,
             ),
             seed=seed,
         )
@@ -205,6 +214,7 @@ def run(
                 sources,
                 max_loss=max_loss,
                 reference_minutes=reference_minutes,
+                precision=precision,
                 device=None if device == "auto" else device,
             ),
             before=done.before,

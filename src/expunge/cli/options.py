@@ -55,6 +55,13 @@ ReferenceMinutes = Annotated[
     float | None,
     typer.Option(help="The longest that training reference models for the audit may take; 0: none. Default: 5."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="fp32|bf16",
+        help="Of the audit: bf16 runs the models under autocast, which GPUs do faster. Default: fp32.",
+    ),
+]
 ToSet = Annotated[
     list[str],
     typer.Option(

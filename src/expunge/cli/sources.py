@@ -111,7 +111,7 @@ def _rows(rows: Given, header: Header, sources: Sources) -> RowSet:
     if not takes_texts:
         return rows
     place = Path(sources.model.removeprefix("hf:"))
-    return rows.tokenised(*tokenizer_of(str(place if place.is_dir() else place.parent)))
+    return rows.tokenised(*tokenizer_of(place if place.is_dir() else place.parent))
 
 
 def images_for(spec: str, header: Header, sources: Sources) -> ImageSet:
@@ -174,10 +174,11 @@ def audit_settings(
     *,
     max_loss: float | None,
     reference_minutes: float | None,
+    precision: str | None = None,
     non_random: bool = False,
 ) -> AuditSettings:
     """Settings of an audit of the model `network` of a MODEL spec: its reference models are trained as it was."""
-    given: dict[str, Any] = {"max_loss": max_loss, "reference_minutes": reference_minutes}
+    given: dict[str, Any] = {"max_loss": max_loss, "reference_minutes": reference_minutes, "precision": precision}
     if header.recipe:
         told = method_of("retrain", header.recipe)
         assert isinstance(told, Recipe)

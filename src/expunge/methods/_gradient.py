@@ -15,7 +15,7 @@ from expunge.methods._modes import kept_statistics, set_mode
 from expunge.methods._split import Split
 from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import forward, refusing, split_logits_of
-from expunge.progress import advance
+from expunge.progress import AT_MOST, advance
 from expunge.records import Epoch
 from expunge.settings import require, require_types
 
@@ -45,6 +45,8 @@ class GradientMethod(Method):
             Batch normalisation in train mode takes the statistics of these few. None: the whole step's at once.
         precision: `fp32` is that of the weights; `bf16` runs the network under autocast in bfloat16, with weights as
             they are: about half the memory, and twice as fast where the processor has it.
+        gradient_checkpointing: whether what a model of transformers or timm computes on its way is computed again for
+            the gradient, and not kept: less memory, about a third slower. Not with batch normalisation.
         stop: `budget` runs all epochs; `epsilon` ends when the loss is below `epsilon` (Algorithm 1, line 19);
             `forgotten` ends when, in eval mode, every forgotten example is predicted as the method wants it,
             which costs one more forward pass over the forget set an epoch.
@@ -69,6 +71,7 @@ class GradientMethod(Method):
     batch_size: int | None = None
     micro_batch_size: int | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
     stop: Literal["budget", "epsilon", "forgotten"] = "budget"
     epsilon: float = 0.05
     norm: Literal["train", "eval"] = "train"
@@ -169,7 +172,7 @@ class Descent:
     def epochs(self) -> Iterator[int]:
         """Yields 0, 1, … until a stop rule ends the run, and warns where none did."""
         method, record = self.method, self.record
-        note = "" if method.stop == "budget" else "at most"
+        note = "" if method.stop == "budget" else AT_MOST
         for epoch in range(method.epochs):
             advance("forgetting", epoch, method.epochs, note)
             if method.stop == "forgotten" and self._all_reached():

@@ -43,6 +43,7 @@ from expunge.models.inference import (
 )
 from expunge.models.loading import class_names_of, load_model
 from expunge.models.preprocessing import own_fit
+from expunge.models.recomputing import recomputing
 from expunge.models.saving import save_model
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "own_fit",
     "parameters_of",
     "read_header",
+    "recomputing",
     "refusing",
     "save_checkpoint",
     "save_model",

@@ -1,4 +1,4 @@
-"""LoRA adapters of Hugging Face image classifiers, as PEFT writes them (extra: hf)."""
+"""LoRA adapters of Hugging Face classifiers, of images or texts, as PEFT writes them (extra: hf)."""
 
 import json
 import re
@@ -51,13 +51,7 @@ class Adapter:
             if not isinstance(rank, int) or rank > max(sides, default=0):
                 raise InputError(f"cannot load {where}: its weights are not of rank {str(rank)[:20]}")
         self.name = str(config.get("base_model_name_or_path"))
-        places = [place for place in (Path(self.name), directory / self.name) if (place / "config.json").is_file()]
-        if not places:
-            raise InputError(
-                f"{where} is an adapter of {self.name!r}, which is no directory here: save that model with its image "
-                f"processor, and write the directory into base_model_name_or_path of {CONFIG}"
-            )
-        self.base = places[0]
+        self.base = _base(directory, self.name)
 
     @property
     def replaced(self) -> dict[str, Tensor]:
@@ -92,6 +86,27 @@ class Adapter:
 
     def _fits(self, name: str, wanted: Mapping[str, Any]) -> bool:
         return name in wanted and name in self.weights and wanted[name] == self.weights[name].shape
+
+
+def base_of(directory: Path) -> Path:
+    """The directory of the model that an adapter in this one is of; this one, where it holds no adapter.
+
+    Raises `InputError` where that is no directory.
+    """
+    if not (directory / CONFIG).exists():
+        return directory
+    config = parse_json(read_text(directory / CONFIG))
+    return _base(directory, str(config.get("base_model_name_or_path")) if isinstance(config, dict) else "")
+
+
+def _base(directory: Path, name: str) -> Path:
+    for place in (Path(name), directory / name):
+        if (place / "config.json").is_file():
+            return place
+    raise InputError(
+        f"hf:{directory} is an adapter of {name!r}, which is no directory here: save that model, with its image "
+        f"processor or its tokenizer, and write the directory into base_model_name_or_path of {CONFIG}"
+    )
 
 
 def adapter_state(model: Any) -> dict[str, Tensor]:

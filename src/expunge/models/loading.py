@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -227,10 +228,11 @@ def _from_factory(rest: str) -> tuple[nn.Module, Header]:
 
 def _from_hf(directory: Path) -> tuple[nn.Module, Header]:
     record = recorded(directory)  # first, as it sees whether the weights are whole
-    if holds_texts(directory) and not (directory / CONFIG).exists():
-        network, config = from_directory(str(directory), texts=True)
-        names = tuple(str(config["id2label"][n]) for n in sorted(config["id2label"], key=int))
-        options = {"config": config}
+    adapter = Adapter(directory) if (directory / CONFIG).exists() else None
+    if holds_texts(directory if adapter is None else adapter.base):
+        network, options = _texts(directory, adapter)
+        told = options["config"]["id2label"]
+        names = _class_names(tuple(str(told[key]) for key in sorted(told, key=int)), adapter)
         spec = ModelSpec(
             architecture=ARCHITECTURE,
             num_classes=len(names),
@@ -241,23 +243,37 @@ def _from_hf(directory: Path) -> tuple[nn.Module, Header]:
             options=options,
         )
         return _with_record(with_spec(network, spec), Header(spec=spec, class_names=names), record)
-    adapter = Adapter(directory) if (directory / CONFIG).exists() else None
     if adapter is None:
         found, network = load_hf(str(directory))
     else:
         own = str(directory) if (directory / "preprocessor_config.json").exists() else None
         found, network = load_hf(str(adapter.base), adapter.replaced, num_labels(adapter.replaced), own)
         network = LogitsOnly(adapter.around(network.model))
-    class_names = found.pop("class_names")
     options, processor = {"config": found.pop("config")}, found.pop("processor")
+    class_names = _class_names(found.pop("class_names"), adapter)
     if adapter is not None:
         options["adapter"] = adapter.settings
-        if class_names == tuple(f"LABEL_{n}" for n in range(len(class_names))):  # its classes are not the base model's
-            class_names = tuple(map(str, range(len(class_names))))
     spec = ModelSpec(architecture="hf", options=options, **found)
     model = Classifier(spec, network)
     normalise_in_its_dtype(model)
     return _with_record(model, Header(spec=spec, class_names=class_names, processor=processor), record)
+
+
+def _texts(directory: Path, adapter: Adapter | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A text classifier, with an adapter if there is one, and the options of its description."""
+    if adapter is None:
+        network, config = from_directory(str(directory), texts=True)
+        return network, {"config": config}
+    network, config = from_directory(
+        str(adapter.base), texts=True, replaced=adapter.replaced, num_labels=num_labels(adapter.replaced)
+    )
+    return adapter.around(network), {"config": config, "adapter": adapter.settings}
+
+
+def _class_names(told: tuple[str, ...], adapter: Adapter | None) -> tuple[str, ...]:
+    """Those of a configuration, numbers where an adapter has classes of its own, not the base model's."""
+    unnamed = told == tuple(f"LABEL_{n}" for n in range(len(told)))
+    return tuple(map(str, range(len(told)))) if adapter is not None and unnamed else told
 
 
 def _with_record(model: nn.Module, header: Header, record: Header | None) -> tuple[nn.Module, Header]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import InputError, one_line
+from expunge.models.adapters import base_of
 from expunge.models.huggingface import library
 from expunge.parsing import parse_json, read_text
 
@@ -25,20 +26,22 @@ def holds_texts(directory: Path) -> bool:
     return isinstance(named, list) and any(str(each).endswith("ForSequenceClassification") for each in named)
 
 
-def tokenizer_of(directory: str) -> tuple[Callable[..., Any], int]:
-    """The tokenizer in such a directory, and how many tokens a text may have.
+def tokenizer_of(directory: Path) -> tuple[Callable[..., Any], int]:
+    """The tokenizer in such a directory, and how many tokens a text may have. An adapter may have its base model's.
 
     Raises `InputError` where there is none, or one that names code.
     """
-    transformers = library()
+    transformers, base = library(), base_of(directory)
+    if not (directory / "tokenizer_config.json").exists():
+        directory = base
     try:
         for file in ("tokenizer_config.json", "tokenizer.json", "config.json"):
-            if (Path(directory) / file).exists() and '"auto_map"' in read_text(Path(directory) / file):
+            if (directory / file).exists() and '"auto_map"' in read_text(directory / file):
                 raise InputError(f"{file} names code (auto_map), which is not run")
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-        config = parse_json(read_text(Path(directory) / "config.json"))
+        config = parse_json(read_text(base / "config.json"))
     except Exception as error:  # the library raises many types
         raise InputError(
             f"hf:{directory} has no tokenizer that can be loaded ({one_line(error)}); save it there too"
