@@ -59,9 +59,8 @@ def test_the_command_takes_the_precision_of_the_audit(trained: Path, tmp_path: P
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
     first = run(*given, "bf16", "--json")
-    again = run(
-        "audit", "--before", trained, "--after", tmp_path / "out", "--out", tmp_path / "b", *sets, "bf16", "--json"
-    )
+    audit = ["audit", "--before", trained, "--after", tmp_path / "out", "--out", tmp_path / "audited"]
+    again = run(*audit, *sets, "bf16", "--json")
     for done in (first, again):
         assert done.returncode in {0, 3}, done.stderr
         assert json.loads(done.stdout)["audit"]["device"].endswith("bf16")
