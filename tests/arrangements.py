@@ -1,7 +1,9 @@
 """Small networks, data and ready-to-run arrangements of every method, shared by the contract and golden tests."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ SHORT: dict[str, dict[str, Any]] = {
     },
 }
 SHORT["instance_wise"] |= {"adversarial": 2, "attack_steps": 3}
+SHORT["amun"] |= {"attack_steps": 10}
+SHORT["amun_retain"] |= {"attack_steps": 10}
 SHORT["calibrated"] |= {"pace": None}
 SHORT["masked_distillation"] |= {"pace": None}
 SHORT["held_boundary"] |= {"pace": None, "retention_size": 2}
@@ -145,10 +149,16 @@ class Arrangement:
 
 
 def arrange(name: str, network: str, directory: Path, num_forget: int = 6) -> Arrangement:
-    """A network trained for a moment on forget and retain examples, with its update log in `directory`."""
+    """A network trained for a moment on forget and retain examples, with its update log in `directory` if read."""
+    forget, retain = pairs(num_forget, seed=2), pairs(12, seed=3)
+    updates = UpdateRecorder(directory / "updates") if Needs.UPDATES in METHODS[name].needs else None
+    model = copy.deepcopy(_trained(network, num_forget)) if updates is None else _train(network, num_forget, updates)
+    return Arrangement(name, model, forget, retain, NETWORKS[network], directory / "updates", pairs(60, seed=5))
+
+
+def _train(network: str, num_forget: int, updates: UpdateRecorder | None = None) -> nn.Module:
     torch.manual_seed(1)
-    factory = NETWORKS[network]
-    model = factory()
+    model = NETWORKS[network]()
     forget, retain = pairs(num_forget, seed=2), pairs(12, seed=3)
     both = Examples(torch.cat([forget.inputs, retain.inputs]), torch.cat([forget.labels, retain.labels]))
     train(
@@ -156,9 +166,12 @@ def arrange(name: str, network: str, directory: Path, num_forget: int = 6) -> Ar
         both,
         Recipe(epochs=4, batch_size=3, lr=0.02),
         rng=torch.Generator().manual_seed(4),
-        updates=UpdateRecorder(directory / "updates"),
+        updates=updates,
     )
-    return Arrangement(name, model, forget, retain, factory, directory / "updates", pairs(60, seed=5))
+    return model
+
+
+_trained = cache(_train)
 
 
 def state_bits(model: nn.Module) -> dict[str, bytes]:

@@ -16,7 +16,6 @@ from torch import Tensor
 from tests import forked
 
 COMMAND = Path(sys.executable).with_name("expunge")
-EXPERIMENTS = (sys.executable, "-m", "experiments")
 LAUNCHER = """
 import os, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -35,6 +34,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("fonts")))  # else every process lists them anew
         patch.setenv("COLUMNS", "200")
         patch.setenv("EXPUNGE_REFERENCE_MINUTES", "0")  # tests of them ask for reference models
         patch.delenv("EXPUNGE_DATA", raising=False)
@@ -51,23 +51,16 @@ def expunge(
     *arguments: str | Path,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    launcher: Sequence[str] = (),
     command: str = str(COMMAND),
+    largest_file: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the installed command to its end. One thread: the suite runs a process a core."""
+    """Runs the installed command to its end. One thread: the suite runs a process a core.
+
+    `largest_file`: bytes from which on a file cannot grow, as on a full disk.
+    """
     command_line = [command, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    if not launcher:
-        return forked.run(command_line, cwd or Path.cwd(), environment)
-    return subprocess.run(
-        [*launcher, *command_line],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=forked.PATIENCE,
-    )
+    return forked.run(command_line, cwd or Path.cwd(), environment, largest_file)
 
 
 def experiments(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -76,10 +69,21 @@ def experiments(*arguments: str | Path, cwd: Path | None = None) -> subprocess.C
 
 
 @contextmanager
-def running(*arguments: str | Path, command: Sequence[str] = (str(COMMAND),)) -> Iterator["subprocess.Popen[str]"]:
-    """The installed command while it runs, for sending signals to; killed at the end if it still runs then."""
+def running(*arguments: str | Path, command: str = str(COMMAND)) -> Iterator[forked.Started]:
+    """The installed command, or `experiments`, while it runs, for sending signals to; killed at the end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = forked.Started([command, *map(str, arguments)], Path.cwd(), environment)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@contextmanager
+def starting(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    """As `running`, from Python's own start on, which imports torch."""
     with subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, *command, *map(str, arguments)],
+        [sys.executable, "-c", LAUNCHER, str(COMMAND), *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -26,8 +26,8 @@ from expunge.methods import make_method
 from expunge.tensor_files import write_tensors
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, pairs, state_bits
-from tests.conftest import expunge, pixels, running, succeed, tree, write_folder, write_image
-from tests.forked import PATIENCE
+from tests.conftest import expunge, pixels, running, starting, succeed, tree, write_folder, write_image
+from tests.forked import PATIENCE, Started
 
 FACTORY = "def model():\n    from expunge.models.building import small_resnet\n    return small_resnet(10, width=4)\n"
 
@@ -375,11 +375,11 @@ def test_bad_input(name: str, place: Place) -> None:
 
 def test_the_same_command_lines_work_otherwise(place: Place) -> None:
     """What the cases start from is sound, and --allow-pickle takes a sound .pt file."""
-    succeed(*place.forget())
+    succeed(*place.forget("--method", "targeted"))
     shutil.rmtree(place.out)
     torch.save(place.network_state(), place.root / "weights.pt")
     weights = ("--weights", place.root / "weights.pt", "--allow-pickle")
-    done = expunge(*place.forget(*weights, model=place.factory()), cwd=place.root)
+    done = expunge(*place.forget(*weights, "--method", "targeted", model=place.factory()), cwd=place.root)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in place.out.iterdir()) == ["model.safetensors", "report.json"]
 
@@ -398,13 +398,13 @@ def test_a_place_that_cannot_be_written(place: Place) -> None:
 def test_a_full_disk(place: Place, command: str) -> None:
     """No file may grow over 8 kB; the checkpoint has 27."""
     if command == "forget":
-        arguments = place.forget()
+        arguments = place.forget("--method", "targeted")
     else:
         arguments = place.train("--set", "epochs=1", "--set", "width=4")
         arguments += ["--record-updates", place.ids("0", "1")] if command == "record" else []
         arguments += ["--state", place.root / "state"] if command == "state" else []
     before = tree(place.root)
-    done = expunge(*arguments, launcher=("bash", "-c", 'ulimit -f 8; exec "$@"', "bash"))
+    done = expunge(*arguments, largest_file=8192)
     if command == "record":
         announced, _, done.stderr = done.stderr.partition("\n")
         assert announced.startswith("the update log will take")
@@ -412,7 +412,7 @@ def test_a_full_disk(place: Place, command: str) -> None:
     assert tree(place.root) == before
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | Started") -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, "the command ended before it could be stopped"
@@ -424,9 +424,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
     ("command", "number"),
     [
         ("train", signal.SIGINT),
-        ("train", signal.SIGTERM),
         ("train", signal.SIGHUP),
-        ("forget", signal.SIGINT),
         ("forget", signal.SIGTERM),
     ],
     ids=lambda value: getattr(value, "name", value),
@@ -451,7 +449,7 @@ def test_a_stopped_command_leaves_nothing(place: Place, command: str, number: si
 def test_a_signal_during_the_start_leaves_nothing(place: Place) -> None:
     arguments = place.forget()
     before = tree(place.root)
-    with running(*arguments) as process:
+    with starting(*arguments) as process:
         maps = Path(f"/proc/{process.pid}/maps")
         wait_for(lambda: "libtorch" in maps.read_text(), process)
         process.send_signal(signal.SIGTERM)

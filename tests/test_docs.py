@@ -1,8 +1,6 @@
 """The docs are true: figures come from results/, links lead somewhere, commands and their options exist."""
 
 import re
-import subprocess
-import sys
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -13,6 +11,7 @@ from experiments.places import ROOT
 
 from expunge.methods import METHODS, GradientMethod
 from expunge.training import Recipe
+from tests.conftest import experiments, expunge
 
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"^\s*(?:`)?((?:expunge|python -m experiments) (?:data )?[a-z][a-z-]*)(.*)$", re.MULTILINE)
@@ -39,9 +38,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @cache
 def help_of(command: str) -> str:
     words = command.split()
-    program = [Path(sys.executable).parent / "expunge"] if words[0] == "expunge" else [sys.executable, *words[1:3]]
-    rest = words[1:] if words[0] == "expunge" else words[3:]
-    done = subprocess.run([*program, *rest, "--help"], capture_output=True, text=True, cwd=ROOT)
+    done = expunge(*words[1:], "--help") if words[0] == "expunge" else experiments(*words[3:], "--help")
     assert done.returncode == 0, f"{command} is no command"
     return done.stdout
 

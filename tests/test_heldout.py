@@ -355,7 +355,7 @@ def test_a_class_without_held_out_examples_is_noted() -> None:
 def test_it_goes_where_unseen_margins_are_by_then() -> None:
     """Nothing is held here, so that they sink and spread. Nearer in each draw; by how much differs between draws."""
     apart: dict[bool, list[float]] = {True: [], False: []}
-    for mine, theirs in ((2, 8), (19, 18), (29, 28)):
+    for mine, theirs in ((2, 8), (19, 18)):
         forget, heldout = pairs(24, seed=mine), pairs(1600, seed=theirs)
         model, side = memorising(forget), audit_side(heldout.inputs, [0])
         for follow in (True, False):

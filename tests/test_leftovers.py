@@ -12,7 +12,7 @@ import pytest
 
 from expunge.data import draw_ids, load_data
 from expunge.files import new_directory, write_private, written_whole
-from tests.conftest import expunge, pixels, running, succeed, write_image
+from tests.conftest import expunge, pixels, starting, succeed, write_image
 from tests.test_bad_input import wait_for
 
 pytest.importorskip("fcntl", reason="without locks nothing is removed")
@@ -168,8 +168,9 @@ def catches(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells which signals a process catches")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.0), (signal.SIGTERM, 0.5), (signal.SIGINT, 2.0)]
+)
 def test_a_signal_at_any_moment_ends_the_command_in_one_line(
     trained: Path, tmp_path: Path, number: signal.Signals, seconds: float
 ) -> None:
@@ -177,7 +178,7 @@ def test_a_signal_at_any_moment_ends_the_command_in_one_line(
     (tmp_path / "ids").write_text("0\n")
     arguments = ("forget", "--model", trained, "--forget", "sample", "--ids", tmp_path / "ids", "--out", tmp_path / "o")
     endless = ("--method", "neg_grad", "--set", "epochs=1000000", "--set", "lr=1e-9")
-    with running(*arguments, *endless) as process:
+    with starting(*arguments, *endless) as process:
         wait_for(lambda: catches(process.pid), process)  # until Python has begun, the system ends it
         time.sleep(seconds)
         process.send_signal(number)

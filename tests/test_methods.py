@@ -46,7 +46,7 @@ from torch.utils.data import TensorDataset
 import expunge
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Linear(4, 200_000), nn.ReLU(), nn.Linear(200_000, 2))  # 0.8 MB an example and layer
-forget = TensorDataset(torch.rand(1_200, 4), torch.arange(1_200) % 2)
+forget = TensorDataset(torch.rand(500, 4), torch.arange(500) % 2)
 expunge.unlearn(model, torch.utils.data.Subset(forget, range(4)), method=expunge.Targeted(epochs=1))  # loads code
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, resource.RLIM_INFINITY))

@@ -53,13 +53,13 @@ def test_bf16_is_another_computation_with_the_same_weights() -> None:
 def test_the_command_takes_the_precision_of_the_audit(trained: Path, tmp_path: Path) -> None:
     ids = run("data", "ids", "sample", "--num", "8").stdout
     (tmp_path / "ids").write_text(ids)
-    sets = ["--forget", "sample", "--ids", tmp_path / "ids", "--test", "sample:test", "--precision"]
-    given = ["forget", "--model", trained, "--method", "targeted", "--out", tmp_path / "out", *sets]
+    sets: list[str | Path] = ["--forget", "sample", "--ids", tmp_path / "ids", "--test", "sample:test", "--precision"]
+    given: list[str | Path] = ["forget", "--model", trained, "--method", "targeted", "--out", tmp_path / "out", *sets]
     refused = run(*given, "fp8")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
     first = run(*given, "bf16", "--json")
-    audit = ["audit", "--before", trained, "--after", tmp_path / "out", "--out", tmp_path / "audited"]
+    audit: list[str | Path] = ["audit", "--before", trained, "--after", tmp_path / "out", "--out", tmp_path / "audited"]
     again = run(*audit, *sets, "bf16", "--json")
     for done in (first, again):
         assert done.returncode in {0, 3}, done.stderr

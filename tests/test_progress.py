@@ -82,7 +82,7 @@ def test_verbose_and_a_reference(trained: Path, tmp_path: Path) -> None:
     assert "--reference" in page
 
 
-@pytest.mark.parametrize(("note", "said"), [("", True), (progress.AT_MOST, False)])
+@pytest.mark.parametrize(("note", "said"), [("loss 1.8", True), (progress.AT_MOST, False)])
 def test_long_work_is_announced_once(note: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     now, lines = [0.0], list[str]()
     monkeypatch.setattr("time.monotonic", lambda: now[0])

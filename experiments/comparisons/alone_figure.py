@@ -1,6 +1,7 @@
-"""Draws the README's figure of forgetting with nothing but the forget set: `python -m experiments alone-figure`.
+"""Draws the README's figure of what forgetting costs: `python -m experiments alone-figure`.
 
-The embedded sample and its small residual network, from results/alone and, for retrained networks, results/better.
+The embedded sample and its small residual network, from results/alone and, for `calibrated` and retrained networks,
+results/better.
 """
 
 from statistics import fmean
@@ -19,14 +20,17 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 TARGET = ROOT / "docs" / "alone.svg"
 SHOWN = {
-    "held_boundary": ("held_boundary", "#d62728", "D"),
+    "held_boundary": ("held_boundary (forget set alone)", "#d62728", "D"),
     "targeted1": ("the paper's, λ = 1", "#9ecae1", "o"),
     "targeted3": ("the paper's, λ = 3", "#3182bd", "o"),
     "salsa": ("salsa", "#74c476", "s"),
-    "boundary_shrink": ("boundary_shrink", "#fc9272", "s"),
     "delete": ("delete", "#8c6bb1", "s"),
 }
-RETRAINED = "retrained without them"
+ELSEWHERE = {
+    "calibrated": ("calibrated (with a test set)", "#ff7f0e", "D"),
+    "retrain": ("retrained without them", "#7f7f7f", "x"),
+}
+"""Rows of results/better, which need other data."""
 
 
 def main() -> None:
@@ -36,8 +40,9 @@ def main() -> None:
     for row, (name, colour, marker) in SHOWN.items():
         _draw(axes, found, row, name, colour, marker)
     sizes = sorted({size for _, size in found})
-    retrained: Found = {("retrain", n): [(x, 0.0) for x in lost("sample", "retrain", n)] for n in (16, 64, 256, 512)}
-    _draw(axes, {key: cell for key, cell in retrained.items() if cell}, "retrain", RETRAINED, "#000000", "x")
+    for row, (name, colour, marker) in ELSEWHERE.items():
+        cells: Found = {(row, n): [(x, 0.0) for x in lost("sample", row, n)] for n in (16, 64, 256, 512)}
+        _draw(axes, {key: cell for key, cell in cells.items() if cell}, row, name, colour, marker)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.set_yscale("asinh", linear_width=3)

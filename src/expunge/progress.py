@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
 try:
     import resource
 except ImportError:  # Windows
@@ -57,9 +55,10 @@ def advance(label: str, done: int, total: int, note: str = "") -> None:
     elif done and (spent := now - _begun[label]) > (LONG if note == AT_MOST else _SEEN):
         _begun[label] = float("inf")
         if spent * total / done > LONG:
-            left = " ".join(filter(None, (note, _duration(spent * (total - done) / done))))
+            bound = f"{AT_MOST} " if note == AT_MOST else ""
+            left = _duration(spent * (total - done) / done)
             (log.info if log.isEnabledFor(logging.INFO) else _say.get())(
-                f"{label} takes {left} more; memory so far: {memory()}"
+                f"{label} takes {bound}{left} more; memory so far: {memory()}"
             )
     report = _current.get()
     if report is not None:
@@ -108,7 +107,7 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
     3
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -118,30 +117,16 @@ def show(check: Callable[[], None] = lambda: None) -> Iterator[None]:
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(f"expunge: note: {text}", markup=False, highlight=False, soft_wrap=True)
-
-    said = _say.set(say)
-    try:
-        if console.is_jupyter:
-            with _in_notebook(check):
-                yield
-        elif not console.is_terminal:  # until version 15, rich prints an empty line even where it draws nothing
-            with checked(check):
-                yield
-        else:
-            with _on_terminal(Progress(*columns, console=console), check):
-                yield
-    finally:
-        _say.reset(said)
-
-
-@contextmanager
-def _on_terminal(progress: "Progress", check: Callable[[], None]) -> Iterator[None]:
-    """A bar for each phase."""
-    with progress as bars:
-        tasks: dict[str, Any] = {}
+    if console.is_jupyter:
+        with _in_notebook(check):
+            yield
+        return
+    if not console.is_terminal:  # until version 15, rich prints an empty line even where it is told to draw nothing
+        with checked(check):
+            yield
+        return
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
 
         def report(label: str, done: int, total: int, note: str) -> None:
             check()
@@ -149,11 +134,15 @@ def _on_terminal(progress: "Progress", check: Callable[[], None]) -> Iterator[No
                 tasks[label] = bars.add_task(label, total=total, note=note)
             bars.update(tasks[label], completed=done, total=total, note=note)
 
-        token = _current.set(report)
+        def say(text: str) -> None:
+            console.print(f"expunge: note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+        token, said = _current.set(report), _say.set(say)
         try:
             yield
         finally:
             _current.reset(token)
+            _say.reset(said)
 
 
 @contextmanager

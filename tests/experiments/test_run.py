@@ -36,7 +36,8 @@ from expunge.models import load_model, save_checkpoint
 from expunge.trainer import train
 from expunge.unlearning import unlearn
 from expunge.update_log import matching_updates
-from tests.conftest import EXPERIMENTS, experiments, running, tree
+from tests import forked
+from tests.conftest import experiments, running, tree
 from tests.forked import PATIENCE
 
 GRIDS = Path(__file__).parents[2] / "grids"
@@ -135,7 +136,7 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float = 400) -> Any:
+def wait_for(condition: Callable[[], Any], process: forked.Started, seconds: float = 400) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert process.poll() is None, process.communicate()
@@ -687,7 +688,7 @@ def test_a_killed_run_goes_on_where_it_was(models: Path, tmp_path: Path) -> None
     grid.write_text(SMOKE.read_text().replace("epochs = 3", "epochs = 20"))
     out = tmp_path / "out"
     command = ("run", grid, "--out", out, "--models", models, "--workers", "2", "--device", "cpu")
-    with running(*command, command=EXPERIMENTS) as process:
+    with running(*command, command="experiments") as process:
         wait_for(lambda: len(lines_of(out / FILE)) >= 8, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -706,7 +707,7 @@ def test_a_killed_worker_costs_its_cell_alone(models: Path, tmp_path: Path, monk
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
     out = tmp_path / "out"
-    with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command=EXPERIMENTS) as process:
+    with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command="experiments") as process:
         wait_for(lambda: list(tmp_path.glob("**/*scratch*/0")), process)  # it is begun
         worker = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         os.kill(worker[0], signal.SIGKILL)
@@ -726,7 +727,7 @@ def test_a_stop_of_all_processes_fails_no_cell(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     grid = grid_with(tmp_path / "grid.toml", [FOREVER, QUICK])
     out = tmp_path / "out"
-    with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command=EXPERIMENTS) as process:
+    with running("run", grid, "--out", out, "--models", models, "--device", "cpu", command="experiments") as process:
         wait_for(lambda: list(tmp_path.glob("**/*scratch*/0")), process)
         worker = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         for pid in (*worker, process.pid):
@@ -866,7 +867,7 @@ def test_two_ray_nodes_and_a_worker_that_is_killed(models: Path, tmp_path: Path)
         assert address, "the cluster did not start"
         out = tmp_path / "out"
         command = ("run", tmp_path / "grid.toml", "--out", out, "--models", models, "--json")
-        with running(*command, "--ray", address, command=EXPERIMENTS) as process:
+        with running(*command, "--ray", address, command="experiments") as process:
             wait_for(lambda: len(lines_of(out / FILE)) >= 6, process)
             busy = wait_for(
                 lambda: [pid for pid in children(cluster.pid) if command_of(pid).startswith("ray::_run")],
