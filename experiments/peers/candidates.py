@@ -123,6 +123,9 @@ CANDIDATES = (
     _supreme("bad_teacher", adapters.supreme_bad_teacher, "retained"),
     _supreme("random_labeling", adapters.supreme_random_labeling, "retained"),
 )
+REFERENCES = ("no unlearning", "retrained")
+"""Rows that are no library's."""
+NAMES = (*REFERENCES, *(each.name for each in CANDIDATES))
 BY_NAME = {each.name: each for each in CANDIDATES}
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from experiments.commit import origin
 from experiments.peers import steps, table
-from experiments.peers.candidates import CANDIDATES
+from experiments.peers.candidates import BY_NAME, NAMES
 from experiments.peers.job import SEEDS, train_missing
-from experiments.peers.measuring import REFERENCES, apart
+from experiments.peers.measuring import apart
 from expunge.errors import SettingError
 
 PACKAGE = "experiments.peers"
@@ -47,19 +47,21 @@ def main() -> None:
 
 def wanted(chosen: list[str]) -> Iterator[tuple[str, dict[str, Any], tuple[str, str]]]:
     """(module, what a line of it is told by, its arguments) of each run. Raises `SettingError` for an unknown name."""
-    names = [*REFERENCES, *(each.name for each in CANDIDATES)]
     for each in chosen:
-        if not any(name == each or name.startswith(f"{each} ") for name in names):
-            raise SettingError(f"there is no library or method {each!r}: choose of {', '.join(names)}")
-
-    def takes(name: str) -> bool:
-        return not chosen or any(name == each or name.startswith(f"{each} ") for each in chosen)
-
-    for name in names:
+        if not any(_is_of(name, each) for name in NAMES):
+            raise SettingError(f"there is no library or method {each!r}: choose of {', '.join(NAMES)}")
+    names = [name for name in NAMES if not chosen or any(_is_of(name, each) for each in chosen)]
+    slow = {name for name in names if name in BY_NAME and BY_NAME[name].data == "retained"}
+    for last in (False, True):
         for seed in SEEDS:
-            if takes(name):
-                yield "measuring", {"name": name, "seed": seed}, (name, str(seed))
-    for name in steps.PAIRS:
-        for epochs in steps.EPOCHS:
-            if takes(name):
-                yield "steps", {"name": name, "epochs": epochs}, (name, str(epochs))
+            for name in names:
+                if (name in slow) == last:
+                    yield "measuring", {"name": name, "seed": seed}, (name, str(seed))
+        for name in steps.PAIRS if not last else ():
+            for epochs in steps.EPOCHS:
+                if name in names:
+                    yield "steps", {"name": name, "epochs": epochs}, (name, str(epochs))
+
+
+def _is_of(name: str, chosen: str) -> bool:
+    return name == chosen or name.startswith(f"{chosen} ")

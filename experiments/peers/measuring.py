@@ -26,13 +26,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import expunge
-from experiments.peers.candidates import BY_NAME, VERSIONS, Candidate, check_installed, user_lines
+from experiments.peers.candidates import BY_NAME, REFERENCES, VERSIONS, Candidate, check_installed, user_lines
 from experiments.peers.job import ORIGINAL, Job, job, reference, trained, training_record
 from expunge.errors import MissingExtraError, one_line
 
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy")
-REFERENCES = ("no unlearning", "retrained")
-"""Rows that are no library's."""
 
 
 def measured(name: str, seed: int) -> dict[str, Any]:

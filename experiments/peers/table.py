@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments import places
+from experiments.peers.candidates import NAMES
 from expunge.markdown import markdown
 
 TARGET = places.RESULTS / "peers.jsonl"
@@ -31,15 +32,16 @@ def peers_table() -> str:
     if not rows:
         return NOT_MEASURED
     body = []
-    for name in dict.fromkeys(row["name"] for row in rows):
+    for name in NAMES:
         group = [row for row in rows if row["name"] == name]
         done = [row for row in group if "failed" not in row]
-        body.append(_done(name, done) if done else _failed(name, group[0]))
+        if group:
+            body.append(_done(name, done) if done else _failed(name, group[0]))
     head = [
         "library and method", "reads beside the forgotten", "CPU s", "s", "MB", "forget %", "retain %", "test %",
-        "distance", "JS", "PASS / INC. / FAIL", "lines",
+        "distance", "JS", "PASS / INC. / FAIL", "lines", "n",
     ]  # fmt: skip
-    return markdown(head, body, left=2) + "\n\n" + _source(rows, f"Means of {len({row['seed'] for row in rows})} draws")
+    return markdown(head, body, left=2) + "\n\n" + _source(rows, "Means of n draws")
 
 
 def _done(name: str, group: Sequence[Row]) -> list[str]:
@@ -61,11 +63,12 @@ def _done(name: str, group: Sequence[Row]) -> list[str]:
         mean("divergence", ".3f"),
         " / ".join(str(verdicts.count(each)) for each in ("PASS", "INCONCLUSIVE", "FAIL")),
         str(group[0].get("lines", "")),
+        str(len(group)),
     ]
 
 
 def _failed(name: str, row: Row) -> list[str]:
-    return [name, row.get("data", ""), "fails", *[""] * 8, str(row.get("lines", ""))]
+    return [name, row.get("data", ""), "fails", *[""] * 8, str(row.get("lines", "")), ""]
 
 
 def failures_table() -> str:
@@ -74,7 +77,7 @@ def failures_table() -> str:
     if not rows:
         return NOT_MEASURED
     body = []
-    for name in dict.fromkeys(row["name"] for row in rows):
+    for name in (name for name in NAMES if any(row["name"] == name for row in rows)):
         row = next(row for row in rows if row["name"] == name)
         ends = row.get("failed", "runs")
         body.append([name, _cell(str(row.get("as_installed", ends))), row.get("mended", "–"), _cell(str(ends))])
