@@ -1,8 +1,9 @@
 """What a user writes to forget with each library: one function a method, which the table counts the lines of.
 
 Each is handed the trained network, in eval mode, and a `Job`; it returns the network that has forgotten. Settings are
-the library's own. torchunlearn leaves the optimizer to the user, so it gets the one of its README. Batches are of 128,
-as there, wherever the user makes the loader.
+the library's own. Ours is called by `unlearn`; `forget`, which also audits, takes as many lines. torchunlearn leaves
+the optimizer to the user, so it gets the one of its README. Batches are of 128, as there, wherever the user makes the
+loader.
 """
 
 from types import SimpleNamespace
@@ -18,20 +19,20 @@ from experiments.peers.job import BATCH, CLASSES, Job
 def expunge_calibrated(model: nn.Module, job: Job) -> Any:
     import expunge
 
-    return expunge.forget(model, job.forget, test=job.test).model
+    return expunge.unlearn(model, job.forget, test=job.test).model
 
 
 def expunge_held_boundary(model: nn.Module, job: Job) -> Any:
     import expunge
 
-    return expunge.forget(model, job.forget).model
+    return expunge.unlearn(model, job.forget).model
 
 
 def expunge_targeted(model: nn.Module, job: Job) -> Any:
     import expunge
 
     method = expunge.make_method("targeted", preset="paper")
-    return expunge.forget(model, job.forget, method=method).model
+    return expunge.unlearn(model, job.forget, method=method).model
 
 
 def torchunlearn_neg_grad(model: nn.Module, job: Job) -> Any:

@@ -29,7 +29,7 @@ class Job:
     Attributes:
         forget, retain: the 200 images to forget and the other 9,800: inputs (N, 1, 28, 28) in [0, 1], and labels.
         test: Fashion-MNIST's test set.
-        unseen: the half of `test` that `expunge.forget` calibrates nothing on. Everything is tested on it.
+        unseen: the half of `test` that `expunge.unlearn` calibrates nothing on. Everything is tested on it.
         seed: which 200.
     """
 

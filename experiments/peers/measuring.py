@@ -17,6 +17,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,12 @@ from torch.utils.data import TensorDataset
 
 import expunge
 from experiments.peers.candidates import BY_NAME, REFERENCES, VERSIONS, Candidate, check_installed, user_lines
-from experiments.peers.job import ORIGINAL, Job, job, reference, trained, training_record
+from experiments.peers.job import ORIGINAL, WORK, Job, job, reference, trained, training_record
+from expunge.auditing import AuditSettings
+from expunge.auditing.difficulty import difficulty_of, fresh_copy
+from expunge.data import Examples
 from expunge.errors import MissingExtraError, one_line
+from expunge.metrics.difficulty import Difficulty
 
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy")
 
@@ -99,10 +105,23 @@ def judged(before: nn.Module, after: nn.Module, retrained: nn.Module, this: Job)
     distance = sum(abs(own[key] - theirs[key]) for key in ACCURACIES) / len(ACCURACIES)
     found = {**own, "distance": distance, "divergence": divergence(after, retrained, this.forget.tensors[0])}
     try:
-        report = expunge.audit(before, after, this.forget, this.unseen, retain=this.retain)
+        report = expunge.audit(before, after, this.forget, this.unseen, references=difficulty(before, this))
     except expunge.ExpungeError as error:
         return {**found, "verdict": "–", "not_audited": one_line(error)}
     return {**found, "verdict": report.verdict, "num_unseen": report.num_test}
+
+
+def difficulty(before: nn.Module, this: Job) -> Difficulty:
+    """What the default audit's reference models say: once a draw, since they know nothing of the network after."""
+    path = WORK / f"difficulty-{this.seed}.json"
+    if path.exists():
+        told = json.loads(path.read_text())
+        return Difficulty(**{**told, "forget": np.array(told["forget"]), "test": np.array(told["test"])})
+    forget, test = (Examples(*part.tensors) for part in (this.forget, this.unseen))
+    made = difficulty_of(forget, test, factory=partial(fresh_copy, before), recipe=AuditSettings().recipe)
+    told = {**asdict(made), "forget": made.forget.tolist(), "test": made.test.tolist()}
+    path.write_text(json.dumps(told))
+    return made
 
 
 def accuracies(model: nn.Module, this: Job) -> dict[str, float]:
