@@ -46,21 +46,19 @@ def main() -> None:
 
 
 def wanted(chosen: list[str]) -> Iterator[tuple[str, dict[str, Any], tuple[str, str]]]:
-    """(module, what a line of it is told by, its arguments) of each run. Raises `SettingError` for an unknown name."""
+    """(module, what a line of it is told by, its arguments) of each run, the slow ones last. Raises `SettingError` for an unknown name."""
     for each in chosen:
         if not any(_is_of(name, each) for name in NAMES):
             raise SettingError(f"there is no library or method {each!r}: choose of {', '.join(NAMES)}")
     names = [name for name in NAMES if not chosen or any(_is_of(name, each) for each in chosen)]
     slow = {name for name in names if name in BY_NAME and BY_NAME[name].data == "retained"}
+    for name in (name for name in steps.PAIRS if name in names):
+        for epochs in steps.EPOCHS:
+            yield "steps", {"name": name, "epochs": epochs}, (name, str(epochs))
     for last in (False, True):
         for seed in SEEDS:
-            for name in names:
-                if (name in slow) == last:
-                    yield "measuring", {"name": name, "seed": seed}, (name, str(seed))
-        for name in steps.PAIRS if not last else ():
-            for epochs in steps.EPOCHS:
-                if name in names:
-                    yield "steps", {"name": name, "epochs": epochs}, (name, str(epochs))
+            for name in (name for name in names if (name in slow) == last):
+                yield "measuring", {"name": name, "seed": seed}, (name, str(seed))
 
 
 def _is_of(name: str, chosen: str) -> bool:
