@@ -46,7 +46,10 @@ def main() -> None:
 
 
 def wanted(chosen: list[str]) -> Iterator[tuple[str, dict[str, Any], tuple[str, str]]]:
-    """(module, what a line of it is told by, its arguments) of each run, the slow ones last. Raises `SettingError` for an unknown name."""
+    """(module, what a line of it is told by, its arguments) of each run, the slow ones last.
+
+    Raises `SettingError` for an unknown name.
+    """
     for each in chosen:
         if not any(_is_of(name, each) for name in NAMES):
             raise SettingError(f"there is no library or method {each!r}: choose of {', '.join(NAMES)}")
