@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from math import isnan
 from statistics import fmean
 from typing import Any
 
@@ -47,6 +48,8 @@ def peers_table() -> str:
 def _done(name: str, group: Sequence[Row]) -> list[str]:
     def mean(key: str, form: str, times: float = 1) -> str:
         values = [row[key] for row in group if row.get(key) is not None]
+        if any(isnan(value) for value in values):
+            return "NaN"
         return format(times * fmean(values), form) if values else ""
 
     verdicts = [row["verdict"] for row in group]
@@ -61,10 +64,16 @@ def _done(name: str, group: Sequence[Row]) -> list[str]:
         mean("test_accuracy", ".1f", 100),
         mean("distance", ".1f", 100),
         mean("divergence", ".3f"),
-        " / ".join(str(verdicts.count(each)) for each in ("PASS", "INCONCLUSIVE", "FAIL")),
+        _told(verdicts),
         str(group[0].get("lines", "")),
         str(len(group)),
     ]
+
+
+def _told(verdicts: Sequence[str]) -> str:
+    """How often each; a network that answers NaN is not audited."""
+    counts = [verdicts.count(each) for each in ("PASS", "INCONCLUSIVE", "FAIL")]
+    return " / ".join(map(str, counts)) if any(counts) else "no outputs"
 
 
 def _failed(name: str, row: Row) -> list[str]:

@@ -43,17 +43,19 @@ def test_a_row_tells_means_verdicts_and_what_failed(results: Path) -> None:
     lines = [
         line("unlearn-lib SCRUB", 1, failed="NameError: sys", **mended),
         line("unlearn-lib SALSA", 1, **mended),
+        line("torchunlearn MUMis", 1, divergence=float("nan"), verdict="–"),
         line("expunge calibrated", 1),
         line("expunge calibrated", 2, cpu_seconds=4.0, distance=0.03, verdict="FAIL"),
         {"name": "no unlearning", "seed": 1, **{k: v for k, v in line("", 1).items() if k.endswith("accuracy")}}
         | {"distance": 0.5, "divergence": 0.1, "verdict": "FAIL", **MADE},
     ]
     results.write_text("".join(json.dumps(each) + "\n" for each in lines) + '{"name": "cut sho')
-    head, _, before, ours, salsa, scrub, *_ = table.peers_table().splitlines()
+    head, _, before, ours, mu_mis, salsa, scrub, *_ = table.peers_table().splitlines()
     assert head.count("|") == before.count("|") == ours.count("|") == scrub.count("|")
     assert before.startswith("| no unlearning |  |  |")
     cells = "expunge calibrated | none | 3.00 | 4.00 | 50 | 90.0 | 99.0 | 88.0 | 2.0 | 0.020 | 1 / 0 / 1 | 2 | 2"
     assert ours == f"| {cells} |"
+    assert "| NaN | no outputs |" in mu_mis
     assert "| fails |" in scrub
     assert "| 1 / 0 / 0 |" in salsa
     assert "| unlearn-lib SALSA | RuntimeError: no GPU | patched | runs |" in table.failures_table()
