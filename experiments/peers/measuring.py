@@ -33,7 +33,7 @@ from experiments.peers.job import ORIGINAL, WORK, Job, job, reference, trained, 
 from expunge.auditing import AuditSettings
 from expunge.auditing.difficulty import difficulty_of, fresh_copy
 from expunge.data import Examples
-from expunge.errors import MissingExtraError, one_line
+from expunge.errors import InputError, MissingExtraError, one_line
 from expunge.metrics.difficulty import Difficulty
 
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy")
@@ -192,12 +192,17 @@ def quiet() -> Iterator[None]:
 
 
 def apart(module: str, *arguments: str, limit: float = 900) -> dict[str, Any]:
-    """The last line that a module prints in a process of its own; `failed` where that ends badly."""
+    """The last line that a module prints in a process of its own; `failed` where that ends badly.
+
+    Raises `InputError` where a signal ends it, which is no result.
+    """
     command = [sys.executable, "-m", module, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
     except subprocess.TimeoutExpired:
         return {"failed": f"no end within {limit:.0f} seconds"}
+    if done.returncode < 0:
+        raise InputError(f"{' '.join(arguments)} was ended by signal {-done.returncode}: start again to go on")
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
