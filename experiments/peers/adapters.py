@@ -207,7 +207,7 @@ def unlearn_lib_scrub(model: nn.Module, job: Job) -> Any:
     return method.get_unlearned_model()
 
 
-class Triples(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
+class Triples(Dataset[tuple[torch.Tensor, int, int]]):
     """Images as supreme has them: input, place, label."""
 
     def __init__(self, tensors: TensorDataset) -> None:
@@ -216,9 +216,9 @@ class Triples(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         inputs, label = self.tensors[index]
-        return inputs, index, label
+        return inputs, index, int(label)
 
 
 def supreme_neg_grad(model: nn.Module, job: Job) -> Any:

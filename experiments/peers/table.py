@@ -82,7 +82,7 @@ def _failed(name: str, row: Row) -> list[str]:
 
 def failures_table() -> str:
     """What does not run as installed, or not at all, and why."""
-    rows = [row for row in read() if "seed" in row and ("failed" in row or "mended" in row)]
+    rows = [row for row in read() if "seed" in row and ("failed" in row or _mended(row))]
     if not rows:
         return NOT_MEASURED
     body = []
@@ -91,6 +91,10 @@ def failures_table() -> str:
         ends = row.get("failed", "runs")
         body.append([name, _cell(str(row.get("as_installed", ends))), row.get("mended", "–"), _cell(str(ends))])
     return markdown(["library and method", "as installed", "mended", "then"], body, left=4) + "\n\n" + _source(rows)
+
+
+def _mended(row: Row) -> bool:
+    return bool(row.get("as_installed", "runs") != "runs")
 
 
 def _cell(text: str, most: int = 90) -> str:
