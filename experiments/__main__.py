@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "alone": ("comparisons.alone", "Measure what forgetting costs with nothing but the forget set."),
     "alone-figure": ("comparisons.alone_figure", "Draw the README's figure of the forget set alone."),
     "rivals": ("comparisons.rivals", "Measure another library with nothing but the forget set."),
+    "peers": ("peers.main", "Measure other libraries beside ours on one job."),
     "chains": ("comparisons.chains", "Measure many requests, one after the other."),
     "ranking": ("comparisons.ranking", "Measure how well `calibrated` ranks forgotten examples."),
     "forgetting": ("comparisons.forgetting", "Measure every method and choice on Fashion-MNIST."),

@@ -17,6 +17,7 @@ from experiments.audits import attacks, cost, difficulty, full, nearer, rejudged
 from experiments.comparisons import alone, better, chains, ranking, rivals
 from experiments.paper import page as paper
 from experiments.paper import protocol
+from experiments.peers import table as peers
 from experiments.speed import grid as grid_speed
 from experiments.speed import memory
 from experiments.theory import page as theory
@@ -242,6 +243,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "alone-rivals": rivals.rivals_table,
     "alone-sample": lambda: alone.alone_table("sample"),
     "chains": chains.chains_table,
+    "peers": peers.peers_table,
+    "peers-failures": peers.failures_table,
+    "peers-steps": peers.steps_table,
     "ranking": ranking.ranking_table,
     "better-choices": better.choices_table,
     "better-cifar10": lambda: better.tables("cifar10"),

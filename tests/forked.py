@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,6 +110,7 @@ def _command(
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # which an import may have looked up before
     sys.argv = list(command)
     named = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     beside = command[0] == "experiments"  # which is not installed

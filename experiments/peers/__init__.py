@@ -1,0 +1,1 @@
+"""Other unlearning libraries beside ours, on one job."""
