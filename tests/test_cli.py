@@ -140,6 +140,8 @@ def test_recording_updates_changes_nothing(trained: Path, logged: Path) -> None:
 def test_forget_with_every_method(tmp_path: Path, method: str, logged: Path, ids: Path) -> None:
     needs = [need.name for need in METHODS[method].needs]
     retain = ["--retain", "sample"] if "RETAIN" in needs else []
+    audited = method in {"targeted", "retrain", "amnesiac_undo"} or "TEST" in needs  # an audit takes most of the time
+    test = ["--test", "sample:test"] if audited else []
     settings = [part for key, value in QUICK[method].items() for part in ("--set", f"{key}={value}")]
     out = tmp_path / "out"
     arguments: list[str | Path] = [
@@ -154,18 +156,19 @@ def test_forget_with_every_method(tmp_path: Path, method: str, logged: Path, ids
         *retain,
         *settings,
     ]
-    done = expunge("forget", *arguments, "--test", "sample:test", "--out", out, "--json")
+    done = expunge("forget", *arguments, *test, "--out", out, "--json")
     report = only_json(done.stdout)
-    assert (done.returncode, done.stderr) == (3 if report["audit"]["verdict"] == "FAIL" else 0, "")
+    assert (done.returncode, done.stderr) == (3 if audited and report["audit"]["verdict"] == "FAIL" else 0, "")
     assert report == json.loads((out / "report.json").read_text())
-    assert sorted(tree(tmp_path)) == ["out", "out/model.safetensors", "out/report.html", "out/report.json"]
+    page = ["out/report.html"] if audited else []
+    assert sorted(tree(tmp_path)) == ["out", "out/model.safetensors", *page, "out/report.json"]
     assert report["format"] == "expunge-report/4"
     assert report["trace"]["method"] == method
     assert report["trace"]["num_forget"] == 12
     assert report["trace"]["change"]["l1"] > 0
-    assert report["before"]["test_accuracy"] is not None
+    assert (report["before"]["test_accuracy"] is not None) == audited
     assert (report["before"]["retain_accuracy"] is not None) == bool(retain)
-    if retain:
+    if retain and audited:
         assert sum("12 of " in found and "retained" in found for found in report["audit"]["left_out"]) == 1
     before, after = (load_file(path / "model.safetensors") for path in (logged, out))
     assert before.keys() == after.keys()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ def cell(**conditions: Any) -> Cell:
     return replace(found, settings={**found.settings, "epochs": 6, "batch_size": 8}, conditions=conditions)
 
 
+@cache
+def _measured(stage: Stage) -> dict[str, Any]:
+    """The cell without conditions."""
+    return stage.measured(cell())
+
+
 @pytest.mark.parametrize(("name", "value"), [(name, values[0]) for name, values in CONDITIONS.items()])
 def test_each_condition_is_another_cell_with_another_result(stage: Stage, name: str, value: object) -> None:
     plain, under = cell(), cell(**{name: value})
     assert plain.id != under.id
-    first, second = stage.measured(plain), stage.measured(under)
+    first, second = _measured(stage), stage.measured(under)
     assert first["delta_l1"] != second["delta_l1"]
     assert second == {**stage.measured(under), **{key: second[key] for key in ("seconds", "seconds_evaluating")}}
     if name == "precision":  # the same steps, rounded
