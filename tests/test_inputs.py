@@ -459,3 +459,33 @@ def test_random_inputs_are_refused_in_any_container() -> None:
 def test_sets_must_be_of_one_form() -> None:
     with pytest.raises(InputError, match="one form"):
         expunge.unlearn(Two(), BOTH[:6], retain=TensorDataset(X, Y), method="finetune")
+
+
+class Heads(nn.Module):
+    """Two heads in train mode, in either order, and one in eval mode."""
+
+    def __init__(self, own: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.main, self.other, self.own = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 3), own
+
+    def forward(self, values: Tensor) -> Any:
+        values = torch.relu(self.body(values))
+        if not self.training:
+            return self.main(values)
+        heads = [self.other(values), self.other(values)]
+        heads[self.own] = self.main(values)
+        return tuple(heads)
+
+
+def test_the_head_that_counts_is_trained_or_the_model_is_refused() -> None:
+    for model in (Heads(0), expunge.WithOutput(Heads(1), lambda o: o[1] if isinstance(o, tuple) else o)):
+        heads = model if isinstance(model, Heads) else model.model
+        after = expunge.unlearn(model, (X, Y), method=METHOD).model
+        moved = after if isinstance(after, Heads) else after.model
+        assert isinstance(heads, Heads)
+        assert isinstance(moved, Heads)
+        assert not torch.equal(moved.main.weight, heads.main.weight)
+        assert torch.equal(moved.other.weight, heads.other.weight)
+    with pytest.raises(InputError, match=r"output\[1\] if isinstance\(output, tuple\)"):
+        expunge.unlearn(Heads(1), (X, Y), method=METHOD)

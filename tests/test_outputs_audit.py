@@ -141,3 +141,16 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--before" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_probabilities_are_refused_with_what_to_give() -> None:
+    rng = np.random.default_rng(0)
+    shares = {name: rng.dirichlet(np.ones(3), size=num) for name, num in (("forget", 20), ("test", 90))}
+    labels = {"forget": np.arange(20) % 3, "test": np.arange(90) % 3}
+    logs = {name: np.log(np.clip(values, 1e-6, 1)) for name, values in shares.items()}
+    assert expunge.audit_outputs(logs, logs, labels).num_forget == 20
+    with pytest.raises(InputError, match=r"after, forget: these are probabilities.*clip"):
+        expunge.audit_outputs(logs, shares, labels)
+    logs["test"][3, 1] = -np.inf
+    with pytest.raises(InputError, match=r"before, test: a probability of 0.*clip"):
+        expunge.audit_outputs(logs, logs, labels)

@@ -27,6 +27,7 @@ from expunge.metrics import parameter_change
 from expunge.models import (
     Adapted,
     calibration_seeds,
+    check_heads,
     check_no_sigmoid,
     check_one_label,
     check_same_network,
@@ -179,6 +180,7 @@ def unlearn(
             logits = _original_logits(own, examples)
         _check_own(own, model, examples)
         check_no_sigmoid(own, examples.inputs, logits.shape[1])
+        check_heads(own, examples.inputs, logits)
         if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
             record.warn(
                 "the model's outputs look like probabilities, which methods take for logits: leave the softmax out"

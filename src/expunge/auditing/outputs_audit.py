@@ -24,6 +24,10 @@ SETS = ("forget", "test", "retain")
 NOT_SEEN = "Only outputs were audited: relearning, features, shifted images and the change of the parameters were not."
 
 
+LOGARITHMS = "np.log(np.clip(p, 1e-6, 1))"
+"""What stands for logits where a model gives probabilities."""
+
+
 def audit_outputs(
     before: Mapping[str, ArrayLike],
     after: Mapping[str, ArrayLike],
@@ -69,7 +73,7 @@ def audit_outputs(
         if missing := ({"forget", "test"} | set(before)) - set(sets):
             raise InputError(f"{name} lacks the set {min(missing)!r}")
     known = {name: _labels(values, name) for name, values in labels.items()}
-    seen = {when: _evaluation(given[when], known, seed) for when in ("before", "after")}
+    seen = {when: _evaluation(when, given[when], known, seed) for when in ("before", "after")}
     columns = {found.logits.shape[1] for each in seen.values() for found in each.outputs.values()}
     if len(columns) > 1:
         raise InputError(f"the logits have {min(columns)} columns in one place and {max(columns)} in another")
@@ -93,10 +97,17 @@ def _labels(values: ArrayLike, name: str) -> NDArray[np.int64]:
     return found.astype(np.int64)
 
 
-def _evaluation(logits: Mapping[str, ArrayLike], labels: Mapping[str, NDArray[Any]], seed: int) -> Evaluation:
+def _evaluation(
+    when: str, logits: Mapping[str, ArrayLike], labels: Mapping[str, NDArray[Any]], seed: int
+) -> Evaluation:
     found = {}
     for name, values in logits.items():
-        z = as_floats(values, f"the logits of {name}")
+        given = np.asarray(values)
+        if given.dtype.kind == "f" and np.isneginf(given).any():
+            raise InputError(f"{when}, {name}: a probability of 0 has no logarithm: give {LOGARITHMS}")
+        z = as_floats(values, f"the logits of {name}, {when},")
+        if z.size and z.min() >= 0 and np.allclose(z.sum(-1), 1, atol=1e-3):
+            raise InputError(f"{when}, {name}: these are probabilities, and logits are needed: give {LOGARITHMS}")
         if z.shape[:1] != labels[name].shape:
             raise InputError(f"there are {len(labels[name])} labels for logits of shape {z.shape} of the {name} set")
         check_logits(z.shape, torch.from_numpy(labels[name]), f"{name} set")

@@ -23,6 +23,7 @@ from expunge.models.checkpoint import (
     undone_steps,
 )
 from expunge.models.copies import copied, own_copy
+from expunge.models.heads import check_heads
 from expunge.models.inference import (
     as_float,
     built_by,
@@ -60,6 +61,7 @@ __all__ = [
     "build",
     "built_by",
     "calibration_seeds",
+    "check_heads",
     "check_no_sigmoid",
     "check_one_label",
     "check_same_network",
