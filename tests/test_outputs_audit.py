@@ -152,5 +152,5 @@ def test_probabilities_are_refused_with_what_to_give() -> None:
     with pytest.raises(InputError, match=r"after, forget: these are probabilities.*clip"):
         expunge.audit_outputs(logs, shares, labels)
     logs["test"][3, 1] = -np.inf
-    with pytest.raises(InputError, match=r"before, test: a probability of 0.*clip"):
+    with pytest.raises(InputError, match=r"before, test: there is −infinity.*clip"):
         expunge.audit_outputs(logs, logs, labels)

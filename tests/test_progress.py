@@ -113,3 +113,16 @@ def test_short_work_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         progress._say.reset(token)
     assert not lines
+
+
+def test_what_was_done_before_does_not_count_for_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [0.0], list[str]()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    token = progress._say.set(lines.append)
+    try:
+        for done in (50, 51, 100):  # a training that is gone on with
+            progress.advance("training", done, 100)
+            now[0] += 10.0
+    finally:
+        progress._say.reset(token)
+    assert [line.split(";")[0] for line in lines] == ["training takes 8 minutes more"]  # 49 of 10 seconds

@@ -28,8 +28,8 @@ _SEEN = 1.0
 AT_MOST = "at most"
 """The note of a phase that may end before its total."""
 
-_begun: dict[str, float] = {}
-"""When each phase began, by its label; infinity once it was said how long it will take."""
+_begun: dict[str, tuple[float, int]] = {}
+"""When each phase began, and what was done then, by its label; at infinity once it was said how long it will take."""
 
 _current: ContextVar[Callable[[str, int, int, str], None] | None] = ContextVar("expunge_progress", default=None)
 _say: ContextVar[Callable[[str], None]] = ContextVar("expunge_say", default=lambda _: None)
@@ -47,16 +47,17 @@ def advance(label: str, done: int, total: int, note: str = "") -> None:
     """Says that `done` of `total` units of `label` are done. `note` is shown at the end of the bar."""
     now = time.monotonic()
     if done == 0 or label not in _begun:
-        _begun[label] = now
+        _begun[label] = now, done
         log.info("%s begins: %d", label, total)
     if done >= total:
         del _begun[label]
         log.info("%s ends: %d of %d", label, done, total)
-    elif done and (spent := now - _begun[label]) > (LONG if note == AT_MOST else _SEEN):
-        _begun[label] = float("inf")
-        if spent * total / done > LONG:
+    elif (spent := now - _begun[label][0]) > (LONG if note == AT_MOST else _SEEN) and done > _begun[label][1]:
+        pace = spent / (done - _begun[label][1])  # a training that is gone on with begins in its midst
+        _begun[label] = float("inf"), done
+        if spent + pace * (total - done) > LONG:
             bound = f"{AT_MOST} " if note == AT_MOST else ""
-            left = _duration(spent * (total - done) / done)
+            left = _duration(pace * (total - done))
             (log.info if log.isEnabledFor(logging.INFO) else _say.get())(
                 f"{label} takes {bound}{left} more; memory so far: {memory()}"
             )

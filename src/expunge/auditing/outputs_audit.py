@@ -104,7 +104,7 @@ def _evaluation(
     for name, values in logits.items():
         given = np.asarray(values)
         if given.dtype.kind == "f" and np.isneginf(given).any():
-            raise InputError(f"{when}, {name}: a probability of 0 has no logarithm: give {LOGARITHMS}")
+            raise InputError(f"{when}, {name}: there is −infinity, as of a probability of 0: give {LOGARITHMS}")
         z = as_floats(values, f"the logits of {name}, {when},")
         if z.size and z.min() >= 0 and np.allclose(z.sum(-1), 1, atol=1e-3):
             raise InputError(f"{when}, {name}: these are probabilities, and logits are needed: give {LOGARITHMS}")

@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from expunge.errors import InputError
 from expunge.models.adapter import unwrapped
 from expunge.models.copies import copied
-from expunge.models.inference import forward, refusing
+from expunge.models.inference import device_and_dtype, forward, refusing
 
 
 def check_heads(model: nn.Module, inputs: Tensor, logits: Tensor) -> None:
@@ -28,7 +28,9 @@ def check_heads(model: nn.Module, inputs: Tensor, logits: Tensor) -> None:
         if isinstance(module, (_BatchNorm, _InstanceNorm, _DropoutNd)):
             module.eval()
     unwrapped(probe).register_forward_hook(lambda _, __, output: seen.append(output))
-    with torch.no_grad(), torch.random.fork_rng(), refusing(inputs[:2], "the forget set, in train mode"):
+    device, _ = device_and_dtype(model)
+    states = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with torch.no_grad(), states, refusing(inputs[:2], "the forget set, in train mode"):
         forward(probe, inputs[:2])
     if not isinstance(seen[-1], tuple | list):
         return
