@@ -345,4 +345,4 @@ def _relearning(after: nn.Module, seen: Mapping[str, Evaluation], seed: int) -> 
     try:
         return relearn(after, forget, heldout, original_loss=loss, seed=seed), ""
     except (InputError, MemoryError) as error:
-        return None, f"Relearning was left out: {error}."
+        return None, f"Relearning was left out, which the verdict does not need: {error}."
