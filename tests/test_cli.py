@@ -406,7 +406,7 @@ def test_the_list_of_methods_fits_a_terminal_and_each_setting_says_what_it_may_b
                 assert not isinstance(value, float) or is_within(value, text)
                 for _, bound in bounds:
                     with pytest.raises(SettingError, match=rf"{key}=.*{re.escape(text)}"):
-                        make_method(row["method"], **{key: int(float(bound)) - 1})
+                        METHODS[row["method"]](**{key: int(float(bound)) - 1})
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200, None])
