@@ -401,12 +401,11 @@ def test_the_list_of_methods_fits_a_terminal_and_each_setting_says_what_it_may_b
         methods(given, as_json=True)
         rows = json.loads(capsys.readouterr().out)
         for row in rows if given is None else [rows]:
-            for key, text in row["ranges"].items():  # a default is in its range, and what lies below a bound is not
-                value, bounds = row["settings"][key], re.findall(r"(at least|above) ([0-9.]+)", text)
-                assert not isinstance(value, float) or is_within(value, text)
-                for _, bound in bounds:
+            for key, text in row["ranges"].items():  # a default is in its range, and what lies beyond a bound is not
+                assert not isinstance(row["settings"][key], float) or is_within(row["settings"][key], text)
+                for bound, number in re.findall(r"(at least|above|at most|below) ([0-9.]+)", text):
                     with pytest.raises(SettingError, match=rf"{key}=.*{re.escape(text)}"):
-                        METHODS[row["method"]](**{key: int(float(bound)) - 1})
+                        METHODS[row["method"]](**{key: int(number) + {"at least": -1, "at most": 1}.get(bound, 0)})
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200, None])
