@@ -59,7 +59,7 @@ def test_a_methods_page_names_its_class_and_source(name: str) -> None:
         assert f'preset="{preset}"' in page
 
 
-@pytest.mark.parametrize(("page", "of"), [("methods/README.md", GradientMethod), ("data-and-models.md", Recipe)])
+@pytest.mark.parametrize(("page", "of"), [("methods/index.md", GradientMethod), ("data-and-models.md", Recipe)])
 def test_shared_settings_are_listed_with_their_defaults(page: str, of: type[GradientMethod | Recipe]) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE))
     for setting in fields(of):

@@ -1,4 +1,4 @@
-"""The tables of docs/peers.md, from results/peers.jsonl."""
+"""The tables of docs/compare/libraries.md, from results/peers.jsonl."""
 
 import json
 from collections.abc import Iterable, Sequence
