@@ -98,9 +98,9 @@ def methods_matrix() -> str:
         given = Needs(0) if name in REFUSE_WITHOUT else cls.needs & Needs.IF_GIVEN
         must = cls.needs & ~given
         cost = alone.cost(name, SHOWN) if name == "held_boundary" else overview.cost("sample", name)
-        rows.append([f"[{name}]({name}.md)", cls.summary, _named(must), _named(given), *cost, READ[name]])
-    costs = ("points lost", "still right %", "PASS / INC. / FAIL")
-    return markdown(["method", "what it does", "needs", "reads if given", *costs, "read of its source"], rows, left=8)
+        rows.append([f"[{name}]({name}.md)", cls.summary, _named(must), _named(given), READ[name], *cost])
+    head = ["method", "what it does", "needs", "reads if given", "read of its source"]
+    return markdown([*head, "points lost", "still right %", "verdicts"], rows, left=5)
 
 
 def _named(needs: Needs) -> str:

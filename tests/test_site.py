@@ -1,4 +1,7 @@
-"""The site: every page is in its navigation, every public name on the Python page, and it builds without a warning."""
+"""The site: every public name is on the Python page, and it builds without a warning.
+
+A page that is not in the navigation, or a link or anchor that leads nowhere, is a warning (`validation` in mkdocs.yml).
+"""
 
 import re
 import subprocess
@@ -12,13 +15,6 @@ from experiments.reference import EXAMPLES, READ
 import expunge
 from expunge import auditing, metrics
 from expunge.methods import METHODS
-
-
-def test_every_page_is_in_the_navigation() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
-    named = re.findall(r"[\w/-]+\.(?:md|ipynb)$", navigation, re.MULTILINE)
-    there = [str(page.relative_to(DOCS)) for kind in ("md", "ipynb") for page in DOCS.rglob(f"*.{kind}")]
-    assert sorted(named) == sorted(page for page in there if ".ipynb_checkpoints" not in page)
 
 
 def test_every_public_name_is_on_the_python_page() -> None:

@@ -218,7 +218,7 @@ def cost(row: str, size: int) -> tuple[str, str, str]:
     """Points lost, percent still right and the score test's verdicts of a row of the sample."""
     (lost, right), *_ = [cell[1:] for cell in alone_cells("sample", size) if cell[0] == row]
     verdicts = [r.audit_verdict for (name, n, _), r in _results("sample").items() if (name, n) == (row, size)]
-    return f"{lost:.1f}", f"{100 * right:.0f}", " / ".join(str(verdicts.count(v)) for v in VERDICTS)
+    return f"{lost:.1f}", f"{100 * right:.0f}", "/".join(str(verdicts.count(v)) for v in VERDICTS)
 
 
 def _cell(values: Sequence[tuple[float, float]]) -> str:

@@ -121,7 +121,7 @@ def better_table(dataset: str, size: int) -> str:
                 "yes" if Needs.TEST in needs else "–",
                 _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
                 _lost(dataset, name, size),
-                " / ".join(str(counts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
+                "/".join(str(counts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
                 f"{mean(r.audit_a1 or 0 for r in here):.2f}",
                 f"{mean(r.audit_a2 or 0 for r in here):.2f}",
                 f"{mean(r.seconds or 0 for r in here):.1f}",
@@ -227,9 +227,9 @@ def draw(path: Path) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     shown = [dataset for dataset in SHOWN_GRIDS if any(size == SHOWN for _, size in results(dataset))]
-    figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(shown), figsize=(8, 5 * len(shown)), squeeze=False, layout="constrained")
     drawn: list[tuple[Axes, list[tuple[float, float, list[str]]]]] = []
-    for axis, dataset in zip(axes[0], shown, strict=True):
+    for axis, dataset in zip(axes[:, 0], shown, strict=True):
         found = results(dataset)
         labels: list[tuple[float, float, list[str]]] = []
         for name in dict.fromkeys(row for row, _ in found):

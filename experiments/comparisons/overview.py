@@ -33,7 +33,7 @@ def main_table() -> str:
         shown = [cost(dataset, name) for dataset in SHOWN_GRIDS]
         if any(cells[0] != "–" for cells in shown):
             rows.append([name, _reads(name), *(cell for cells in shown for cell in cells)])
-    parts = ("points lost", "still right %", "PASS / INC. / FAIL")
+    parts = ("points lost", "still right %", "verdicts")
     head = ["method", "reads", *(f"{NAMES[dataset]}: {part}" for dataset in SHOWN_GRIDS for part in parts)]
     return (
         markdown(head, rows, left=2) + "\n\n" + "[Every size, with command, machine and commit](comparisons-tables.md)"
@@ -48,7 +48,7 @@ def cost(dataset: str, name: str) -> tuple[str, str, str]:
     counts = Counter(verdicts(dataset, name, SHOWN))
     right = mean(100 * (result.forget_accuracy or 0) for result in here.values())
     points = "0" if name == "before" else f"{mean(lost(dataset, name, SHOWN)):.1f}".replace("-0.0", "0.0")
-    return points.replace("-", "−"), f"{right:.0f}", " / ".join(str(counts[v]) for v in VERDICTS)
+    return points.replace("-", "−"), f"{right:.0f}", "/".join(str(counts[v]) for v in VERDICTS)
 
 
 def _reads(name: str) -> str:

@@ -195,5 +195,6 @@ def main() -> None:
     """Draws the figures."""
     FIGURES.mkdir(exist_ok=True)
     captions = draw_figures(measured(), FIGURES)
-    CAPTIONS.write_text(captions.replace("](figure-", f"]({FIGURES.name}/figure-"), encoding="utf-8")
+    page = captions.replace("](figure-", f"]({FIGURES.name}/figure-").replace("# Figures", "# The paper's figures", 1)
+    CAPTIONS.write_text(page, encoding="utf-8")
     print(captions)
