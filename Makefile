@@ -34,8 +34,8 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 
 site: $(VENV)/dev
-	$(BIN)/mkdocs build --strict --quiet
-	@echo "The pages are in $(CURDIR)/site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The pages are in $(CURDIR)/site/index.html. With search: $(BIN)/python -m http.server -d site"
 
 grid: $(VENV)/dev
 	$(BIN)/python -m experiments grid $(if $(MINUTES),--minutes $(MINUTES))

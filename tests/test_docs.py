@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from experiments.docs import PAGES, filled
+from experiments.docs import DATA, FILES, PAGES, filled
 from experiments.places import ROOT
 
 from expunge.methods import METHODS, GradientMethod
@@ -27,6 +27,11 @@ def test_the_tables_are_those_of_the_results(page: Path) -> None:
     text = page.read_text()
     assert filled(text) == text, "run python -m experiments docs"
     assert "\nnot measured\n" not in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_data_are_those_of_the_results(name: str) -> None:
+    assert (DATA / name).read_text() == FILES[name](), "run python -m experiments docs"
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=named)

@@ -38,7 +38,7 @@ def test_examples_are_of_the_verbs_that_they_stand_under() -> None:
 
 def test_it_builds_without_a_warning_and_asks_the_network_for_nothing(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="the extra docs is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     for page in tmp_path.rglob("*.html"):
