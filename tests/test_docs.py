@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from experiments.docs import PAGES, filled
+from experiments.docs import DATA, FILES, PAGES, filled
 from experiments.places import ROOT
 
 from expunge.methods import METHODS, GradientMethod
@@ -26,7 +26,12 @@ def named(path: Path) -> str:
 def test_the_tables_are_those_of_the_results(page: Path) -> None:
     text = page.read_text()
     assert filled(text) == text, "run python -m experiments docs"
-    assert "not measured" not in text
+    assert "\nnot measured\n" not in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_data_are_those_of_the_results(name: str) -> None:
+    assert (DATA / name).read_text() == FILES[name](), "run python -m experiments docs"
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=named)
@@ -59,7 +64,7 @@ def test_a_methods_page_names_its_class_and_source(name: str) -> None:
         assert f'preset="{preset}"' in page
 
 
-@pytest.mark.parametrize(("page", "of"), [("methods/README.md", GradientMethod), ("data-and-models.md", Recipe)])
+@pytest.mark.parametrize(("page", "of"), [("methods/index.md", GradientMethod), ("data-and-models.md", Recipe)])
 def test_shared_settings_are_listed_with_their_defaults(page: str, of: type[GradientMethod | Recipe]) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE))
     for setting in fields(of):

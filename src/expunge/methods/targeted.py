@@ -33,9 +33,9 @@ class Targeted(GradientMethod):
             printed, which shrinks the gradient (and moves `epsilon`) with the size of the forget set.
         lr: the step size, > 0. None: from the gradient, so that the first step takes the share `PACE` off the loss.
 
-    The defaults kept 7 to 9 points less test accuracy than the best setting that forgot everything (docs/choices.md),
-    in a fraction of its steps: λ = 2, a third of the paper's learning rate there, about what `lr=None` finds, with a
-    large budget, normalisation layers in train mode, an end as soon as all are forgotten.
+    The defaults kept 7 to 9 points less test accuracy than the best setting that forgot everything, in a fraction of
+    its steps (docs/research/choices.md): λ = 2, a third of the paper's learning rate there, about what `lr=None` finds,
+    with a large budget, normalisation layers in train mode, an end as soon as all are forgotten.
 
     What invalidates it: δ = 0 forces every forgotten example to be mispredicted, which is itself a mark that it
     was forgotten. An example that the model mispredicts already keeps that prediction as its pseudo-label (at
