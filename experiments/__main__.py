@@ -42,7 +42,7 @@ MEASUREMENTS = {
     "audit-difficulty": ("audits.difficulty", "Measure the audit of non-random sets."),
     "audit-nearer": ("audits.nearer", "Measure how near to retraining `calibrated` comes with other targets."),
     "audit-simulation": ("audits.simulation", "Simulate the audit's error rates."),
-    "full-audit": ("audits.full", "Run the full audit of docs/full_audit.md."),
+    "full-audit": ("audits.full", "Run the full audit of docs/research/full-audit.md."),
     "theory-results": ("theory.page", "Measure the theorem for docs/research/theory.md, and draw its figure."),
     "speed": ("speed.library", "Time the library."),
     "memory": ("speed.memory", "Measure the memory that large sets take."),

@@ -351,7 +351,7 @@ def test_the_docs_name_every_field_of_the_json() -> None:
     from expunge.metrics.verdict import ScoreTest
     from expunge.report.record import Report
 
-    text = (ROOT / "docs" / "report.md").read_text()
+    text = (ROOT / "docs" / "reference" / "report-json.md").read_text()
     records = (
         Report,
         AuditReport,

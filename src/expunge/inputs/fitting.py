@@ -45,8 +45,8 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
 
     Taken are datasets of (input, label), of dicts or of longer tuples, loaders, lists, tables, columns as a dict or as
     (inputs, labels), and streams. An input may be a tensor or array, or a dict or tuple of such; texts may have
-    different lengths. docs/inputs.md has them all. Labels are matched by name, where a set and the model name their
-    classes, or, where the model does not, two sets.
+    different lengths. docs/reference/inputs.md has them all. Labels are matched by name, where a set and the model name
+    their classes, or, where the model does not, two sets.
 
     Raises:
         InputError: a set is none of these, or sets do not go together.

@@ -30,7 +30,7 @@ MOMENTUM: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9}
 class GradientMethod(Method):
     """The settings of every method that minimises a loss. A subclass adds its own, and `run`.
 
-    Whole numbers in fields whose names end in `_size` are checked here: ≥ 1. docs/own-method.md has examples.
+    Whole numbers in fields whose names end in `_size` are checked here: ≥ 1. docs/howto/own-method.md has examples.
 
     Attributes:
         optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.

@@ -1,4 +1,7 @@
-"""The verdict on scores: can forgotten examples be distinguished from unseen ones? docs/audit.md explains it."""
+"""The verdict on scores: can forgotten examples be distinguished from unseen ones?
+
+docs/research/audit.md explains it.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,9 @@ from expunge.records import Measurement, Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `forget` or `audit` did and measured; `report.json` in its directory. docs/report.md has its schema.
+    """What `forget` or `audit` did and measured; `report.json` in its directory.
+
+    docs/reference/report-json.md has its schema.
 
     Attributes:
         directory: where it lies; "" for what was done in Python.
