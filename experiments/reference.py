@@ -73,9 +73,15 @@ def cli_reference() -> str:
         usage = command.get_usage(context).removeprefix("Usage: ")
         parts += [f"## expunge {name}", command.help or "", f"```\n{' '.join(usage.split())}\n```"]
         parts += ["For example:", f"```\n{EXAMPLES[name]}\n```"]
-        records = [record for p in command.get_params(context) if (record := p.get_help_record(context))]
-        rows = [(f"`{option.replace('|', ' or ')}`", _cell(told)) for option, told in records]
-        parts.append(markdown(["option", "what"], rows, left=2))
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in command.get_params(context):
+            if record := param.get_help_record(context):
+                option, told = record
+                row = (f"`{option.replace('|', ' or ')}`", _cell(told))
+                sections.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append(row)
+        for title, rows in sections.items():
+            parts += [f"**{title}**"] if len(sections) > 1 else []
+            parts.append(markdown(["option", "what"], rows, left=2))
     return "\n\n".join(parts)
 
 

@@ -374,7 +374,7 @@ def test_a_report_begins_with_the_verdict_and_wraps_at_words(
     assert lines[0].split()[0] == audit.verdict
     assert max(map(len, lines)) <= 80
     facts = [line for line in lines if line.startswith("  ") and not line.startswith("   ")]
-    assert len(facts) == 4
+    assert len(facts) == 5  # the sample has retained examples
     for share in (audit.before.test_accuracy, audit.after.test_accuracy, audit.after.forget_accuracy):
         assert f"{share:.1%}" in plain
     assert audit.unseen is not None

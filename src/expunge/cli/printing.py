@@ -65,7 +65,7 @@ def _say_verdict(verdict: str, sentence: str) -> None:
 
 
 def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
-    """Four facts: found before and now, test accuracy, accuracy on the forgotten, and what is not ruled out."""
+    """Four facts of an audit, and one more where retained examples were given."""
     found = {True: "found", False: "not found"}
     now = max(audit.attacks_after, key=lambda attack: (attack.succeeded, attack.auc))
     best = audit.strongest
@@ -74,6 +74,7 @@ def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
     if audit.unseen is not None:
         right += f"; of unseen examples of these classes {percent(audit.unseen.accuracy)} are right"
     lost = f"{100 * audit.loss.max_loss:g} points may be lost"
+    retained = [("Retained right", f"{percent(audit.before.retain_accuracy)} → {percent(audit.after.retain_accuracy)}")]
     return [
         (
             f"The {audit.num_forget:,} forgotten",
@@ -84,6 +85,7 @@ def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
             "Test accuracy",
             f"{percent(audit.before.test_accuracy)} → {percent(audit.after.test_accuracy)}; {lost}",
         ),
+        *(retained if audit.before.retain_accuracy is not None else ()),
         ("Forgotten still right", right),
         ("Not ruled out", "; ".join(_not_ruled_out(audit))),
     ]
@@ -128,7 +130,7 @@ def remaining(report: "Report") -> list[str]:
     if report.trace is None:
         return []
     sources = report.sources
-    copies = [f"the images in {sources['forget']}"] if not str(sources.get("forget", "")).startswith("sample") else []
+    copies = [f"the examples in {sources['forget']}"] if not str(sources.get("forget", "")).startswith("sample") else []
     copies += [f"the list {sources['ids']}"] if sources.get("ids") else []
     copies += [f"the original model {sources['model']}"]
     return [
