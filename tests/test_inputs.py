@@ -8,7 +8,15 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import expunge
 from expunge.auditing.preparation import prepare
@@ -251,6 +259,47 @@ def test_half_precision_keeps_codes() -> None:
     table, before = found.model.get_parameter("embed.weight"), Codes().bfloat16().embed.weight
     moved = table.ne(before).any(1).nonzero()[:, 0].tolist()
     assert moved == list(range(700, 724))
+
+
+def test_half_precision_is_measured_on_whole_codes() -> None:
+    class Codes(Two):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(1000, 2)
+
+    model, codes = Codes().bfloat16(), torch.arange(700, 724)
+    said = model(X.bfloat16(), codes).argmax(1).tolist()
+    assert expunge.accuracy(model, list(zip(zip(X, codes.tolist(), strict=True), said, strict=True))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::expunge.ExpungeWarning")
+def test_short_texts_are_filled_up_as_the_loader_does() -> None:
+    class Sum(Text):
+        def forward(self, input_ids: Tensor) -> Tensor:  # type: ignore[override]
+            logits: Tensor = self.head(self.embed(input_ids).sum(1))
+            return logits
+
+    model = Sum()
+    said = model(padded(ROWS)["input_ids"]).argmax(1).tolist()
+    rows = [{**row, "label": label} for row, label in zip(ROWS, said, strict=True)]
+    assert expunge.accuracy(model, DataLoader(rows, batch_size=4, collate_fn=padded)) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::expunge.ExpungeWarning")
+def test_labels_within_a_dict_do_not_reach_the_model() -> None:
+    class Loss(Text):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Any = None) -> Any:
+            assert labels is None
+            return super().forward(input_ids, attention_mask)
+
+    pairs = [({**each, "labels": label}, label) for each, label in FULL]
+    assert expunge.accuracy(Loss(), pairs) == expunge.accuracy(Text(), FULL)
+
+
+def test_a_loader_that_draws_with_replacement_gives_what_it_drew() -> None:
+    data = TensorDataset(X, Y)
+    drawn = DataLoader(data, sampler=RandomSampler(data, replacement=True))
+    assert expunge.unlearn(Net(), drawn, method=METHOD).trace.num_forget < len(data)
 
 
 def many(num: int) -> tuple[list[Any], list[Any]]:

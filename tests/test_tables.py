@@ -163,6 +163,9 @@ def test_columns_of_numbers_for_a_network_of_ones_own(tmp_path: Path) -> None:
     assert isinstance(rows, RowSet)
     assert rows.ids[:2] == ("r0", "r1")
     assert torch.equal(rows[3][0], torch.tensor([3.0, 0.5, 1.0]))
+    table.assign(d=None).to_csv(tmp_path / "empty.csv", index=False)
+    with pytest.raises(InputError, match="'d' is not of texts, numbers"):
+        load_examples(f"csv:{tmp_path}/empty.csv", columns=Columns(id="name"))
     one = load_examples(f"csv:{tmp_path}/t.csv", columns=Columns(id="name", inputs=("b", "a")))
     assert torch.equal(one[3][0], torch.tensor([0.5, 3.0]))
     model: list[str | Path] = ["--model", "py:tests.test_tables:make", "--weights", tmp_path / "w.safetensors"]
