@@ -22,6 +22,7 @@ from expunge.auditing.report import (
 from expunge.data import ImageSet
 from expunge.metrics import ParameterChange
 from expunge.metrics.membership import roc
+from expunge.metrics.rank_test import percentile_ranks
 from expunge.metrics.utility import AccuracyLoss
 from expunge.metrics.verdict import ScoreTest, score_test
 from expunge.records import Measurement, PseudoLabels, Trace
@@ -100,6 +101,11 @@ def sample(
         ),
         roc_before=curve(forget["before"], heldout["before"]),
         roc_after=curve(forget["after"], heldout["after"]),
+        roc_after_reversed=curve(-forget["after"], -heldout["after"]),
+        percentile_ranks={
+            when: tuple(np.sort(percentile_ranks(forget[when], heldout[when]).u).tolist()) for when in heldout
+        },
+        fingerprints={"before": "b0" * 32, "after": "af" * 32},
         relearning=Relearning(
             steps=3.4,
             control_steps=tuple(5.0 + 0.1 * n for n in range(39)),

@@ -37,7 +37,15 @@ from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import check_no_sigmoid, device_and_dtype, device_name, fingerprint, in_precision, last_layer, unwrapped
+from expunge.models import (
+    check_no_sigmoid,
+    device_and_dtype,
+    device_name,
+    fingerprint,
+    in_precision,
+    last_layer,
+    unwrapped,
+)
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 

@@ -134,7 +134,8 @@ class AuditReport:
         roc_after_reversed: the attack on the model after that calls examples with low scores forgotten ones: what finds
             those that were forgotten too hard. None in reports that were made without it.
         percentile_ranks: {"before" | "after": of each forgotten example the share of unseen ones of its class that
-            score lower, in (0, 1), sorted, so that no rank tells whose it is}. Of calibrated scores, where there are any.
+            score lower, in (0, 1), sorted, so that no rank tells whose it is}. Of calibrated scores, where there are
+            any; without examples of classes that have no unseen ones.
         fingerprints: {"before" | "after": SHA-256 of the model's tensors, of `models.fingerprint`}; empty where only
             outputs were audited.
         relearning: None where no control set could be drawn; `caveats` says why.
