@@ -125,7 +125,7 @@ def render(
         shows=wording.shows(report),
         shows_not=wording.shows_not(report),
         advice=wording.advice(report),
-        known=list(dict.fromkeys([*report.left_out, *notes, *(trace.warnings if trace else ())])),
+        known=_sentences([*report.left_out, *notes, *(trace.warnings if trace else ())]),
         accuracy=tables.accuracy_rows(report.before, report.after, counts),
         attacks=tables.attack_rows(report),
         tests=tables.test_rows(report.scores_before, report.scores_after),
@@ -166,7 +166,7 @@ def render_unaudited(
         tone="open",
         facts=_facts(None, trace, sources, date, directory),
         right=[wording.percent(each.forget_accuracy) for each in (before, after)],
-        known=list(dict.fromkeys([*notes, *(trace.warnings if trace else ())])),
+        known=_sentences([*notes, *(trace.warnings if trace else ())]),
         accuracy=tables.accuracy_rows(before, after, {name: count for name, count in counts.items() if count}),
         **_common(None, trace, sources, None, None),
     )
@@ -233,6 +233,12 @@ def shown(text: str, most: int = MAX_TEXT) -> "Markup":
 def _finished(value: Any) -> Any:
     """What the template puts into the page: all text goes through `shown`."""
     return shown(value) if isinstance(value, str) else value
+
+
+def _sentences(lines: Sequence[str]) -> list[str]:
+    """Each once, with a capital and a full stop: notes and warnings are clauses that follow a word in the terminal."""
+    whole = [line[:1].upper() + line[1:] for line in lines]
+    return list(dict.fromkeys(line if line.endswith((".", "!", "?")) else f"{line}." for line in whole))
 
 
 def _facts(
