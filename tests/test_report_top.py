@@ -88,7 +88,8 @@ def test_how_many_are_still_right_stands_beside_what_to_expect() -> None:
         for share in (0.0, expected, 1.0)
     }
     assert len(set(told.values())) == 3
-    assert "remembers" in told[1.0]
+    assert "no attack finds them" in told[1.0]
+    assert "remembers" in wording.still_right(sample(3.0))[1]
     assert told[0.0] == wording.mark_of_accuracy(replace(report, after=Measurement(forget_accuracy=0.0)))
     assert "%" not in wording.still_right(replace(report, unseen=None))[1]
 

@@ -255,9 +255,12 @@ def still_right(report: AuditReport) -> Finding:
             f"{before} Nothing says how many are to be expected, since there are no unseen examples of their classes."
         )
     if right / n - expected >= 0.05 and binomial_tail(right, n, expected) < 0.01:
+        more = (
+            "more, though no attack finds them" if report.verdict == "PASS" else "a sign that it still remembers some"
+        )
         return question, (
             f"{before} {like}, so about {_about(expected * n)} of {n:,} are to be expected. "
-            f"It is right on {right:,}: a sign that it still remembers some."
+            f"It is right on {right:,}: {more}."
         )
     return question, (
         f"{before} {like}, so about {_about(expected * n)} of {n:,} are to be expected if it treats them as unseen. "
@@ -272,18 +275,20 @@ def _about(number: float) -> str:
 def shows(report: AuditReport) -> list[str]:
     """What the audit shows, one sentence each."""
     now, num, found = report.found_after, len(report.attacks_after), []
-    before = f"{len(report.found_before)} of {num} could by the original."
+    attacks = "attack" if num == 1 else "attacks"
     if report.loss.works == "no":
         found.append(
             f"The model lost more than the {100 * report.loss.max_loss:g} points of accuracy that may be lost."
         )
     if now:
         which = "; ".join(NAMES[attack.name] for attack in now)
-        found.append(f"{len(now)} of {num} attacks can still distinguish the examples from unseen ones: {which}.")
+        found.append(f"{len(now)} of {num} {attacks} can still distinguish the examples from unseen ones: {which}.")
     elif not report.found_before:
-        found.append("The attacks used here can distinguish the examples from unseen ones by neither model.")
+        found.append(f"The {attacks} used here can distinguish the examples from unseen ones by neither model.")
     else:
-        found.append(f"None of the {num} attacks used here can distinguish the examples from unseen ones. {before}")
+        before = "It" if num == 1 else f"{len(report.found_before)} of {num}"
+        none = "The attack used here cannot" if num == 1 else f"None of the {num} attacks used here can"
+        found.append(f"{none} distinguish the examples from unseen ones. {before} could by the original.")
         if report.decisive.verdict != "PASS":
             found.append("The figures still leave room for doubt, so that this is no proof of forgetting.")
     accuracies = f"{percent(report.before.test_accuracy)} of the unseen ones before and "
