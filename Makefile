@@ -1,6 +1,7 @@
 # make demo    build the environment, train a small network, make it forget 100 images
 # make test    the whole suite
 # make check   style and types
+# make site    the documentation, in site/index.html
 # make fuzz    2,000 damaged files of each kind that is read, about two minutes
 # make coverage  the whole suite again, slower, and the lines that it does not reach
 # make grid    the paper's experiments, in the background; MINUTES=12: here, for so long
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz coverage check format grid results clean
+.PHONY: demo test site fuzz coverage check format grid results clean
 
 demo: $(VENV)/core
 	$(BIN)/expunge demo
@@ -32,6 +33,10 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+site: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The pages are in $(CURDIR)/site/index.html. With search: $(BIN)/python -m http.server -d site"
+
 grid: $(VENV)/dev
 	$(BIN)/python -m experiments grid $(if $(MINUTES),--minutes $(MINUTES))
 
@@ -52,5 +57,5 @@ $(VENV)/core: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[all,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[all,dev,docs]'
 	touch $@ $(VENV)/core

@@ -26,9 +26,9 @@ app = typer.Typer(
 Results = Annotated[Path, typer.Argument(metavar="DIR", help="Results of `run`.")]
 
 MEASUREMENTS = {
-    "paper": ("paper.page", "Draw the figures of docs/paper.md."),
+    "paper": ("paper.page", "Draw the figures of docs/research/paper-figures.md."),
     "protocol": ("paper.protocol", "Measure readings of the paper's protocol."),
-    "better": ("comparisons.better", "Draw the figure of docs/better.md."),
+    "better": ("comparisons.better", "Draw the figure of docs/research/comparisons.md."),
     "alone": ("comparisons.alone", "Measure what forgetting costs with nothing but the forget set."),
     "alone-figure": ("comparisons.alone_figure", "Draw the README's figure of the forget set alone."),
     "rivals": ("comparisons.rivals", "Measure another library with nothing but the forget set."),
@@ -42,8 +42,8 @@ MEASUREMENTS = {
     "audit-difficulty": ("audits.difficulty", "Measure the audit of non-random sets."),
     "audit-nearer": ("audits.nearer", "Measure how near to retraining `calibrated` comes with other targets."),
     "audit-simulation": ("audits.simulation", "Simulate the audit's error rates."),
-    "full-audit": ("audits.full", "Run the full audit of docs/full_audit.md."),
-    "theory-results": ("theory.page", "Measure the theorem for docs/theory.md, and draw its figure."),
+    "full-audit": ("audits.full", "Run the full audit of docs/research/full-audit.md."),
+    "theory-results": ("theory.page", "Measure the theorem for docs/research/theory.md, and draw its figure."),
     "speed": ("speed.library", "Time the library."),
     "memory": ("speed.memory", "Measure the memory that large sets take."),
     "grid-speed": ("speed.grid", "Time the grid's cells against a plain script."),

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from experiments import places
+from experiments import places, reference
 from experiments.audits import attacks, cost, difficulty, full, nearer, rejudged, simulation
-from experiments.comparisons import alone, better, chains, ranking, rivals
+from experiments.comparisons import alone, better, chains, overview, ranking, rivals
 from experiments.paper import page as paper
 from experiments.paper import protocol
 from experiments.peers import table as peers
@@ -24,6 +24,7 @@ from experiments.theory import page as theory
 from expunge.markdown import markdown
 
 PAGES = (places.ROOT / "README.md", *sorted((places.ROOT / "docs").rglob("*.md")))
+DATA = places.DOCS / "research" / "data"
 BLOCK = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ def methods_table(size: int) -> str:
         groups.setdefault(label(row), []).append(row)
     before = {row["seed"]: row["forget_accuracy_before"] for row in rows}
     baseline = before_line()
-    body = [["before", "", percent(list(before.values())), baseline[0], baseline[1], "", "", "", str(len(before))]]
+    body = [["before", "", percent(list(before.values())), baseline[0], baseline[1], "", "", str(len(before))]]
     for name, group in groups.items():
         body.append(
             [
@@ -93,11 +94,10 @@ def methods_table(size: int) -> str:
                 percent([r["test_accuracy"] for r in group]),
                 number([r["delta_l1"] for r in group]),
                 number([r["steps"] for r in group]),
-                number([r["seconds"] for r in group]),
                 str(len(group)),
             ]
         )
-    head = ["method", "retained data used", "forget %", "retain %", "test %", "‖Δθ‖₁", "steps", "seconds", "n"]
+    head = ["method", "retained data used", "forget %", "retain %", "test %", "‖Δθ‖₁", "steps", "n"]
     return markdown(head, body) + "\n\n" + source(rows, "methods")
 
 
@@ -146,29 +146,18 @@ def choices_table(size: int) -> str:
 
 
 def retraining_table() -> str:
-    """Examples seen and seconds of forgetting against retraining."""
+    """Examples that forgetting puts through the network, against retraining."""
     rows = load("methods")
     body = []
     for size in (16, 128, 512):
         ours = [r for r in rows if r["forget_size"] == size and label(r) == "targeted λ=2"]
         scratch = [r for r in rows if r["forget_size"] == size and r["method"] == "retrain"]
-        if not ours or not scratch:
-            continue
-        seen = [statistics.mean(r["examples_seen"] for r in group) for group in (ours, scratch)]
-        taken = [statistics.mean(r["seconds"] for r in group) for group in (ours, scratch)]
-        body.append(
-            [
-                str(size),
-                f"{seen[0]:,.0f}",
-                f"{seen[1]:,.0f}",
-                f"{taken[0]:.1f}",
-                f"{taken[1]:,.0f}",
-                f"{taken[1] / taken[0]:,.0f} ×",
-            ]
-        )
+        if ours and scratch:
+            seen = [statistics.mean(r["examples_seen"] for r in group) for group in (ours, scratch)]
+            body.append([str(size), f"{seen[0]:,.0f}", f"{seen[1]:,.0f}", f"{100 * seen[0] / seen[1]:.1f}"])
     if not body:
         return "not measured"
-    head = ["forgotten", "examples seen", "by retraining", "seconds", "by retraining", "faster by"]
+    head = ["forgotten", "examples seen", "by retraining", "share, %"]
     return markdown(head, body) + "\n\n" + source(rows, "methods")
 
 
@@ -208,6 +197,8 @@ def speed_table() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "cli": reference.cli_reference,
+    "methods": reference.methods_matrix,
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
     "methods-512": lambda: methods_table(512),
@@ -230,7 +221,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "protocol-128": lambda: protocol.protocol_table(128),
     "paper-coverage": paper.coverage_table,
     "paper-tables": paper.tables,
-    "paper-claims": paper.claims,
+    "paper-claims": paper.claims_in_short,
+    "paper-claims-settings": paper.claims,
     "paper-audits": paper.audit_table,
     "paper-retrain": lambda: paper.single_table(paper.RETRAIN),
     "paper-undo": lambda: paper.single_table(paper.UNDO),
@@ -247,6 +239,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers-failures": peers.failures_table,
     "peers-steps": peers.steps_table,
     "ranking": ranking.ranking_table,
+    "comparisons": overview.main_table,
     "better-choices": better.choices_table,
     "better-cifar10": lambda: better.tables("cifar10"),
     "better-sample": lambda: better.tables("sample"),
@@ -257,19 +250,29 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+FILES: dict[str, Callable[[], str]] = {
+    "comparisons.csv": overview.comparisons_csv,
+    "paper-tables.csv": paper.tables_csv,
+    "paper-claims.csv": paper.claims_csv,
+}
+"""What stands in docs/research/data."""
+
+
 def filled(text: str) -> str:
     """`text` with every table written anew."""
     return BLOCK.sub(lambda m: f"{m.group(1)}{TABLES[m.group('name')]()}\n{m.group(3)}", text)
 
 
 def main() -> None:
-    """Fills the pages, or with --check fails where one is out of date."""
+    """Fills the pages and writes the files of data, or with --check fails where one is out of date."""
     check = "--check" in sys.argv
-    for page in PAGES:
-        text = page.read_text()
-        new = filled(text)
-        if new != text:
-            if check:
-                sys.exit(f"{page} is out of date: run python -m experiments docs")
-            page.write_text(new)
-            print(f"wrote {page.relative_to(places.ROOT)}")
+    wanted = {page: filled(page.read_text()) for page in PAGES}
+    wanted |= {DATA / name: make() for name, make in FILES.items()}
+    for path, new in wanted.items():
+        if path.exists() and path.read_text() == new:
+            continue
+        if check:
+            sys.exit(f"{path} is out of date: run python -m experiments docs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(new)
+        print(f"wrote {path.relative_to(places.ROOT)}")

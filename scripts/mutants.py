@@ -457,7 +457,7 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
     "methods/finetune.py": (
         f"{GOLDEN} tests/test_methods.py -k finetune",
         [
-            ('self.stop != "forgotten"', "True"),
+            ('Literal["budget", "epsilon"]', 'Literal["budget", "epsilon", "forgotten"]'),
         ],
     ),
     "methods/instance_wise.py": (
@@ -598,6 +598,30 @@ MUTANTS: dict[str, tuple[str, list[Mutant]]] = {
             ("if key not in LABELS}", "if True}"),
             ("required == 1 and _is_label(first[1])", "required == 1 and _is_label(first[-1])"),
             ("sorted({int(n) for n in sampler})", "[int(n) for n in sampler]"),
+            ("return Pairs(given, lambda pair: (_row(pair[0])", "return Pairs(given, lambda pair: (pair[0]"),
+            ("if isinstance(given, tuple) and given[1] in item:", "if False:"),
+        ],
+    ),
+    "inputs/fitting.py": (
+        "tests/test_inputs.py -k otherwise",
+        [
+            ("whose = max(named", "whose = min(named"),
+            ("as_numbered(pairs[name], names, name, numbered_by)", "as_numbered(pairs[name], (), name, numbered_by)"),
+        ],
+    ),
+    "models/heads.py": (
+        "tests/test_inputs.py -k head",
+        [
+            ("key=lambda key: apart[key])", "key=lambda key: -apart[key])"),
+            ("if nearest != taken:", "if False:"),
+        ],
+    ),
+    "settings.py": (
+        "tests/test_cli.py -k list_of_methods",
+        [
+            ('"at least": operator.ge', '"at least": operator.gt'),
+            ('"above": operator.gt', '"above": operator.ge'),
+            ("and not is_within(value, text)", "and False"),
         ],
     ),
     "models/adapter.py": (

@@ -76,7 +76,7 @@ def test_files_stay_small(path: Path) -> None:
 def test_every_method_is_a_file_and_a_docs_page() -> None:
     files = {path.stem for path in (SOURCE / "methods").glob("*.py") if not path.name.startswith("_")}
     assert files == set(METHODS)
-    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == {*METHODS, "README"}
+    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == {*METHODS, "index"}
 
 
 def test_every_public_name_loads_and_is_listed_once() -> None:

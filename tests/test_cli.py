@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,16 @@ from safetensors.torch import load_file, save_file
 
 from expunge import __version__
 from expunge.cli import demo, forget
-from expunge.cli.printing import print_table
+from expunge.cli.methods import methods
+from expunge.cli.printing import print_report, print_table
 from expunge.cli.sources import Sources
 from expunge.data import draw_ids, load_data
 from expunge.errors import MissingExtraError, SettingError, printable
-from expunge.methods import METHODS, GradientMethod
+from expunge.methods import METHODS, GradientMethod, make_method, settings_of
+from expunge.report.record import Report
+from expunge.settings import is_within
 from expunge.training import Recipe
+from tests.audit_reports import sample, trace
 from tests.conftest import COMMAND, LAUNCHER, expunge, pixels, running, succeed, tree, write_folder
 from tests.forked import PATIENCE
 
@@ -81,11 +86,17 @@ def test_help_answers_at_once(command: list[str]) -> None:
         "try: main()\n"
         "finally: print(sorted({'torch', 'numpy', 'safetensors', 'PIL'} & set(sys.modules)), file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, env={**os.environ, **NARROW}
+    )
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert done.stdout.startswith(f"Usage: {' '.join(['expunge', *command])}")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not re.search(r"\w\.\.\.", done.stdout)
     description, _, options = done.stdout.partition("Options:")
     assert len(description.splitlines()) >= 3
+    options, _, example = options.partition("Example: ")
+    assert not command or command == ["data"] or example.split()[: len(command) + 1] == ["expunge", *command]
     for line in options.splitlines():
         if line.startswith("  -"):
             assert len(line.split()) >= 3, f"{line!r} has no help"
@@ -181,7 +192,7 @@ def test_forget_with_a_model_and_a_folder_alone(tmp_path: Path, trained: Path) -
     folder = write_folder(tmp_path / "images", images.images, names)
     brief = ("--set", "epochs=20", "--set", "retention_size=64")
     text = succeed("forget", "--model", trained, "--forget", f"folder:{folder}", "--out", tmp_path / "out", *brief)
-    for told in ("held_boundary", "4 examples", "not given", str(tmp_path / "out")):
+    for told in ("held_boundary", "4 examples", "--test", str(tmp_path / "out")):
         assert told in text
     assert (tmp_path / "out/model.safetensors").is_file()
 
@@ -213,11 +224,8 @@ def test_methods_lists_every_method_and_setting() -> None:
     assert rows.keys() == METHODS.keys()
     assert rows["targeted"]["settings"]["lam"] == METHODS["targeted"]().lam
     assert rows["bad_teacher"]["needs"] == ["forget", "retain", "factory"]
-    text = succeed("methods")
-    for name, row in rows.items():
-        assert f"{name}: " in text
-        assert all(f"{key}=" in text for key in row["settings"])
-        assert all(preset in text for preset in row["presets"])
+    text = succeed("methods", "targeted")
+    assert all(each in text for each in (*rows["targeted"]["settings"], *rows["targeted"]["presets"]))
 
 
 def test_data_show_of_nothing(tmp_path: Path) -> None:
@@ -344,6 +352,60 @@ def test_retraining_takes_the_originals_recipe_with_a_preset_too(trained: Path, 
         succeed("forget", *done)
         settings = json.loads((tmp_path / out / "report.json").read_text())["trace"]["settings"]
         assert settings["batch_size"] == recipe["batch_size"]
+
+
+NARROW = {"COLUMNS": "80"}
+SHIFTS = {"PASS": 0.0, "FAIL": -3.0, "remembers": 3.0}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_report_begins_with_the_verdict_and_wraps_at_words(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = sample(SHIFTS[name])
+    sources = {"model": "net", "forget": "folder:x"}
+    report = Report(
+        directory="o", sources=sources, before=audit.before, after=audit.after, trace=trace(audit), audit=audit
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    assert print_report(report, as_json=False) == (3 if audit.verdict == "FAIL" else 0)
+    plain = capsys.readouterr().out
+    lines = plain.splitlines()
+    assert lines[0].split()[0] == audit.verdict
+    assert max(map(len, lines)) <= 80
+    facts = [line for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    assert len(facts) == 5  # the sample has retained examples
+    for share in (audit.before.test_accuracy, audit.after.test_accuracy, audit.after.forget_accuracy):
+        assert f"{share:.1%}" in plain
+    assert audit.unseen is not None
+    assert f"{audit.unseen.accuracy:.1%}" in plain
+    assert str(Path("o/report.html")) in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_report(report, as_json=False)
+    coloured = capsys.readouterr().out
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    assert "\x1b[" in coloured.splitlines()[0]
+
+
+def test_the_list_of_methods_fits_a_terminal_and_each_setting_says_what_it_may_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for given in (None, *METHODS):
+        methods(given)
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= 80
+        assert given is not None or all(name in printed for name in METHODS)
+        if given is not None:
+            assert all(name in printed for name in (*settings_of(make_method(given)), *METHODS[given].presets))
+        methods(given, as_json=True)
+        rows = json.loads(capsys.readouterr().out)
+        for row in rows if given is None else [rows]:
+            for key, text in row["ranges"].items():  # a default is in its range, and what lies beyond a bound is not
+                assert not isinstance(row["settings"][key], float) or is_within(row["settings"][key], text)
+                for bound, number in re.findall(r"(at least|above|at most|below) ([0-9.]+)", text):
+                    with pytest.raises(SettingError, match=rf"{key}=.*{re.escape(text)}"):
+                        METHODS[row["method"]](**{key: int(number) + {"at least": -1, "at most": 1}.get(bound, 0)})
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200, None])

@@ -822,7 +822,7 @@ def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(where: str, tmp_path:
 
 @pytest.mark.parametrize("spec", ["", "mnist", "folder", "folder:", "cifar", "sample/train", "http://x/y"])
 def test_unknown_data(spec: str) -> None:
-    with pytest.raises(SettingError, match="unknown data"):
+    with pytest.raises(InputError, match="unknown data"):
         load_data(spec)
     with pytest.raises(SettingError, match=r"train .*'valid'"):
         load_data("sample:valid")

@@ -1,5 +1,6 @@
 """Whatever holds examples, and models that take more than one tensor: each gives what a wrapper by hand gives."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -105,6 +106,7 @@ class Table:
 
 
 PAIRS = list(zip(X, Y.tolist(), strict=True))
+FRAME = pd.DataFrame(X.numpy(), columns=list("abcdef"))
 ONE_TENSOR: dict[str, Any] = {
     "list": PAIRS,
     "examples": Examples(X, Y),
@@ -126,6 +128,10 @@ ONE_TENSOR: dict[str, Any] = {
     "tensors": (X, Y),
     "lists": (X.tolist(), Y.tolist()),
     "frame and series": (pd.DataFrame(X.numpy()), pd.Series(Y.numpy())),
+    "frame with its label": FRAME.assign(label=Y.numpy()),
+    "frame and the name of its label": (FRAME.assign(label=0).assign(sort=Y.numpy()).drop(columns="label"), "sort"),
+    "columns of a frame": expunge.with_columns(FRAME.assign(name="a", sort=Y.numpy()), list("abcdef"), "sort"),
+    "frame whose label is categories of numbers": FRAME.assign(label=pd.Categorical(Y.numpy())),
     "dict of columns": {"values": X, "label": Y},
     "table": Table([{"values": x.tolist(), "label": y} for x, y in PAIRS]),
     "columns by name": expunge.with_columns([{"a": x, "b": 1, "c": y} for x, y in PAIRS], "a", "c"),
@@ -434,6 +440,11 @@ REFUSED: dict[str, tuple[nn.Module, Any, str]] = {
     "columns of two lengths": (Net(), {"values": X, "label": Y[:5]}, "one length"),
     "once": (Net(), Once(), "only once"),
     "too many parts": (Net(), [(x, x, x, y) for x, y in PAIRS], "with_columns"),
+    "frame without a label": (Net(), FRAME, r"'f'.*\(table, "),
+    "frame without this label": (Net(), (FRAME.assign(label=0), "sort"), "no column is called sort"),
+    "one-hot labels": (Net(), (X, torch.eye(3)[Y]), r"\(24,\), not \(24, 3\).*argmax"),
+    "truth values": (Net(), (X, Y == 1), r"bool.*astype\(int\)"),
+    "names for labels": (Net(), (FRAME, pd.Series(["a", "b", "c"] * 8, dtype="category")), r"str.*map"),
     "no such column": (Net(), lambda: expunge.with_columns([{"a": 1}], "b", "a"), "no column 'b'.*'a'"),
     "numbers of two lengths": (Two(), [((x[: 5 + n % 2], 1), 0) for n, x in enumerate(X)], "several lengths"),
 }
@@ -464,8 +475,9 @@ def test_sets_must_be_of_one_form() -> None:
 class Heads(nn.Module):
     """Two heads in train mode, in either order, and one in eval mode."""
 
-    def __init__(self, own: int) -> None:
+    def __init__(self, own: int, named: bool = False) -> None:
         super().__init__()
+        self.named = named
         torch.manual_seed(0)
         self.body, self.main, self.other, self.own = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 3), own
 
@@ -475,7 +487,7 @@ class Heads(nn.Module):
             return self.main(values)
         heads = [self.other(values), self.other(values)]
         heads[self.own] = self.main(values)
-        return tuple(heads)
+        return {"aux": heads[0], "out": heads[1]} if self.named else tuple(heads)
 
 
 def test_the_head_that_counts_is_trained_or_the_model_is_refused() -> None:
@@ -489,3 +501,34 @@ def test_the_head_that_counts_is_trained_or_the_model_is_refused() -> None:
         assert torch.equal(moved.other.weight, heads.other.weight)
     with pytest.raises(InputError, match=r"output\[1\] if isinstance\(output, tuple\)"):
         expunge.unlearn(Heads(1), (X, Y), method=METHOD)
+
+
+def test_of_heads_by_name_the_one_that_counts_is_said() -> None:
+    with pytest.raises(InputError) as caught:
+        expunge.unlearn(Heads(1, named=True), (X, Y), method=METHOD)
+    (line,) = re.findall(r"expunge\.WithOutput\(model, (lambda .*)\)$", str(caught.value))
+    wrapped = expunge.WithOutput(Heads(1, named=True), eval(line))  # noqa: S307 - the line that a user copies
+    moved = expunge.unlearn(wrapped, (X, Y), method=METHOD).model.get_submodule("model.main")
+    plain = expunge.unlearn(Heads(0), (X, Y), method=METHOD).model.get_submodule("main")
+    assert state_bits(moved) == state_bits(plain)
+
+
+class Named(TensorDataset):
+    """Examples whose classes have names, as an ImageFolder gives them."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, classes: list[str]) -> None:
+        super().__init__(inputs, labels)
+        self.classes = classes
+
+
+def test_sets_that_number_the_same_names_otherwise_are_matched() -> None:
+    """A folder of the forgotten images alone may lack classes, and so give others their numbers."""
+    more = torch.rand(90, 6, generator=torch.Generator().manual_seed(1))
+    unseen = Named(more, torch.arange(90) % 3, ["ant", "bee", "cow"])
+    few = Named(X[:3], torch.tensor([0, 0, 1]), ["bee", "cow"])
+    with pytest.warns(expunge.ExpungeWarning, match="classes of the test set"):
+        found = expunge.unlearn(Net(), few, test=unseen, method="calibrated")
+    wanted = expunge.unlearn(Net(), (X[:3], torch.tensor([1, 1, 2])), test=unseen, method="calibrated")
+    assert state_bits(found.model) == state_bits(wanted.model)
+    with pytest.raises(InputError, match=r"test set.*'elk'"):
+        expunge.unlearn(Net(), Named(X[:2], torch.tensor([0, 1]), ["bee", "elk"]), test=unseen, method="calibrated")

@@ -1,4 +1,4 @@
-"""Methods that users write: the examples of docs/own-method.md, and what the base class lets a method do."""
+"""Methods that users write: the examples of docs/howto/own-method.md, and what the base class lets a method do."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import expunge
 from expunge.unlearning import unlearn
 from tests.arrangements import NETWORKS, pairs, state_bits
 
-PAGE = Path(__file__).parents[1] / "docs" / "own-method.md"
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "own-method.md"
 
 
 @pytest.fixture(scope="module")

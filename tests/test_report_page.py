@@ -253,7 +253,7 @@ def test_a_page_is_the_same_each_time_and_leaves_matplotlib_as_it_was() -> None:
 def test_the_docs_name_every_field_of_the_json() -> None:
     from expunge.metrics.verdict import ScoreTest
 
-    text = (ROOT / "docs" / "report.md").read_text()
+    text = (ROOT / "docs" / "reference" / "report-json.md").read_text()
     records = (
         Report,
         AuditReport,

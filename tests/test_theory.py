@@ -669,7 +669,7 @@ def test_runs_are_measured_as_they_are() -> None:
 
 @pytest.mark.parametrize(("rest", "expected"), [(5e-6, 10.0), (3e-8, 6.2), (2e-10, 3.2)])
 def test_adams_first_step_is_even_only_where_gradients_are_above_its_epsilon(rest: float, expected: float) -> None:
-    """Ascent on logits (gap, 2, 0, …, 0) with one feature of 1, as docs/theory.md has it; `rest` is 1 − p_y."""
+    """Ascent on logits (gap, 2, 0, …, 0) with one feature of 1, as the docs have it; `rest` is 1 − p_y."""
     others = torch.tensor([2.0, *[0.0] * 8], dtype=torch.float64)
     gap = others.logsumexp(0) - torch.tensor(rest / (1 - rest), dtype=torch.float64).log()
     head = torch.cat([gap[None], others]).requires_grad_()
@@ -682,7 +682,7 @@ def test_adams_first_step_is_even_only_where_gradients_are_above_its_epsilon(res
 
 
 def test_the_examples_in_the_docs_and_docstrings_run() -> None:
-    page = Path(__file__).parents[1] / "docs" / "theory.md"
+    page = Path(__file__).parents[1] / "docs" / "research" / "theory.md"
     assert doctest.testfile(str(page), module_relative=False).failed == 0
     results = doctest.testmod(theory)
     assert results.failed == 0

@@ -5,7 +5,7 @@
 
 Trains the network whose recipe is audited and the reference models in --work; what is there already is not trained
 again, so that a stopped benchmark goes on where it was. Writes results/audit/full_audit.json; `calibrated` and
-its rivals (docs/better.md) are in full_audit_better.json.
+its rivals (docs/research/comparisons-full-audit.md) are in full_audit_better.json.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m experiments audit-simulation [false_alarms] [verdicts] [coverage]
 
 Writes results/audit/simulation.json; takes about ten minutes on one core. Parts that are not named keep their results.
-`simulation_table` makes the table of docs/audit.md from it.
+`simulation_table` makes the table of docs/research/audit-measured.md from it.
 """
 
 import json
@@ -259,7 +259,7 @@ def coverage(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def simulation_table() -> str:
-    """The table of docs/audit.md."""
+    """The table of docs/research/audit-measured.md."""
     report = json.loads(TARGET.read_text())
 
     def shown(row: dict[str, Any]) -> str:
@@ -296,7 +296,7 @@ def simulation_table() -> str:
 
 
 def plan_table() -> str:
-    """Of docs/audit.md: the held-out examples that PASS takes, by `expunge.metrics.plan`."""
+    """Of docs/concepts/audits.md: the held-out examples that PASS takes, by `expunge.metrics.plan`."""
     sizes, body = (80, 100, 150, 200, 500, 1_000), []
     for num_classes in (1, 10, 100):
         fits = [size for size in sizes if size >= num_classes]

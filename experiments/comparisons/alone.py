@@ -166,6 +166,7 @@ def text(seed: int) -> tuple[nn.Module, Set, Set]:
     return trained(Reader(VOCABULARY + 2, 4), train, epochs=8), train, test
 
 
+VERDICTS = ("PASS", "INCONCLUSIVE", "FAIL")
 WORDS, VOCABULARY, TEXTS = 40, 5000, 3000
 KINDS: dict[str, Callable[[int], tuple[nn.Module, Set, Set]]] = {
     "digits": digits,
@@ -211,6 +212,13 @@ def alone_cells(dataset: str, size: int) -> list[tuple[str, float, float]]:
     found, _ = _of_kind(dataset) if dataset in KINDS else of_grid(dataset)
     cells = [(row, found[row, size]) for row in ROWS if (row, size) in found]
     return [(row, fmean(lost for lost, _ in cell), fmean(right for _, right in cell)) for row, cell in cells]
+
+
+def cost(row: str, size: int) -> tuple[str, str, str]:
+    """Points lost, percent still right and the score test's verdicts of a row of the sample."""
+    (lost, right), *_ = [cell[1:] for cell in alone_cells("sample", size) if cell[0] == row]
+    verdicts = [r.audit_verdict for (name, n, _), r in _results("sample").items() if (name, n) == (row, size)]
+    return f"{lost:.1f}", f"{100 * right:.0f}", "/".join(str(verdicts.count(v)) for v in VERDICTS)
 
 
 def _cell(values: Sequence[tuple[float, float]]) -> str:
@@ -273,7 +281,7 @@ def auditor_table(dataset: str) -> str:
                         str(size),
                         f"{100 * fmean(r.forget_accuracy or 0 for r in here):.1f}",
                         f"{fmean(lost for lost, _ in found[name, size]):.1f}",
-                        " / ".join(str(verdicts.count(v)) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
+                        " / ".join(str(verdicts.count(v)) for v in VERDICTS),
                         f"{fmean(r.audit_a1 or 0 for r in here):.2f}",
                         str(len(here)),
                     ]

@@ -1,10 +1,10 @@
-"""Every method beside those that this package adds, from results/better, for docs/better.md.
+"""Every method beside those that this package adds, from results/better, for docs/research/comparisons.md.
 
     python -m experiments run grids/better-sample.toml --out results/better --models results/better/originals
     python -m experiments run grids/better-fashion-mnist.toml --out results/better --models runs/originals
     python -m experiments better
 
-draws the figure into docs/better/; `python -m experiments docs` writes the tables into the page.
+draws the figure into docs/research/figures/; `python -m experiments docs` writes the tables into the pages.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from experiments import places
+from experiments.audits.rejudged import judged
 from experiments.grid import Result, current, load_grid, read_results
 from experiments.grid.measuring import model_digest
 from experiments.paper.statistics import Summary, summarize
@@ -46,7 +47,7 @@ TICKS = (-1, 0, 1, 2, 5, 10, 20, 50, 100)
 PLACES = ((6, 7), (6, -8), (-6, 7), (-6, -8), (6, 18), (6, -18), (-6, 18), (-6, -18))
 """Where a label may stand, in points from its own; the first that is free is taken."""
 
-FIGURE = places.ROOT / "docs" / "better" / "better.svg"
+FIGURE = places.DOCS / "research" / "figures" / "comparisons.svg"
 TITLES = {
     "sample": "embedded sample, small residual network",
     "fashion-mnist": "Fashion-MNIST, ResNet-18",
@@ -112,7 +113,7 @@ def better_table(dataset: str, size: int) -> str:
         if not here:
             continue
         needs = METHODS[here[0].method].needs if here[0].method in METHODS else Needs.FORGET
-        verdicts = Counter(result.audit_verdict for result in here)
+        counts = Counter(verdicts(dataset, name, size))
         rows.append(
             [
                 name,
@@ -120,7 +121,7 @@ def better_table(dataset: str, size: int) -> str:
                 "yes" if Needs.TEST in needs else "–",
                 _told(here, lambda r: 100 * (r.forget_accuracy or 0)),
                 _lost(dataset, name, size),
-                " / ".join(str(verdicts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
+                "/".join(str(counts[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")),
                 f"{mean(r.audit_a1 or 0 for r in here):.2f}",
                 f"{mean(r.audit_a2 or 0 for r in here):.2f}",
                 f"{mean(r.seconds or 0 for r in here):.1f}",
@@ -140,6 +141,13 @@ def better_table(dataset: str, size: int) -> str:
         "n",
     ]
     return markdown(head, rows)
+
+
+def verdicts(dataset: str, row: str, size: int) -> list[str]:
+    """Verdicts by three questions, a seed whose original was audited too; see `experiments.audits.rejudged`."""
+    found = results(dataset)
+    before = found.get(("before", size), {})
+    return [judged(before[seed], result) for seed, result in found.get((row, size), {}).items() if seed in before]
 
 
 def choices_table() -> str:
@@ -219,9 +227,9 @@ def draw(path: Path) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     shown = [dataset for dataset in SHOWN_GRIDS if any(size == SHOWN for _, size in results(dataset))]
-    figure, axes = plt.subplots(1, len(shown), figsize=(6.2 * len(shown), 5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(shown), figsize=(8, 5 * len(shown)), squeeze=False, layout="constrained")
     drawn: list[tuple[Axes, list[tuple[float, float, list[str]]]]] = []
-    for axis, dataset in zip(axes[0], shown, strict=True):
+    for axis, dataset in zip(axes[:, 0], shown, strict=True):
         found = results(dataset)
         labels: list[tuple[float, float, list[str]]] = []
         for name in dict.fromkeys(row for row, _ in found):

@@ -1,17 +1,17 @@
-"""Draws the README's figure from results/forgetting/methods.jsonl: `python -m experiments forgetting-figure`."""
+"""Draws the figure of docs/research/forgetting.md: `python -m experiments forgetting-figure`."""
 
 import statistics
 
 import matplotlib as mpl
 
 from experiments.docs import before_line, label, load
-from experiments.places import ROOT
+from experiments.places import DOCS, ROOT
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "expunge"  # the same file from the same figures
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
-TARGET = ROOT / "docs" / "forgetting.svg"
+TARGET = DOCS / "research" / "figures" / "forgetting.svg"
 SHOWN = {
     "targeted λ=1 (paper protocol)": ("targeted λ=1", "#9ecae1", "o"),
     "targeted λ=3 (paper protocol)": ("targeted λ=3", "#3182bd", "o"),

@@ -251,7 +251,7 @@ def _original(dataset: str, architecture: str, entry: Any, seed: int) -> Origina
     for name, value in more.items():
         if not isinstance(value, bool | int | float | str):
             raise InputError(f"{where}.options: {name} is text, a number, true or false, not {value!r}")
-    _check_keys(over, set(Recipe.__dataclass_fields__), set(), f"{where}.recipe")
+    _check_keys(over, {field.name for field in fields(Recipe)}, set(), f"{where}.recipe")
     chosen = method_of("retrain", {**recipe.to_dict(), **over})  # it has the recipe's fields, and checks them
     assert isinstance(chosen, Recipe)
     target = _table(entry.get("target", {}), "target")

@@ -1,4 +1,4 @@
-"""The tables of docs/peers.md, from results/peers.jsonl."""
+"""The tables of docs/compare/libraries.md, from results/peers.jsonl."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -73,7 +73,7 @@ def _done(name: str, group: Sequence[Row]) -> list[str]:
 def _told(verdicts: Sequence[str]) -> str:
     """How often each; a network that answers NaN is not audited."""
     counts = [verdicts.count(each) for each in ("PASS", "INCONCLUSIVE", "FAIL")]
-    return " / ".join(map(str, counts)) if any(counts) else "no outputs"
+    return "/".join(map(str, counts)) if any(counts) else "no outputs"
 
 
 def _failed(name: str, row: Row) -> list[str]:

@@ -193,7 +193,7 @@ def bench_speed_table() -> str:
     rows = [
         ["cells an hour, the plain way", f"{cell['cells_an_hour']['plain']:,.0f}", ""],
         [
-            f"cells an hour, `expunge bench` (evaluated in {cell['evaluated_in']})",
+            f"cells an hour, `python -m experiments run` (evaluated in {cell['evaluated_in']})",
             f"{cell['cells_an_hour']['ours']:,.0f}",
             "",
         ],

@@ -83,7 +83,7 @@ def concentration(
 
     Features and logits come from the model in eval mode; all that follows is float64. Three updates are compared:
     descent toward `theory.second_best`, ascent from the label, descent toward a random wrong label, the one that
-    `RandomLabel` draws with the same seed. "Towards Safe Machine Unlearning", theorem 4.1; see docs/theory.md.
+    `RandomLabel` draws with the same seed. "Towards Safe Machine Unlearning", theorem 4.1; see docs/research/theory.md.
 
     Args:
         model: maps a batch to logits (B, C), which its last linear layer puts out as they are; its mode is put back.

@@ -44,7 +44,7 @@ def theory(
     """Measures how concentrated updates are: single steps, which theorem 4.1 is about, and runs, which it is not.
 
     Single steps: `experiments.theory.concentration` for each example. Runs: `measure_updates`, which makes the
-    model forget a batch of them. See docs/theory.md.
+    model forget a batch of them. See docs/research/theory.md.
 
     Args:
         model, weights, allow_pickle: MODEL spec and what it may need; as for `forget`.

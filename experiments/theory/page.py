@@ -1,7 +1,7 @@
 """What the theorem's quantities are for a ResNet-18 trained on all of Fashion-MNIST, on 512 of its training images.
 
 python -m experiments theory-results --model runs/fm-r18    measures, writes results/theory/NAME.json
-python -m experiments theory-results                        draws docs/theory.svg anew
+python -m experiments theory-results                        draws docs/research/figures/theory.svg anew
 """
 
 import argparse
@@ -24,7 +24,7 @@ from experiments.theory.tables import Table, facts, runs, single_steps
 from expunge.markdown import markdown
 
 RESULTS = places.ROOT / "results" / "theory"
-FIGURE = places.ROOT / "docs" / "theory.svg"
+FIGURE = places.DOCS / "research" / "figures" / "theory.svg"
 SHOWN = "fm-r18"
 """The model of the docs."""
 
@@ -96,4 +96,4 @@ def _markdown(chosen: Callable[[TheoryReport], Sequence[Table]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {"where": facts_table, "single": single_steps_table, "runs": runs_table}
-"""What `experiments.docs` puts into docs/theory.md."""
+"""What `experiments.docs` puts into docs/research/theory.md."""

@@ -70,7 +70,7 @@ def _other_order(logits: Tensor, labels: Tensor, accuracy: float) -> Iterator[st
     moved = [f"{a} as {b}" for a, b in pairs if a != b]
     if share > max(0.5, accuracy + GAP) and moved:
         more = ", …" if len(moved) > 3 else ""
-        yield f". With class {', '.join(moved[:3])}{more} it would be {percent(share)}: labels have another order"
+        yield f". With class {', '.join(moved[:3])}{more} it would be {percent(share)}: labels may have another order"
 
 
 def doubts_of_layers(model: nn.Module) -> Iterator[str]:

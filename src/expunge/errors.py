@@ -58,6 +58,8 @@ def optional(module: str, need: str, extra: str) -> Any:
 
 def one_line(error: BaseException) -> str:
     """What another's code raised, for a message of ours: its type and the first line of its text."""
+    if isinstance(error, OSError) and error.strerror:  # without its number, which says nothing to a reader
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

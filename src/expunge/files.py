@@ -166,7 +166,7 @@ def check_unused(path: str | Path) -> None:
     if not is_utf8(str(path)):
         raise InputError(f"{path} is not UTF-8; choose another --out")
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} exists already; choose another --out, or remove it first")
+        raise InputError(f"--out {path}: this exists already; choose another, or remove it first")
 
 
 def is_regular(path: Path) -> bool:

@@ -65,9 +65,9 @@ def forget(
     Args:
         model: maps a batch of inputs (B, ...) to logits (B, C), or to an output that has them, as in `expunge.unlearn`.
         examples: training examples to forget: a dataset of (input, integer label), or of dicts, a `DataLoader`, a list,
-            a table, a stream (docs/inputs.md). Its attribute `class_names`, or torchvision's `classes`, names the
-            classes in the report. Where the model names its classes too, in its file or its `config.id2label`, labels
-            are matched by name; so are those of the other sets.
+            a table, a stream (docs/reference/inputs.md). Its attribute `class_names`, or torchvision's `classes`, names
+            the classes in the report. Where the model names its classes too, in its file or its `config.id2label`,
+            labels are matched by name; so are those of the other sets.
         test: examples that the model was never trained on. A method that calibrates sees about half of them, by a split
             of their content with `seed`, and the audit uses the rest. The trace records the split.
         retain: retained training examples: for methods that need them, and to measure the accuracy on them. Forgotten

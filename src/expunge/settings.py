@@ -1,26 +1,56 @@
 """Settings, which are the fields of frozen dataclasses: their types and ranges."""
 
+import operator
+import re
 import types
+from collections.abc import Mapping
 from dataclasses import fields
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expunge.errors import SettingError
 
+Ranges = Mapping[str, str]
+"""What a class says of its fields: by name, such as "at least 0, below 1". None is in every range."""
+
+_BOUNDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+_BOUND = re.compile(f"({'|'.join(_BOUNDS)}) ([0-9.]+)")
+
 _WORDS = {int: "whole number", float: "number", bool: "true or false"}
 
 
-def require_types(settings: Any) -> None:
-    """Gives each field of a frozen dataclass the type that it asks for: text, NumPy's and tensors' numbers become so.
+def check_settings(settings: Any) -> None:
+    """Gives each field of a frozen dataclass the type that it asks for, and checks its range.
+
+    Text and the numbers of NumPy and torch are converted. Ranges are those of `ranges_of`.
 
     Raises:
-        SettingError: one has no such meaning (2.5 for a whole number); names the field.
+        SettingError: a value has no such meaning (2.5 for a whole number), or is out of range; names the field.
     """
     hints = _hints(type(settings))
     for field in fields(settings):
         if field.name in hints:
             value = _converted(field.name, getattr(settings, field.name), hints[field.name])
             object.__setattr__(settings, field.name, value)
+    for name, text in ranges_of(type(settings)).items():
+        value = getattr(settings, name)
+        if isinstance(value, int | float) and not is_within(value, text):
+            raise SettingError(f"{name}={value!r} is out of range: it must be {text}")
+
+
+def ranges_of(cls: type) -> dict[str, str]:
+    """The range of each field that has one: its class's `ranges`, those of its bases, and "at least 1" of `*_size`."""
+    sizes = {field.name: "at least 1" for field in fields(cls) if field.name.endswith("_size")}
+    return sizes | {name: text for base in cls.__mro__[::-1] for name, text in vars(base).get("ranges", {}).items()}
+
+
+def is_within(value: float, text: str) -> bool:
+    """Whether a number is in a range.
+
+    >>> is_within(0, "above 0"), is_within(1, "above 0, at most 1")
+    (False, True)
+    """
+    return all(_BOUNDS[kind](value, float(bound)) for kind, bound in _BOUND.findall(text))
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -31,13 +61,6 @@ def _hints(cls: type) -> dict[str, Any]:
         except NameError:
             continue
     return {}
-
-
-def require(settings: object, ranges: dict[str, bool]) -> None:
-    """Raises `SettingError` for the first field whose value is not within its range."""
-    for name, within in ranges.items():
-        if not within:
-            raise SettingError(f"{name}={getattr(settings, name)!r} is out of range; see `expunge methods`")
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:

@@ -1,4 +1,6 @@
-"""How one step of unlearning spreads over the last linear layer, in closed form; docs/theory.md states what follows.
+"""How one step of unlearning spreads over the last linear layer, in closed form.
+
+docs/research/theory.md states what follows.
 
 For one example with features o and softmax probabilities p, the cross-entropy toward class k has the last-layer
 gradient (p − e_k) oᵀ ("Towards Safe Machine Unlearning", appendix A, Eq. (7)). Descending toward k and ascending from

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from expunge.randomness import as_seed, seeded
 from expunge.training import Recipe, recipe_for
 from expunge.training import train as train_network
 from expunge.update_log import UPDATES, UpdateRecorder
+
+RECIPE = tuple(field.name for field in fields(Recipe))
+"""The settings of a training; others are options of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,13 +182,12 @@ def spec_for(images: ImageSet, architecture: str, options: Mapping[str, Any]) ->
 def _recipe(dataset: str, architecture: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """The measured recipe with `settings` over it: fields of `Recipe` to it, the rest to the model's options."""
     recipe, options = recipe_for(dataset, architecture)
-    known = set(Recipe.__dataclass_fields__)
     # Retrain has the recipe's fields and converts text to their types.
-    over = {key: value for key, value in settings.items() if key in known}
+    over = {key: value for key, value in settings.items() if key in RECIPE}
     changed = method_of("retrain", {**recipe.to_dict(), **over})
     assert isinstance(changed, Recipe)
     for key, value in settings.items():
-        if key not in known:
+        if key not in RECIPE:
             options[key] = _number(value) if isinstance(value, str) else value
     return changed.recipe, options
 
@@ -195,7 +197,7 @@ def _build(spec: ModelSpec) -> nn.Module:
     try:
         return build(spec)
     except SettingError as error:
-        close = [found for key in spec.options for found in get_close_matches(key, Recipe.__dataclass_fields__, n=1)]
+        close = [found for key in spec.options for found in get_close_matches(key, RECIPE, n=1)]
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise SettingError(f"{error}{hint}") from error
 

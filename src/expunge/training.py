@@ -1,9 +1,9 @@
 """Training a classifier from scratch: what `expunge train` runs, and what a retrained reference is made with."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from expunge.errors import InputError, NonFiniteError, SettingError
 from expunge.models import as_float, device_and_dtype, mask_names, not_finite, refusing
 from expunge.parsing import record
 from expunge.progress import advance, log
-from expunge.settings import require, require_types
+from expunge.settings import Ranges, check_settings
 from expunge.training_state import identity, keep, restore
 from expunge.update_log import UpdateRecorder
 
@@ -46,22 +46,22 @@ class Recipe:
     precision: Literal["fp32", "bf16"] = "fp32"
     optimizer: Literal["sgd", "adam"] = "sgd"
 
+    ranges: ClassVar[Ranges] = {
+        "epochs": "at least 0",
+        "batch_size": "at least 1",
+        "lr": "above 0",
+        "momentum": "at least 0, below 1",
+        "weight_decay": "at least 0",
+        "warmup": "above 0, below 1",
+    }
+
     def __post_init__(self) -> None:
-        require_types(self)
-        ranges = {
-            "epochs": self.epochs >= 0,
-            "batch_size": self.batch_size >= 1,
-            "lr": self.lr > 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "warmup": 0 < self.warmup < 1,
-        }
-        require(self, ranges)
+        check_settings(self)
 
     @property
     def recipe(self) -> "Recipe":
         """The recipe alone, without what a subclass adds."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON values."""

@@ -84,9 +84,9 @@ def unlearn(
         model: maps a batch of inputs (B, ...) to logits (B, C), or to an output that has them (`logits`, a dict, a
             tuple that begins with them, one logit of two classes). Any device; the copy runs on the same one.
         forget: the examples to forget: a dataset of (input, integer label), or of dicts, a `DataLoader`, a list, a
-            table, a stream (docs/inputs.md). Its inputs are what the model takes, one example each; they are read
-            once and held in memory. Where both the dataset (`class_names`, `classes`) and the model name their classes,
-            labels are matched by name; so are those of the other sets.
+            table, a stream (docs/reference/inputs.md). Its inputs are what the model takes, one example each; they are
+            read once and held in memory. Where both the dataset (`class_names`, `classes`) and the model name their
+            classes, labels are matched by name; so are those of the other sets.
         method: a method, or its registry name; None: `calibrated` where there are `test` examples, or `held_boundary`.
         retain: retained training examples, for the methods that need them.
         test: examples that the model was never trained on, such as its test set, for `calibrated`, which they make

@@ -265,7 +265,7 @@ CASES: dict[str, tuple[int, str, Arrange]] = {
     "out in use": (1, "exists already", lambda root: ["--out", root]),
     "out below a file": (1, "cannot write", lambda root: ["--num", "2", "--out", ids(root, "1") / "out"]),
     "no such model": (1, "there is no checkpoint", lambda root: ["--model", root / "nowhere"]),
-    "no such data": (2, "unknown data 'mnist'", lambda _: ["--data", "mnist"]),
+    "no such data": (1, "unknown data 'mnist'", lambda _: ["--data", "mnist"]),
     "images of another size": (
         1,
         "the model takes 1 × 28 × 28",

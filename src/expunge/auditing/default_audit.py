@@ -91,7 +91,7 @@ def audit(
 
     `prepare` chooses the examples that count: copies of a forgotten example count once, and test examples that are
     forgotten or retained ones, or that `after` was calibrated on (`unlearn(test=)`), are left out. The report's
-    `left_out` says so. docs/audit.md says what each figure means.
+    `left_out` says so. docs/research/audit.md says what each figure means.
 
     Args:
         before: the original model; maps a batch to logits (B, C), or to an output that has them, as in
@@ -357,4 +357,4 @@ def _relearning(after: nn.Module, seen: Mapping[str, Evaluation], seed: int) -> 
     try:
         return relearn(after, forget, heldout, original_loss=loss, seed=seed), ""
     except (InputError, MemoryError) as error:
-        return None, f"Relearning was left out: {error}."
+        return None, f"Relearning was left out, which the verdict does not need: {error}."

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from expunge.settings import require, require_types
+from expunge.settings import Ranges, check_settings
 from expunge.training import Recipe
 
 QUICK_RECIPE = Recipe(epochs=20, batch_size=64, lr=1e-3, momentum=0.9, weight_decay=0.0, optimizer="adam")
@@ -42,6 +42,7 @@ class AuditSettings:
     factory: Callable[[], nn.Module] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    ranges: ClassVar[Ranges] = {"max_loss": "at least 0, below 1", "reference_minutes": "at least 0"}
+
     def __post_init__(self) -> None:
-        require_types(self)
-        require(self, {"max_loss": 0 <= self.max_loss < 1, "reference_minutes": self.reference_minutes >= 0})
+        check_settings(self)

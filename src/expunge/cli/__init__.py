@@ -30,7 +30,7 @@ def run(app: typer.Typer) -> None:
 
     import typer
 
-    from expunge.errors import ExpungeError, ExpungeWarning
+    from expunge.errors import ExpungeError, ExpungeWarning, one_line
 
     warnings.simplefilter("ignore", ExpungeWarning)  # commands print what they say
     for stream in (sys.stdout, sys.stderr):
@@ -46,7 +46,7 @@ def run(app: typer.Typer) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; let exit flush quietly
         sys.exit(1)
     except OSError as error:
-        fail(str(error), 1)
+        fail(one_line(error), 1)
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:

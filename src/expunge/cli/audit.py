@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expunge.cli.options import (
+    AUDIT,
+    READING,
     AllowPickle,
     AsStored,
     Device,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from expunge.cli.sources import Sources
     from expunge.report.record import Report
 
+FULL = "Full audit: many retrained models (--full)"
+OUTPUTS = "Audit of outputs (--logits)"
+PLAN = "How many examples it takes (--plan)"
 
 _SOURCES = {"before", "forget", "test", "out", "ids", "weights", "weights_key", "allow_pickle", "resize", "as_stored"}
 _SOURCES |= {"label_column", "id_column", "input_columns"}
@@ -53,9 +58,13 @@ OPTIONS = {
 def audit(
     context: typer.Context,
     before: Annotated[str | None, typer.Option(metavar="MODEL", help="The original model.")] = None,
-    forget: Annotated[str | None, typer.Option(metavar="DATA", help="The examples that were to be forgotten.")] = None,
+    forget: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="The examples that were to be forgotten."),
+    ] = None,
     test: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Examples that neither model was trained on.")
+        str | None,
+        typer.Option(metavar="DATA", help="Examples that neither model was trained on."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New directory for the report.")] = None,
     after: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that was made to forget.")] = None,
@@ -63,9 +72,13 @@ def audit(
     retain: Retain = None,
     weights: Weights = None,
     weights_key: WeightsKey = None,
-    after_weights: Annotated[Path | None, typer.Option(help="Weights of --after, likewise.")] = None,
+    after_weights: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=READING, help="Weights of --after, likewise."),
+    ] = None,
     after_weights_key: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which weights of --after-weights, likewise.")
+        str | None,
+        typer.Option(metavar="NAME", rich_help_panel=READING, help="Which weights of --after-weights, likewise."),
     ] = None,
     allow_pickle: AllowPickle = False,
     resize: Resize = False,
@@ -79,6 +92,7 @@ def audit(
         bool,
         typer.Option(
             "--difficulty-calibration",
+            rich_help_panel=AUDIT,
             help="For non-random forget sets: allow for how hard networks trained on --test find them.",
         ),
     ] = False,
@@ -86,29 +100,53 @@ def audit(
     reference_minutes: ReferenceMinutes = None,
     precision: Precision = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Train many models and compare methods with retraining.")
+        bool,
+        typer.Option("--full", rich_help_panel=FULL, help="Train many models and compare methods with retraining."),
     ] = False,
-    train: Annotated[str | None, typer.Option(metavar="DATA", help="--full: the model's training data.")] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", rich_help_panel=FULL, help="The model's training data."),
+    ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[,SETTING=VALUE…]", help="--full: what to compare; repeat for more."),
+        typer.Option(metavar="NAME[,SETTING=VALUE…]", rich_help_panel=FULL, help="What to compare; repeat for more."),
     ] = None,
-    num: Annotated[int | None, typer.Option(min=1, help="--full: models of each kind; default: 64.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="--full: processes; default: 2.")] = None,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="--full: train on a Ray cluster instead.")] = None,
+    num: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=FULL, help="Models of each kind; default: 64.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, rich_help_panel=FULL, help="Processes; default: 2.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", rich_help_panel=FULL, help="Train on a Ray cluster instead."),
+    ] = None,
     references: Annotated[
-        Path | None, typer.Option(help="--full: directory of the models; a stopped audit goes on from it.")
+        Path | None,
+        typer.Option(rich_help_panel=FULL, help="Directory of the models; a stopped audit goes on from it."),
     ] = None,
     logits: Annotated[
         Path | None,
-        typer.Option(help="In place of models and data: their outputs, as an .npz, .safetensors or .parquet file."),
+        typer.Option(
+            rich_help_panel=OUTPUTS,
+            help="In place of models and data: their outputs, as an .npz, .safetensors or .parquet file.",
+        ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only print how many examples an audit takes to say PASS; needs no model.")
+        bool,
+        typer.Option(
+            "--plan",
+            rich_help_panel=PLAN,
+            help="Only print how many examples an audit takes to say PASS; needs no model.",
+        ),
     ] = False,
-    forgotten: Annotated[int | None, typer.Option(min=1, help="--plan: how many examples are forgotten.")] = None,
-    held_out: Annotated[int | None, typer.Option(min=1, help="--plan: how many held-out examples there are.")] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="--plan: of how many classes; default: 1.")] = None,
+    forgotten: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=PLAN, help="How many examples are forgotten.")
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=PLAN, help="How many held-out examples there are.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=PLAN, help="Of how many classes; default: 1.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,

@@ -13,7 +13,7 @@ app = typer.Typer(help="Get and look at data.", no_args_is_help=True)
 Data = Annotated[str, typer.Argument(help="DATA, such as fashion-mnist:train.")]
 
 
-@app.command()
+@app.command(short_help="Download a dataset.", epilog="Example: expunge data get cifar10")
 def get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, cifar100 or tiny-imagenet.")]) -> None:
     """Download a dataset from where it is published into the cache directory."""
     with work():
@@ -22,7 +22,7 @@ def get(name: Annotated[str, typer.Argument(help="fashion-mnist, cifar10, cifar1
         say(f"{name} is in {download(name)}.")
 
 
-@app.command()
+@app.command(short_help="Say what a DATA spec holds.", epilog="Example: expunge data show folder:photos")
 def show(
     data: Data, label_column: LabelColumn = None, id_column: IdColumn = None, input_columns: InputColumns = None
 ) -> None:
@@ -43,7 +43,9 @@ def show(
     print_table("", ["class", kind], [(n, f"{c:,}") for n, c in zip(held.class_names, counts, strict=True)])
 
 
-@app.command()
+@app.command(
+    short_help="Draw ids at random, for --ids.", epilog="Example: expunge data ids folder:photos --num 100 > ids.txt"
+)
 def ids(
     data: Data,
     num: Annotated[int, typer.Option(min=1, help="How many to draw.")],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from expunge.report.record import Report
 
 DEMO_SIZE = 100
-"""How many images the demo forgets: enough for the audit to certify it."""
+"""How many images the demo forgets: enough for the audit to say PASS."""
 
 DEMO_SETTINGS = {"epochs": 15, "width": 16}
 """Half the epochs and half the width of the recipe: enough to learn every image by heart, in seconds."""

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 from expunge.errors import MOST_SHOWN, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from expunge.auditing.full_audit import FullAudit
+    from expunge.auditing.report import AuditReport
     from expunge.report.record import Report
+
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "DONE": "blue"}
 
 
 def print_report(report: "Report", as_json: bool) -> int:
@@ -19,62 +24,105 @@ def print_report(report: "Report", as_json: bool) -> int:
     if as_json:
         print(report.to_json())
         return code
-    before, after, trace, audit = report.before, report.after, report.trace, report.audit
-    rows = [
-        (name, percent(getattr(before, key)), percent(getattr(after, key)))
-        for name, key in (
-            ("forget accuracy", "forget_accuracy"),
-            ("retain accuracy", "retain_accuracy"),
-            ("test accuracy", "test_accuracy"),
-        )
-    ]
+    trace, audit = report.trace, report.audit
     if audit is not None:
-        rows += [
-            (name, f"{getattr(audit.scores_before, key):.3f}", f"{getattr(audit.scores_after, key):.3f}")
-            for name, key in (
-                ("mean percentile rank A1 (0.5: as unseen)", "a1"),
-                ("both tails A2 (0.5: as unseen)", "a2"),
-            )
-        ]
-        if fixed := audit.correction:
-            rows += [
-                (
-                    f"{name}, difficulty calibrated",
-                    f"{getattr(fixed.before, key):.3f}",
-                    f"{getattr(fixed.after, key):.3f}",
-                )
-                for name, key in (("A1", "a1"), ("A2", "a2"))
-            ]
-    change = trace.change if trace else audit.change if audit else None
-    if change is not None:
-        rows += [("parameter change, L1", "", f"{change.l1:.4g}"), ("parameter change, L2", "", f"{change.l2:.4g}")]
-    if trace is not None:
-        rows += [("steps", "", str(trace.steps)), ("seconds", "", f"{trace.seconds:.1f}")]
-        title = f"{trace.method}: {trace.num_forget:,} examples to forget"
-    else:
-        title = f"audit of {audit.num_forget if audit else 0:,} forgotten examples"
-    print_table(title, ["", "before", "after"], rows)
-    left_out = audit.left_out if audit else ()
-    for line in (*report.notes, *left_out, *(f"warning: {w}" for w in (trace.warnings if trace else ()))):
-        say(line)
-    if audit is not None:
-        from expunge.report.wording import headline, questions
+        from expunge.report.wording import advice, headline, mark_of_accuracy
 
-        say(f"Verdict: {audit.verdict}. {headline(audit)}")
-        for question, answer, why in questions(audit):
-            say(f"  {question} {answer.capitalize()}. {why}")
+        _say_verdict(audit.verdict, headline(audit))
+        _print_facts(_of_audit(audit))
         say(audit.reason)
-        for line in audit.doubts:
-            say(line)
-        from expunge.report.wording import mark_of_accuracy
-
-        if mark := mark_of_accuracy(audit):
-            say(mark)
-    written = "The model and the report are" if trace else "The report is"
-    say(f"{written} in {report.directory}.")
+        marks = [mark for mark in [mark_of_accuracy(audit)] if mark]
+        said = [*audit.left_out, *audit.doubts, *marks]
+        next_step = advice(audit)
+    else:
+        assert trace is not None
+        _say_verdict(
+            "DONE",
+            f"{trace.method} was run on {trace.num_forget:,} examples. Nothing tested whether they are forgotten.",
+        )
+        _print_facts(_of_trace(report))
+        said, next_step = [], "Give unseen examples (--test DATA): then the result is audited."
+    for line in (*report.notes, *said, *(trace.warnings if trace else ())):
+        say(f"Note: {line}")
+    print()
+    say(f"Report: {Path(report.directory) / ('report.html' if audit is not None else 'report.json')}", whole=True)
+    if trace is not None:
+        say(f"Model:  {Path(report.directory)}", whole=True)
+    say(f"Next:   {next_step}")
     for line in remaining(report):
         say(line)
     return code
+
+
+def _say_verdict(verdict: str, sentence: str) -> None:
+    """The first line: the verdict, coloured where there is a terminal, and what it says."""
+    from rich.text import Text
+
+    console = _console()
+    line = Text(f" {verdict} ", style=f"bold {COLOURS[verdict]} reverse" if console.is_terminal else "")
+    console.print(line.append(f" {sentence}", style="bold not reverse default" if console.is_terminal else ""))
+    print()
+
+
+def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
+    """Four facts of an audit, and one more where retained examples were given."""
+    found = {True: "found", False: "not found"}
+    now = max(audit.attacks_after, key=lambda attack: (attack.succeeded, attack.auc))
+    best = audit.strongest
+    way = ": they score lower than unseen ones" if now.succeeded and now.auc < 0.5 else ""
+    right = f"{percent(audit.before.forget_accuracy)} → {percent(audit.after.forget_accuracy)}"
+    if audit.unseen is not None:
+        right += f"; of unseen examples of these classes {percent(audit.unseen.accuracy)} are right"
+    lost = f"{100 * audit.loss.max_loss:g} points may be lost"
+    retained = [("Retained right", f"{percent(audit.before.retain_accuracy)} → {percent(audit.after.retain_accuracy)}")]
+    return [
+        (
+            f"The {audit.num_forget:,} forgotten",
+            f"{found[bool(audit.found_before)]} in the original (AUC {best.auc:.2f}) → "
+            f"{found[bool(audit.found_after)]} now (AUC {now.auc:.2f}{way})",
+        ),
+        (
+            "Test accuracy",
+            f"{percent(audit.before.test_accuracy)} → {percent(audit.after.test_accuracy)}; {lost}",
+        ),
+        *(retained if audit.before.retain_accuracy is not None else ()),
+        ("Forgotten still right", right),
+        ("Not ruled out", "; ".join(_not_ruled_out(audit))),
+    ]
+
+
+def _not_ruled_out(audit: "AuditReport") -> list[str]:
+    by = f"attacks other than {'the one' if len(audit.attacks_after) == 1 else f'the {len(audit.attacks_after)}'} made"
+    if not audit.comparisons:
+        return [by]
+    return [f"whoever keeps the old model may compare both (AUC {audit.comparisons[0].auc:.2f})", by]
+
+
+def _of_trace(report: "Report") -> list[tuple[str, str]]:
+    before, after, trace = report.before, report.after, report.trace
+    assert trace is not None
+    accuracies = [
+        ("Forgotten still right", before.forget_accuracy, after.forget_accuracy),
+        ("Retained right", before.retain_accuracy, after.retain_accuracy),
+    ]
+    change = [("Parameters", f"changed by {trace.change.l2:.3g} in the L2 norm")] if trace.change else []
+    return [
+        *((name, f"{percent(one)} → {percent(other)}") for name, one, other in accuracies if one is not None),
+        *change,
+        ("Work", f"{trace.steps:,} steps, {trace.seconds:.1f} s"),
+    ]
+
+
+def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """A fact a line, wrapped at words beside its name."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name, fact in facts:
+        grid.add_row(Text(f"  {name}"), Text(printable(fact, most=MOST_SHOWN)))
+    _console().print(grid)
+    print()
 
 
 def remaining(report: "Report") -> list[str]:
@@ -82,18 +130,30 @@ def remaining(report: "Report") -> list[str]:
     if report.trace is None:
         return []
     sources = report.sources
-    copies = [f"the images in {sources['forget']}"] if not str(sources.get("forget", "")).startswith("sample") else []
+    copies = [f"the examples in {sources['forget']}"] if not str(sources.get("forget", "")).startswith("sample") else []
     copies += [f"the list {sources['ids']}"] if sources.get("ids") else []
     copies += [f"the original model {sources['model']}"]
     return [
-        "The report names the forgotten examples; only you can read it.",
-        f"Still there, for you to delete: {', '.join(copies)}.",
+        f"Still there, for you to delete: {', '.join(copies)}. The report names the forgotten examples; only you can "
+        "read it.",
     ]
 
 
-def say(line: str) -> None:
-    """Prints a line, or lines, with what would command the terminal written out."""
-    print(printable(line, most=MOST_SHOWN))
+def say(line: str, *, whole: bool = False) -> None:
+    """Prints a line with what would command the terminal written out: wrapped at words there, unless `whole`."""
+    from rich.text import Text
+
+    wraps = not whole and (sys.stdout.isatty() or "COLUMNS" in os.environ)
+    _console().print(Text(printable(line, most=MOST_SHOWN)), soft_wrap=not wraps)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False)  # names of classes may look like either
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        console.width = max(console.width, 100)  # a file, or another program: nothing is narrow there
+    return console
 
 
 def print_full_audit(found: "FullAudit", out: Path, as_json: bool) -> None:
@@ -147,7 +207,6 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
     from textwrap import fill
 
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -165,18 +224,16 @@ def print_table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]])
         needed += 2 + max(longest, *map(len, head.splitlines() or [""]))
     for row in rows:
         table.add_row(*row)
-    console = Console(markup=False, emoji=False)  # names of classes may look like either
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        console.width = max(console.width, 100)  # a file, or another program: nothing is narrow there
+    console = _console()
     console.width = max(console.width, needed)  # lines that the terminal breaks are better than cut ones
     if title:  # not the table's own, which wraps at the table's width
-        console.print(printable(title, most=MOST_SHOWN), style="italic", highlight=False)
+        console.print(printable(title, most=MOST_SHOWN), style="italic")
     console.print(table)
 
 
 def percent(value: float | None) -> str:
     """A share in percent, or that it was not given."""
-    return "not given" if value is None else f"{100 * value:.2f}%"
+    return "not given" if value is None else f"{value:.1%}"
 
 
 def announce(line: str) -> None:

@@ -1,6 +1,6 @@
 """Forget sets and datasets: from folders, named datasets, tensors and id lists to images in memory."""
 
-from expunge.data.class_names import as_numbered
+from expunge.data.class_names import as_numbered, names_of
 from expunge.data.content import check_disjoint, digests
 from expunge.data.examples import Examples, ImageSet, as_examples, draw_ids, materialise, materialise_inputs
 from expunge.data.ids import read_ids
@@ -29,6 +29,7 @@ __all__ = [
     "load_unlabelled",
     "materialise",
     "materialise_inputs",
+    "names_of",
     "read_ids",
     "without_transforms",
 ]

@@ -46,13 +46,17 @@ def names_of(dataset: object) -> tuple[str, ...]:
     return names_of(dataset.dataset) if isinstance(dataset, Subset) else ()
 
 
-def as_numbered(dataset: Dataset[Any], class_names: Sequence[str], name: str) -> tuple[Dataset[Any], list[str]]:
-    """The dataset with its classes numbered as in `class_names`, the model's, and a sentence where that changes any.
+def as_numbered(
+    dataset: Dataset[Any], class_names: Sequence[str], name: str, whose: str = "the model"
+) -> tuple[Dataset[Any], list[str]]:
+    """The dataset with its classes numbered as in `class_names`, and a sentence where that changes any.
+
+    `whose` names they are is said then: those of the model, or of another set.
 
     Where one of both has no names, or no name is in both, the numbers count.
 
     Raises:
-        InputError: some names are in both with other numbers, and others are not the model's.
+        InputError: some names are in both with other numbers, and others are not in `class_names`.
     """
     own = names_of(dataset)
     number = {each: n for n, each in enumerate(class_names)}
@@ -61,11 +65,11 @@ def as_numbered(dataset: Dataset[Any], class_names: Sequence[str], name: str) ->
     unknown = [each for each in own if each not in number]
     if unknown:
         raise InputError(
-            f"the {name} set numbers its classes otherwise than the model, and has a class {unknown[0]!r} that the "
-            "model does not know: number its labels as the model does"
+            f"the {name} set numbers its classes otherwise than {whose}, and has a class {unknown[0]!r} that is not "
+            "there: number its labels as the model does"
         )
     numbers = [number[each] for each in own]
-    said = [f"The labels of the {name} set were matched by name to the model's classes, which have another order."]
+    said = [f"The labels of the {name} set were matched by name to the classes of {whose}, which have another order."]
     if isinstance(dataset, ImageSet):
         labels = torch.tensor(numbers, device="cpu")[dataset.labels]
         return ImageSet(dataset.images, labels, tuple(class_names), dataset.ids, dataset.name), said

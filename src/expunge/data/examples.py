@@ -298,7 +298,11 @@ def as_label(value: object, name: str) -> int:
     ):  # as losses of one logit take
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}")
+        way = {
+            "bool": "; where True is class 1, give labels.astype(int)",
+            "str": '; number the names as the model does, such as labels.map({"cat": 0, "dog": 1})',
+        }.get(type(value).__name__.removesuffix("_"), "")
+        raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}{way}")
     if not -(2**63) <= value < 2**63:
         raise InputError(f"{name}: label {value} is outside of any classes")
     return value

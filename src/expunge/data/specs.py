@@ -71,8 +71,8 @@ def load_examples(
         An `ImageSet`, or a `RowSet` of texts or numbers.
 
     Raises:
-        SettingError: the spec has no such form or name.
-        InputError: the data is missing, damaged, empty, or has a class that the model does not know.
+        SettingError: there is no such split.
+        InputError: there is no such data, or it is missing, damaged, empty, or of a class unknown to the model.
     """
     kind, _, rest = spec.partition(":")
     check_columns(kind, columns)
@@ -92,7 +92,7 @@ def load_examples(
         return load_tensors(Path(rest), class_names)
     if kind == "py" and rest:
         return _shared(_from_factory(rest), class_names)
-    raise SettingError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
+    raise InputError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
 
 
 def load_unlabelled(spec: str, **form: Any) -> ImageSet | RowSet:

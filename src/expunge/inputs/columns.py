@@ -23,13 +23,16 @@ from expunge.errors import InputError, one_line
 from expunge.models import parameters_of
 
 ADVICE = 'say which columns are meant: expunge.with_columns(dataset, "image", "label")'
+ADVICE_TABLE = 'say which column is the label: (table, "kind")'
 
 
 class Pairs(Dataset[tuple[Any, Any]]):
-    """The items of an indexable, each as a pair of an input and a label."""
+    """The items of an indexable, each as a pair of an input and a label. `is_table`: an input is cells of a table."""
 
-    def __init__(self, items: Any, pair: Callable[[Any], tuple[Any, Any]], given: Any, label: Any = None) -> None:
-        self.items, self.pair = items, pair
+    def __init__(
+        self, items: Any, pair: Callable[[Any], tuple[Any, Any]], given: Any, label: Any = None, is_table: bool = False
+    ) -> None:
+        self.items, self.pair, self.is_table = items, pair, is_table
         self.ids = ids_of(given)
         self.class_names = _class_names(given, label)
 
@@ -120,7 +123,7 @@ def with_columns(dataset: Any, inputs: str | int | Sequence[str] | Sequence[int]
 
     if size_of(items, "given"):
         pair(items[0])
-    return Pairs(items, pair, dataset, label)
+    return Pairs(items, pair, dataset, label, is_table=_is_table(dataset))
 
 
 def as_pairs(given: Any, model: nn.Module, name: str, *, labelled: bool = True) -> tuple[Any, Any, list[str]]:
@@ -140,12 +143,17 @@ def as_pairs(given: Any, model: nn.Module, name: str, *, labelled: bool = True) 
 
 
 def _as_pairs(items: Any, first: Any, given: Any, model: nn.Module, name: str, labelled: bool) -> tuple[Any, list[str]]:
+    if isinstance(given, Pairs) and given.is_table and _is_row(first[0], model):
+        return Pairs(given, lambda pair: (_row(pair[0]), pair[1]), given), []
     if isinstance(given, Examples | Pairs):
         return given, []
     said: list[str] = []
     if isinstance(first, Mapping):
-        label = _label_of(first, name, labelled)
-        keep, said = _kept({key: value for key, value in first.items() if key != label}, model, name)
+        label = _label_of(first, given, name, labelled)
+        cells = {key: value for key, value in first.items() if key != label}
+        keep, said = _kept(cells, model, name)
+        if _is_table(given) and _is_row(keep(first), model):
+            return Pairs(items, lambda item: (_row(keep(item)), None if label is None else item[label]), given), said
         return Pairs(items, lambda item: (keep(item), None if label is None else item[label]), given, label), said
     if isinstance(first, tuple | list) and len(first) == 2 and isinstance(first[0], Mapping):
         keep, said = _kept({key: value for key, value in first[0].items() if key not in LABELS}, model, name)
@@ -170,6 +178,14 @@ def _indexed(given: Any, name: str) -> Any:
     """What has a length, and an item at each position."""
     if isinstance(given, DataLoader):
         return _of_loader(given, name)
+    if _is_table(given) and isinstance(given, tuple):
+        given = given[0]
+    if isinstance(given, tuple) and len(given) == 2 and all(getattr(part, "ndim", 0) > 1 for part in given):
+        raise InputError(
+            f"the {name} set: labels must be one integer class an example, of shape ({len(given[1])},), not "
+            f"{tuple(given[1].shape)}. Of one-hot labels give labels.argmax(1); of several labels an example, forget "
+            "one at a time: expunge.TwoClasses(model, label), with labels[:, label]"
+        )
     if isinstance(given, tuple) and len(given) == 2 and _is_column(given[1], given[0]):
         inputs, labels = given
         if isinstance(inputs, Mapping):
@@ -220,6 +236,23 @@ def _of_loader(loader: "DataLoader[Any]", name: str) -> Any:
     return items if loader.collate_fn is default_collate else Collated(items, loader.collate_fn)
 
 
+def _is_table(given: Any) -> bool:
+    """Whether it is a pandas table, alone or with the name of its label's column."""
+    named = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
+    return hasattr(given[0] if named else given, "iloc")
+
+
+def _is_row(value: Any, model: nn.Module) -> bool:
+    """Whether cells of a table are one input: the model takes one, and has no names of columns."""
+    names, required, any_name = parameters_of(model)
+    single = isinstance(value, Mapping) and required == 1 and not any_name and not set(value) & set(names)
+    return single and all(np.ndim(cell) == 0 for cell in value.values())
+
+
+def _row(cells: Mapping[str, Any]) -> Any:
+    return np.array(list(cells.values()))
+
+
 def _is_column(labels: Any, inputs: Any) -> bool:
     """Whether `labels` is a column of classes beside `inputs`, and no example."""
     one = getattr(labels, "ndim", None) == 1 or (isinstance(labels, list) and all(type(n) is int for n in labels))
@@ -230,19 +263,20 @@ def _is_column(labels: Any, inputs: Any) -> bool:
 
 def _column(values: Any) -> Any:
     """A column, or a table of numbers, as an array or whatever sequence it is."""
-    if hasattr(values, "to_numpy"):
-        codes = getattr(values, "cat", None)
-        return codes.codes.to_numpy() if codes is not None else values.to_numpy()
-    return values
+    return values.to_numpy() if hasattr(values, "to_numpy") else values
 
 
-def _label_of(item: Mapping[str, Any], name: str, needed: bool) -> str | None:
-    found = [key for key in LABELS if key in item]
+def _label_of(item: Mapping[str, Any], given: Any, name: str, needed: bool) -> str | None:
+    if isinstance(given, tuple) and given[1] in item:
+        return str(given[1])
+    found = [key for key in LABELS if key in item and not isinstance(given, tuple)]
     if len(found) == 1 or (not needed and not found):
         return found[0] if found else None
     there = ", ".join(map(repr, item))
-    which = "no column is called label" if not found else f"{' and '.join(map(repr, found))} may be the label"
-    raise InputError(f"the {name} set has the columns {there}, and {which}: {ADVICE}")
+    which = f"no column is called {given[1] if isinstance(given, tuple) else 'label'}"
+    which = f"{' and '.join(map(repr, found))} may be the label" if found else which
+    advice = ADVICE_TABLE if _is_table(given) else ADVICE
+    raise InputError(f"the {name} set has the columns {there}, and {which}: {advice}")
 
 
 def _kept(item: Mapping[str, Any], model: nn.Module, name: str) -> tuple[Callable[[Mapping[str, Any]], Any], list[str]]:

@@ -1,12 +1,12 @@
 """A model and the sets that go with it, as methods and audits take them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from expunge.data import as_numbered
+from expunge.data import as_numbered, names_of
 from expunge.errors import InputError
 from expunge.inputs.columns import Collated, Pairs, as_pairs
 from expunge.inputs.packing import is_plain, packed
@@ -45,8 +45,8 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
 
     Taken are datasets of (input, label), of dicts or of longer tuples, loaders, lists, tables, columns as a dict or as
     (inputs, labels), and streams. An input may be a tensor or array, or a dict or tuple of such; texts may have
-    different lengths. docs/inputs.md has them all. Labels are matched by name, where a set and the model name their
-    classes.
+    different lengths. docs/reference/inputs.md has them all. Labels are matched by name, where a set and the model name
+    their classes, or, where the model does not, two sets.
 
     Raises:
         InputError: a set is none of these, or sets do not go together.
@@ -61,9 +61,10 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
             pairs[name], first, more = as_pairs(given, model, name, labelled=name != UNLABELLED)
             nested[name] = not is_plain(first) or _is_collated(pairs[name])
             said += more
-            if name != UNLABELLED:
-                pairs[name], more = as_numbered(pairs[name], class_names_of(model), name)
-                said += more
+    numbered_by, names = _numbering(model, pairs)
+    for name in [name for name in pairs if name != UNLABELLED]:
+        pairs[name], more = as_numbered(pairs[name], names, name, numbered_by)
+        said += more
     if not any(nested.values()):
         return Fitted(pairs, None, tuple(said))
     if not all(nested.values()):
@@ -72,6 +73,16 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
     form, examples = packed(pairs, UNLABELLED, model)
     is_one = form.kind == "one" and form.call == "whole" and form.structure is LEAF
     return Fitted(examples, None if is_one else form, tuple(said))
+
+
+def _numbering(model: nn.Module, sets: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+    """Whose names number the classes, and the names: the model's, else those of the set that names most."""
+    own = class_names_of(model)
+    if own:
+        return "the model", own
+    named = {f"the {name} set": names_of(each) for name, each in sets.items() if name != UNLABELLED}
+    whose = max(named, key=lambda name: len(named[name]), default="the model")
+    return whose, named.get(whose, ())
 
 
 def _is_collated(dataset: Any) -> bool:

@@ -114,7 +114,7 @@ def method_of(name: str, settings: Mapping[str, Any], *, preset: str | None = No
 def default_method(has_test: bool) -> str:
     """The name of the method that is taken where none is named, with or without test examples.
 
-    docs/better.md says why.
+    docs/research/comparisons.md says why.
     """
     return "calibrated" if has_test else "held_boundary"
 

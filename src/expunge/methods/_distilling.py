@@ -16,7 +16,7 @@ from expunge.methods._gradient import (
 from expunge.methods._inputs import mixable, mixed_with, pasted
 from expunge.methods._task import Task
 from expunge.models import copied, refusing, split_logits_of
-from expunge.settings import require
+from expunge.settings import Ranges
 from expunge.training import are_images, augmented
 
 REPEATED = 0.25
@@ -54,10 +54,7 @@ class Distilling(GradientMethod):
     dropout: ClassVar[bool] = False
     missed: ClassVar[str] = "the budget ended before every example was forgotten; raise epochs"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        pace = self.pace is None or self.pace > 0
-        require(self, {"pace": pace, "retention": self.retention >= 0, "relax": 0 < self.relax <= 1})
+    ranges: ClassVar[Ranges] = {"pace": "above 0", "retention": "at least 0", "relax": "above 0, at most 1"}
 
     def paced(self, model: nn.Module, task: Task, pull: Callable[[Tensor, Tensor], Tensor]) -> Self:
         """These settings with the step size that `pace` gives, where it is set."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +17,7 @@ from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import forward, refusing, split_logits_of
 from expunge.progress import AT_MOST, advance
 from expunge.records import Epoch
-from expunge.settings import require, require_types
+from expunge.settings import Ranges, check_settings
 
 PROBED = 256
 """Examples, at most, that a step size is chosen on."""
@@ -30,7 +30,7 @@ MOMENTUM: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9}
 class GradientMethod(Method):
     """The settings of every method that minimises a loss. A subclass adds its own, and `run`.
 
-    Whole numbers in fields whose names end in `_size` are checked here: ≥ 1. docs/own-method.md has examples.
+    Whole numbers in fields whose names end in `_size` are checked here: ≥ 1. docs/howto/own-method.md has examples.
 
     Attributes:
         optimizer: `adam` (coupled weight decay, as torch.optim.Adam), `adamw` (decoupled) or `sgd`.
@@ -82,18 +82,17 @@ class GradientMethod(Method):
     missed: ClassVar[str] = "the budget ended before every example was forgotten; raise epochs or lr"
     splits: ClassVar[bool] = True
 
+    ranges: ClassVar[Ranges] = {
+        "lr": "above 0",
+        "weight_decay": "at least 0",
+        "momentum": "at least 0, below 1",
+        "epochs": "at least 0",
+        "max_steps": "at least 0",
+        "epsilon": "above 0",
+    }
+
     def __post_init__(self) -> None:
-        require_types(self)
-        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_size")}
-        ranges = {
-            "lr": self.lr is None or self.lr > 0,  # `targeted` has none where the gradient is to tell it
-            "weight_decay": self.weight_decay >= 0,
-            "momentum": 0 <= self.momentum < 1,
-            "epochs": self.epochs >= 0,
-            "max_steps": self.max_steps is None or self.max_steps >= 0,
-            "epsilon": self.epsilon > 0,
-        }
-        require(self, ranges | {name: not isinstance(size, int) or size >= 1 for name, size in sizes.items()})
+        check_settings(self)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a run. A subclass may make another one. Raises as `trainable`."""

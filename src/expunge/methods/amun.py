@@ -13,7 +13,7 @@ from expunge.methods._inputs import Continuous, at_once, continuous, norms, of_l
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.records import PseudoLabels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,7 @@ class Amun(GradientMethod):
         },
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ranges = {
-            "radius": self.radius > 0,
-            "attack_steps": self.attack_steps >= 1,
-            "decay": 0 < self.decay <= 1,
-        }
-        require(self, ranges)
+    ranges: ClassVar[Ranges] = {"radius": "above 0", "attack_steps": "at least 1", "decay": "above 0, at most 1"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the neighbours on the original model, and minimises the cross-entropy."""

@@ -11,7 +11,7 @@ from expunge.errors import InputError
 from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import built_by, refusing, split_logits_of
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,7 @@ class BadTeacher(GradientMethod):
         },
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"temperature": self.temperature > 0})
+    ranges: ClassVar[Ranges] = {"temperature": "above 0"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Asks both teachers once, and minimises the divergence from them."""

@@ -13,7 +13,7 @@ from expunge.methods._inputs import Continuous, at_once, continuous
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.records import PseudoLabels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,7 @@ class BoundaryShrink(GradientMethod):
         "chen2023": {**MOMENTUM, "weight_decay": 0.0, "lr": 1e-5, "batch_size": 64, "epochs": 10},
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"bound": self.bound > 0})
+    ranges: ClassVar[Ranges] = {"bound": "above 0"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the labels on the original model and minimises the cross-entropy toward them."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from expunge.methods._distilling import Held, Mixing, divergence
 from expunge.methods._targets import nearer
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import split_logits_of
-from expunge.settings import require
+from expunge.settings import Ranges
 from expunge.training import are_images
 
 LEAST_HELDOUT, LEAST_SIDE = 20, 8
@@ -74,9 +74,7 @@ class Calibrated(Mixing):
     needs = Needs.FORGET | Needs.TEST | Needs.UNLABELLED
     missed = "the budget ended before margins were within tolerance of their targets; raise epochs or lower retention"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"tolerance": self.tolerance > 0, "accuracy": self.accuracy is None or 0 < self.accuracy < 1})
+    ranges: ClassVar[Ranges] = {"tolerance": "above 0", "accuracy": "above 0, below 1"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Finds the targets, chooses the step size and minimises the distance to them."""

@@ -14,7 +14,7 @@ from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import split_logits_of
 from expunge.records import PseudoLabels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,7 @@ class FaLW(GradientMethod):
     needs = Needs.FORGET | Needs.RETAIN | Needs.TEST
     presets: ClassVar[Presets] = {"paper": {}}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"tau": self.tau >= 0})
+    ranges: ClassVar[Ranges] = {"tau": "at least 0"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Draws the labels, and minimises the weighted cross-entropy over both sets."""

@@ -1,6 +1,7 @@
 """Further training on retained examples."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,6 @@ from torch import nn
 
 from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,13 @@ class FineTune(GradientMethod):
 
     epochs: int = 1
     batch_size: int | None = 256
+    stop: Literal["budget", "epsilon"] = "budget"
     retain_size: int | None = None
 
     name = "finetune"
     summary = "further training on retained examples alone"
     source = "Golatkar et al. 2020, section 5"
     needs = Needs.RETAIN
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"stop": self.stop != "forgotten"})
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the cross-entropy on the retained examples."""

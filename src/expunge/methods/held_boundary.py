@@ -14,7 +14,7 @@ from expunge.methods._inputs import pasted
 from expunge.methods._modes import kept_statistics, set_mode
 from expunge.methods._task import Needs, Recorder, Task
 from expunge.models import copied, forward, last_layer, logits_of, split_logits_of
-from expunge.settings import require
+from expunge.settings import Ranges
 
 PROBED = 256
 """Pasted inputs on which it is tried whether normalisation layers can take the statistics of batches."""
@@ -60,9 +60,7 @@ class HeldBoundary(Distilling):
     needs = Needs.FORGET | Needs.TEST | Needs.UNLABELLED
     missed: ClassVar[str] = "the budget ended before every example was forgotten; lower relax"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"gap": self.gap >= 0, "features": self.features >= 0})
+    ranges: ClassVar[Ranges] = {"gap": "at least 0", "features": "at least 0"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Pulls until all are predicted wrong."""

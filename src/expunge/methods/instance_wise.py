@@ -13,7 +13,7 @@ from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,13 @@ class InstanceWise(GradientMethod):
         },
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ranges = {
-            "adversarial": self.adversarial >= 0,
-            "importance": self.importance >= 0,
-            "radius": self.radius > 0,
-            "attack_step": self.attack_step > 0,
-            "attack_steps": self.attack_steps >= 0,
-        }
-        require(self, ranges)
+    ranges: ClassVar[Ranges] = {
+        "adversarial": "at least 0",
+        "importance": "at least 0",
+        "radius": "above 0",
+        "attack_step": "above 0",
+        "attack_steps": "at least 0",
+    }
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Makes the adversarial examples, measures the importance, and minimises the loss."""

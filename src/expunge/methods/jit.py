@@ -10,7 +10,7 @@ from expunge.methods._gradient import GradientMethod
 from expunge.methods._inputs import continuous, movable
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import forward
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,7 @@ class JiT(GradientMethod):
         "foster2024-vit": {**_CODE, "sigma": 0.5, "lr": 0.1},
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"sigma": self.sigma > 0, "draws": self.draws >= 1})
+    ranges: ClassVar[Ranges] = {"sigma": "above 0", "draws": "at least 1"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the mean sensitivity to noise."""

@@ -1,14 +1,14 @@
 """Every forgotten example predicted wrong, at the least cost to everything else."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from expunge.methods._distilling import Held, Mixing, divergence
 from expunge.methods._task import Needs, Recorder, Task
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,7 @@ class MaskedDistillation(Mixing):
     source = "this package, after Zhou et al. 2025 (DELETE)"
     needs = Needs.FORGET | Needs.TEST | Needs.UNLABELLED
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"gap": self.gap >= 0})
+    ranges: ClassVar[Ranges] = {"gap": "at least 0"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Pulls until all are predicted wrong."""

@@ -11,7 +11,7 @@ from expunge.methods._gradient import GradientMethod
 from expunge.methods._inputs import continuous
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,7 @@ class MUMis(GradientMethod):
         "cheng2024": {"optimizer": "sgd", "weight_decay": 0.0, "recovery": 1.0, "epochs": 1000},
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"recovery": self.recovery is None or self.recovery > 0})
+    ranges: ClassVar[Ranges] = {"recovery": "above 0"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the difference of the sensitivities."""

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.errors import SettingError
 from expunge.methods._gradient import GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.delete import masked_softmax
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +56,18 @@ class Salsa(GradientMethod):
         },
     }
 
+    ranges: ClassVar[Ranges] = {
+        "alpha_min": "above 0, at most 1",
+        "alpha_max": "above 0, at most 1",
+        "shift": "at least 0",
+        "slope": "at least 0",
+        "gamma": "at least 0",
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        ranges = {
-            "alpha_min": 0 < self.alpha_min <= self.alpha_max,
-            "alpha_max": self.alpha_max <= 1,
-            "shift": self.shift >= 0,
-            "slope": self.slope >= 0,
-            "gamma": self.gamma >= 0,
-        }
-        require(self, ranges)
+        if self.alpha_min > self.alpha_max:
+            raise SettingError(f"alpha_min={self.alpha_min!r} is above alpha_max={self.alpha_max!r}")
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Minimises the divergence from targets that move with the model, plus the anchor."""

@@ -14,7 +14,7 @@ from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.methods.random_label import wrong_labels
 from expunge.models import forward
 from expunge.records import PseudoLabels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,7 @@ class SalUn(GradientMethod):
         },
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"share": 0 < self.share <= 1})
+    ranges: ClassVar[Ranges] = {"share": "above 0, at most 1"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Computes the mask, and minimises the cross-entropy over both sets within it."""

@@ -1,7 +1,7 @@
 """A student that disobeys its teacher on the forget set and obeys it on retained examples."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.methods._gradient import MOMENTUM, GradientMethod
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.models import split_logits_of
-from expunge.settings import require
+from expunge.settings import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class Scrub(GradientMethod):
     temperature: float = 4.0
     forget_batch_size: int | None = None
     retain_size: int | None = 300
+    stop: Literal["budget", "forgotten"] = "budget"
 
     name = "scrub"
     summary = "away from the original model on the forget set, toward it on retained examples"
@@ -74,16 +75,12 @@ class Scrub(GradientMethod):
         },
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ranges = {
-            "alpha": self.alpha >= 0,
-            "gamma": self.gamma >= 0,
-            "msteps": self.msteps >= 0,
-            "temperature": self.temperature > 0,
-            "stop": self.stop != "epsilon",
-        }
-        require(self, ranges)
+    ranges: ClassVar[Ranges] = {
+        "alpha": "at least 0",
+        "gamma": "at least 0",
+        "msteps": "at least 0",
+        "temperature": "above 0",
+    }
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Asks the teacher once, and alternates."""

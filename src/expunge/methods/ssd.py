@@ -12,7 +12,7 @@ from expunge.methods._gradient import gradients, trainable
 from expunge.methods._task import Method, Needs, Presets, Recorder, Task
 from expunge.models import forward
 from expunge.progress import track
-from expunge.settings import require, require_types
+from expunge.settings import Ranges, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +60,10 @@ class SSD(Method):
     power: ClassVar[int] = 2
     """Of the absolute gradient of a batch's `measure`, whose mean over batches is the importance."""
 
+    ranges: ClassVar[Ranges] = {"alpha": "above 0", "lam": "above 0"}
+
     def __post_init__(self) -> None:
-        require_types(self)
-        ranges = {
-            "alpha": self.alpha > 0,
-            "lam": self.lam > 0,
-            "batch_size": self.batch_size >= 1,
-            "retain_size": self.retain_size is None or self.retain_size >= 1,
-        }
-        require(self, ranges)
+        check_settings(self)
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Measures both importances, and dampens."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.methods._gradient import GradientMethod, paced_lr
 from expunge.methods._task import Needs, Presets, Recorder, Task
 from expunge.records import PseudoLabels
-from expunge.settings import require
+from expunge.settings import Ranges
 
 PACE = 0.1
 """Share of the loss that the first step takes off, to first order, where no step size is given."""
@@ -33,9 +33,9 @@ class Targeted(GradientMethod):
             printed, which shrinks the gradient (and moves `epsilon`) with the size of the forget set.
         lr: the step size, > 0. None: from the gradient, so that the first step takes the share `PACE` off the loss.
 
-    The defaults kept 7 to 9 points less test accuracy than the best setting that forgot everything (docs/choices.md),
-    in a fraction of its steps: λ = 2, a third of the paper's learning rate there, about what `lr=None` finds, with a
-    large budget, normalisation layers in train mode, an end as soon as all are forgotten.
+    The defaults kept 7 to 9 points less test accuracy than the best setting that forgot everything, in a fraction of
+    its steps (docs/research/choices.md): λ = 2, a third of the paper's learning rate there, about what `lr=None` finds,
+    with a large budget, normalisation layers in train mode, an end as soon as all are forgotten.
 
     What invalidates it: δ = 0 forces every forgotten example to be mispredicted, which is itself a mark that it
     was forgotten. An example that the model mispredicts already keeps that prediction as its pseudo-label (at
@@ -58,9 +58,7 @@ class Targeted(GradientMethod):
     needs = Needs.FORGET
     presets: ClassVar[Presets] = {"paper": {"lam": 1.0, "lr": 1e-4, "epochs": 20, "stop": "budget"}}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, {"delta": 0 <= self.delta <= 1, "lam": self.lam >= 1})
+    ranges: ClassVar[Ranges] = {"delta": "at least 0, at most 1", "lam": "at least 1"}
 
     def run(self, model: nn.Module, task: Task, *, rng: torch.Generator, record: Recorder) -> nn.Module:
         """Draws the pseudo-labels and minimises Eq. (1) on them."""

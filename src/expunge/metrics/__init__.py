@@ -1,4 +1,4 @@
-"""The audits' statistics: pure functions of arrays, which know no model. docs/audit.md explains them."""
+"""The audits' statistics: pure functions of arrays, which know no model. docs/research/audit.md explains them."""
 
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
 from expunge.metrics.distances import ParameterChange, activation_distance, parameter_change, update_leakage

@@ -1,4 +1,7 @@
-"""A2 among infinitely many held-out examples, bounded from above by what few show of it; docs/audit.md explains it."""
+"""A2 among infinitely many held-out examples, bounded from above by what few show of it.
+
+docs/research/audit-formulas.md explains it.
+"""
 
 from functools import lru_cache
 

@@ -46,8 +46,8 @@ def difficulty_calibrated_scores(
     `FULL_CORRELATION`) with r the correlation of z(s) and z(d) over held-out examples, 0 where that is negative:
     difficulty that explains little is not taken off, since then only its noise would be.
 
-    The score test on calibrated scores is an approximation, whose false alarms docs/audit.md measures. For difficulty
-    calibration in general see Watson et al. 2022 (arXiv 2111.08440).
+    The score test on calibrated scores is an approximation, whose false alarms docs/research/audit-difficulty.md
+    measures. For difficulty calibration in general see Watson et al. 2022 (arXiv 2111.08440).
 
     Args:
         forget_scores, test_scores: `logit_scaled_confidence` under the audited model, float, shapes (n,) and (m,).

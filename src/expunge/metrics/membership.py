@@ -61,7 +61,7 @@ def auc_interval(forget_scores: ArrayLike, test_scores: ArrayLike, *, confidence
 
     With at least `DELONG_FROM` of either and an AUC within `DELONG_WITHIN`: DeLong's variance on the logit scale, with
     Student's t. Otherwise Clopper–Pearson's interval, as if the AUC were a share of n m / (n + m) independent trials:
-    too wide rather than too narrow. Measured coverage is in docs/audit.md.
+    too wide rather than too narrow. Measured coverage is in docs/research/audit-measured.md.
 
     Args:
         forget_scores, test_scores: as for `auc`.

@@ -1,4 +1,4 @@
-"""How many examples it takes that an audit can say PASS; docs/audit.md has a table."""
+"""How many examples it takes that an audit can say PASS; docs/concepts/audits.md has a table."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Where forgotten examples stand among held-out ones, and how surely that is no accident; docs/audit.md explains it."""
+"""Where forgotten examples stand among held-out ones, and how surely that is no accident.
+
+docs/research/audit-formulas.md explains it.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""How many forgotten examples lie beyond the outermost hundredth of held-out scores; docs/audit.md explains it."""
+"""How many forgotten examples lie beyond the outermost hundredth of held-out scores.
+
+docs/research/audit-formulas.md explains it.
+"""
 
 import math
 from collections.abc import Callable

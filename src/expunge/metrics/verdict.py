@@ -1,4 +1,7 @@
-"""The verdict on scores: can forgotten examples be distinguished from unseen ones? docs/audit.md explains it."""
+"""The verdict on scores: can forgotten examples be distinguished from unseen ones?
+
+docs/research/audit.md explains it.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -328,7 +331,7 @@ def _why_never(
             f"they score lower than unseen ones, on average above only {interval[0]:.0%} to {interval[1]:.0%} of them, "
             "so that they may have been pushed too far"
         )
-    return f"{few} can reveal gross failure, not certify forgetting: {'; '.join(parts)}."
+    return f"{few} are too few to show forgetting; they reveal gross failure alone: {'; '.join(parts)}."
 
 
 def _why_inconclusive(interval: tuple[float, float], a2_upper: float) -> str:

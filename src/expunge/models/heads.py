@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from expunge.errors import InputError
 from expunge.models.adapter import unwrapped
 from expunge.models.copies import copied
-from expunge.models.inference import device_and_dtype, forward, refusing
+from expunge.models.inference import device_and_dtype, refusing
 
 
 def check_heads(model: nn.Module, inputs: Tensor, logits: Tensor) -> None:
@@ -31,19 +31,23 @@ def check_heads(model: nn.Module, inputs: Tensor, logits: Tensor) -> None:
     device, _ = device_and_dtype(model)
     states = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with torch.no_grad(), states, refusing(inputs[:2], "the forget set, in train mode"):
-        forward(probe, inputs[:2])
-    if not isinstance(seen[-1], tuple | list):
+        probe(inputs[:2].clone())
+    output, wanted = seen[-1], logits[:2]
+    if not isinstance(output, tuple | list | dict):
         return
-    wanted = logits[:2]
+    parts = output.items() if isinstance(output, dict) else enumerate(output)
     apart = {
-        n: float((part - wanted).abs().max())
-        for n, part in enumerate(seen[-1])
+        key: float((part - wanted).abs().max())
+        for key, part in parts
         if isinstance(part, Tensor) and part.shape == wanted.shape
     }
-    nearest = min(apart, key=lambda n: apart[n], default=0)
-    if nearest != min(apart, default=0):
+    if not apart:
+        return
+    nearest = min(apart, key=lambda key: apart[key])
+    taken = ("logits" if "logits" in output else None) if isinstance(output, dict) and len(output) > 1 else min(apart)
+    if nearest != taken:
         raise InputError(
-            "in train mode the model returns several tensors, and its own logits are not the first: give "
-            f"expunge.WithOutput(model, lambda output: output[{nearest}] if isinstance(output, "
-            f"{type(seen[-1]).__mro__[-2].__name__}) else output)"
+            "in train mode the model returns several tensors, and its own logits cannot be told from the others: give "
+            f"expunge.WithOutput(model, lambda output: output[{nearest!r}] if isinstance(output, "
+            f"{type(output).__mro__[-2].__name__}) else output)"
         )

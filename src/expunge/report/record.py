@@ -21,7 +21,9 @@ def today() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `forget` or `audit` did and measured; `report.json` in its directory. docs/report.md has its schema.
+    """What `forget` or `audit` did and measured; `report.json` in its directory.
+
+    docs/reference/report-json.md has its schema.
 
     Attributes:
         directory: where it lies; "" for what was done in Python.
