@@ -22,6 +22,7 @@ from expunge.auditing.report import (
 from expunge.data import ImageSet
 from expunge.metrics import ParameterChange
 from expunge.metrics.membership import roc
+from expunge.metrics.rank_test import percentile_ranks
 from expunge.metrics.utility import AccuracyLoss
 from expunge.metrics.verdict import ScoreTest, score_test
 from expunge.records import Measurement, PseudoLabels, Trace
@@ -54,10 +55,15 @@ def sample(
     number = num_forget // 4 if listed is None else listed
     correction = None
     made = {"before": attacks(tests["before"], 0.001), "after": attacks(tests["after"], 0.4)}
+    decisive = {when: (forget[when], heldout[when]) for when in heldout}
     if corrected:
+        decisive = {
+            "before": (forget["before"] + 1.0, heldout["before"]),
+            "after": (heldout["after"][:num_forget], heldout["after"]),
+        }
         correction = DifficultyCalibration(
-            before=score_test(forget["before"] + 1.0, heldout["before"]),
-            after=score_test(heldout["after"][:num_forget], heldout["after"]),
+            before=score_test(*decisive["before"]),
+            after=score_test(*decisive["after"]),
             slope_before=0.8,
             slope_after=1.1,
             num_references=4,
@@ -100,6 +106,9 @@ def sample(
         ),
         roc_before=curve(forget["before"], heldout["before"]),
         roc_after=curve(forget["after"], heldout["after"]),
+        roc_after_reversed=curve(-forget["after"], -heldout["after"]),
+        percentile_ranks={when: sorted_ranks(ours, theirs) for when, (ours, theirs) in decisive.items()},
+        fingerprints={"before": "b0" * 32, "after": "af" * 32},
         relearning=Relearning(
             steps=3.4,
             control_steps=tuple(5.0 + 0.1 * n for n in range(39)),
@@ -134,6 +143,10 @@ def sample(
             p_value=float(stats.binom.sf((forget["after"] <= 0).sum() - 1, num_forget, (heldout["after"] <= 0).mean())),
         ),
     )
+
+
+def sorted_ranks(forget: NDArray[np.float64], heldout: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.sort(percentile_ranks(forget, heldout).u).tolist())
 
 
 def attacks(test: ScoreTest, p_value: float) -> tuple[Attack, ...]:

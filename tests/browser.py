@@ -92,8 +92,9 @@ class Page:
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def pdf(self) -> bytes:
-        """The page as it prints."""
-        return base64.b64decode(self.call("Page.printToPDF", printBackground=False)["data"])
+        """The page as it prints, on the paper that its style names."""
+        printed = self.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)
+        return base64.b64decode(printed["data"])
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:

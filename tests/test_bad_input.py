@@ -381,7 +381,7 @@ def test_the_same_command_lines_work_otherwise(place: Place) -> None:
     weights = ("--weights", place.root / "weights.pt", "--allow-pickle")
     done = expunge(*place.forget(*weights, "--method", "targeted", model=place.factory()), cwd=place.root)
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(path.name for path in place.out.iterdir()) == ["model.safetensors", "report.json"]
+    assert sorted(path.name for path in place.out.iterdir()) == ["model.safetensors", "report.html", "report.json"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -28,6 +28,7 @@ from expunge.models import (
     Header,
     ModelSpec,
     build,
+    fingerprint,
     load_model,
     load_weights,
     logits_of,
@@ -870,3 +871,19 @@ def test_a_checkpoint_is_written_over_only_when_whole(tmp_path: Path, monkeypatc
         save_checkpoint(path, Odd(), header(spec(width=4)))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_fingerprint_is_of_every_tensor_and_survives_saving(tmp_path: Path) -> None:
+    network = NETWORKS["batch_norm"]()
+    told = fingerprint(network)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    again = NETWORKS["batch_norm"]()
+    assert fingerprint(again) != told
+    again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert fingerprint(again) == told
+    for name, tensor in again.state_dict().items():
+        kept = tensor.clone()
+        tensor.add_(1)
+        assert fingerprint(again) != told, name
+        tensor.copy_(kept)
+    assert fingerprint(again) == told

@@ -37,7 +37,15 @@ from expunge.metrics.distances import parameter_change
 from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
-from expunge.models import check_no_sigmoid, device_and_dtype, device_name, in_precision, last_layer, unwrapped
+from expunge.models import (
+    check_no_sigmoid,
+    device_and_dtype,
+    device_name,
+    fingerprint,
+    in_precision,
+    last_layer,
+    unwrapped,
+)
 from expunge.randomness import as_seed
 from expunge.records import Measurement, Trace
 
@@ -241,6 +249,7 @@ def report_of(
         device=device_name(device_and_dtype(after)[0]) + (", bf16" if settings.precision == "bf16" else ""),
         seconds=seconds,
         left_out=sets.left_out,
+        fingerprints={"before": fingerprint(before), "after": fingerprint(after)},
     )
     not_done = [said for said in (why_not, references) if isinstance(said, str) and said]
     return with_caveats(report, not_done, calibration_known=sets.calibration_known)
@@ -266,12 +275,13 @@ def judge(
     """
     forget, heldout = (seen["after"].outputs[name] for name in ("forget", "test"))
     scores = {when: {name: said.scores for name, said in found.outputs.items()} for when, found in seen.items()}
+    classes = {"forget": forget.labels, "test": heldout.labels}
     labels: dict[str, Any] = {"forget_labels": forget.labels, "test_labels": heldout.labels}
     level = FALSE_ALARMS["rank test"]
     tests = {
         when: score_test(found["forget"], found["test"], **labels, false_alarms=level) for when, found in scores.items()
     }
-    correction, decisive = None, scores["after"]
+    correction, decisive = None, scores
     made: dict[str, tuple[Attack, ...]]
     if settings.non_random and hard is not None:
         correction, decisive = _calibrated(scores, hard, labels)
@@ -298,12 +308,14 @@ def judge(
         roc_before=details.curve(scores["before"]),
         roc_after=details.curve(scores["after"]),
         comparisons=compare(seen["before"].outputs, seen["after"].outputs, slopes),
-        recognisable=details.recognisable(forget, heldout, decisive, ids, class_names),
+        recognisable=details.recognisable(forget, heldout, decisive["after"], ids, class_names),
         seconds={},
         seed=seed,
         versions={"expunge": version("expunge"), "torch": torch.__version__, "numpy": np.__version__},
         correction=correction,
         unseen=details.unseen(forget, heldout),
+        roc_after_reversed=details.curve({name: -values for name, values in scores["after"].items()}),
+        percentile_ranks={when: details.sorted_ranks(found, classes) for when, found in decisive.items()},
     )
 
 
@@ -318,8 +330,8 @@ def _attacks(test: ScoreTest, found: Evaluation, hard: Difficulty | None, seed: 
 
 def _calibrated(
     scores: Mapping[str, Mapping[str, Floats]], hard: Difficulty, labels: Mapping[str, Any]
-) -> tuple[DifficultyCalibration, dict[str, Floats]]:
-    """The score test of both models on scores less what difficulty explains, and those scores of the model after."""
+) -> tuple[DifficultyCalibration, dict[str, dict[str, Floats]]]:
+    """The score test of both models on scores less what difficulty explains, and those scores by model."""
     found = {
         when: difficulty_calibrated_scores(said["forget"], said["test"], hard.forget, hard.test)
         for when, said in scores.items()
@@ -334,7 +346,7 @@ def _calibrated(
         expected_forget_accuracy=hard.forget_accuracy,
         reference_accuracy=hard.accuracy,
     )
-    return correction, {"forget": found["after"][0], "test": found["after"][1]}
+    return correction, {when: {"forget": ours, "test": theirs} for when, (ours, theirs, _) in found.items()}
 
 
 def _relearning(after: nn.Module, seen: Mapping[str, Evaluation], seed: int) -> tuple[Relearning | None, str]:

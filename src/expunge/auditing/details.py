@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from expunge.arrays import Floats
+from expunge.arrays import Floats, Integers
 from expunge.auditing.forward import Outputs
 from expunge.auditing.report import Histograms, Recognisable, Roc, Unseen
 from expunge.metrics.membership import clopper_pearson, roc
@@ -43,6 +43,14 @@ def curve(scores: Mapping[str, Floats]) -> Roc:
     low, high = clopper_pearson(hits, num)
     columns = ([float(value) for value in column] for column in (fpr, tpr, low, high))
     return Roc(**dict(zip(("fpr", "tpr", "low", "high"), map(tuple, columns), strict=True)))
+
+
+def sorted_ranks(scores: Mapping[str, Floats], labels: Mapping[str, Integers]) -> tuple[float, ...]:
+    """The percentile ranks of `forget` among `test`, sorted, to four digits; not of classes that `test` lacks."""
+    ranked = percentile_ranks(
+        scores["forget"], scores["test"], forget_labels=labels["forget"], test_labels=labels["test"]
+    )
+    return tuple(round(float(u), 4) for u in np.sort(ranked.u[ranked.group >= 0]))
 
 
 def recognisable(

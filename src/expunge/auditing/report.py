@@ -1,7 +1,7 @@
 """The record of a default audit, with its verdict and caveats: what report.json holds and report.html shows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from expunge.auditing.attacks import Attack
@@ -131,6 +131,13 @@ class AuditReport:
         unseen: what accuracy on the forget set is to be expected; None where no forgotten class has held-out examples.
         confidences: histograms of the logit-scaled confidences.
         roc_before, roc_after: membership attacks on each model.
+        roc_after_reversed: the attack on the model after that calls examples with low scores forgotten ones: what finds
+            those that were forgotten too hard. None in reports that were made without it.
+        percentile_ranks: {"before" | "after": of each forgotten example the share of unseen ones of its class that
+            score lower, in (0, 1), sorted, so that no rank tells whose it is}. Of calibrated scores, where there are
+            any; without examples of classes that have no unseen ones.
+        fingerprints: {"before" | "after": SHA-256 of the model's tensors, of `models.fingerprint`}; empty where only
+            outputs were audited.
         relearning: None where no control set could be drawn; `caveats` says why.
         comparisons: what both models together show of who was forgotten, the most telling first: never part of the
             verdict.
@@ -172,6 +179,9 @@ class AuditReport:
     unseen: Unseen | None = None
     left_out: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    roc_after_reversed: Roc | None = None
+    percentile_ranks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def decisive(self) -> ScoreTest:

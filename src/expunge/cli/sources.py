@@ -239,17 +239,16 @@ def shown(examples: Given, with_images: bool) -> ImageSet | None:
 
 
 def write_report(directory: Path, report: Report, images: ImageSet | None = None) -> Report:
-    """Writes `report.json` and, where there was an audit, `report.html`; gives back the report as written.
+    """Writes `report.json` and `report.html`; gives back the report as written.
 
     Without the extra `report` there is no page, and a note says how to get one. With `images`, the forgotten ones, it
     shows those that are still recognisable.
     """
-    if report.audit is not None:
-        try:
-            page = report.page(images)
-            write_private(directory / "report.html", page)
-        except MissingExtraError as error:
-            note = f"no report.html was written: {error}"
-            report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
+    try:
+        page = report.page(images)
+        write_private(directory / "report.html", page)
+    except MissingExtraError as error:
+        note = f"no report.html was written: {error}"
+        report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
     write_private(directory / "report.json", report.to_json())
     return report

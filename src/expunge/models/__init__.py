@@ -23,6 +23,7 @@ from expunge.models.checkpoint import (
     undone_steps,
 )
 from expunge.models.copies import copied, own_copy
+from expunge.models.fingerprint import fingerprint
 from expunge.models.heads import check_heads
 from expunge.models.inference import (
     as_float,
@@ -71,6 +72,7 @@ __all__ = [
     "device_and_dtype",
     "device_name",
     "enough_memory",
+    "fingerprint",
     "forward",
     "in_precision",
     "last_layer",

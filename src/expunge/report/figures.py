@@ -24,6 +24,15 @@ WIDTH = 352
 MAX_LAYERS = 25
 """Rows of the figure of layers; a network with more is shown by block."""
 
+MOST_DOTS = 400
+"""Dots in a strip: more would lie on one another."""
+
+STRIP_HEIGHT, DOTS_TOP, DOTS_HEIGHT = 74, 27, 40
+"""Of a strip, and of the part of it where dots lie, in CSS pixels."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, less their whole part, fill [0, 1) evenly: neighbours in rank lie apart in height."""
+
 # Colours that stand for the page's custom properties, which differ between light, dark and print.
 _INK, _MUTED, _RULE = "#010101", "#020202", "#030303"
 _FORGET, _TEST, _RETAIN, _BEFORE = "#040404", "#050505", "#060606", "#070707"
@@ -71,8 +80,51 @@ def confidence_figures(report: AuditReport) -> dict[str, str]:
     return {when: _confidence_panel(confidences, when, 1.08 * top or 1.0) for when in ("before", "after")}
 
 
-def roc_figure(report: AuditReport) -> str:
-    """Both membership attacks on log axes from FPR 1/(m + 1), with their intervals, as SVG."""
+def strip_figures(ranks: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    """{"before" | "after": a dot a forgotten example at its percentile rank, over the band of unseen ones, as SVG}.
+
+    Of more than `MOST_DOTS` ranks so many are drawn, spread over their order. Places are percentages of the width, so
+    that dots and type keep their size on any screen. Heights are of no meaning: they keep dots apart.
+    """
+    return {when: _strip(sorted(values), when) for when, values in ranks.items() if values}
+
+
+def quarters(ranks: Sequence[float]) -> list[int]:
+    """How many percentile ranks lie in each quarter of [0, 1]."""
+    return [int(count) for count in np.histogram(ranks, (0, 0.25, 0.5, 0.75, 1))[0]]
+
+
+def _strip(ranks: Sequence[float], when: str) -> str:
+    kept = np.unique(np.linspace(0, len(ranks) - 1, min(len(ranks), MOST_DOTS)).round().astype(int))
+    mean, counts = float(np.mean(ranks)), quarters(ranks)
+    radius = 3.5 if len(kept) <= 200 else 2.5
+    dots = "".join(
+        f'<circle cx="{100 * ranks[n]:.2f}%" cy="{DOTS_TOP + DOTS_HEIGHT * (place * GOLDEN % 1):.1f}" r="{radius}"/>'
+        for place, n in enumerate(kept.tolist())
+    )
+    lines = "".join(f'<line x1="{x}%" x2="{x}%" y1="0" y2="{STRIP_HEIGHT}"/>' for x in (25, 50, 75))
+    told = "".join(f'<text x="{12.5 + 25 * n}%" y="15">{count:,}</text>' for n, count in enumerate(counts))
+    title = "Where the forgotten examples stand among unseen ones, " + ("before" if when == "before" else "now")
+    description = (
+        f"On average above {mean:.0%} of the unseen examples. From the lowest quarter to the highest: "
+        f"{', '.join(f'{count:,}' for count in counts)} of {len(ranks):,}."
+    )
+    return (
+        f'<svg width="100%" height="{STRIP_HEIGHT}" role="img" aria-labelledby="strip-{when}-title '
+        f'strip-{when}-description"><title id="strip-{when}-title">{title}</title>'
+        f'<desc id="strip-{when}-description">{description}</desc>'
+        f'<rect class="band" width="100%" height="{STRIP_HEIGHT}" rx="3"/><g class="quarters">{lines}</g>'
+        f'<g class="dots">{dots}</g><line class="mean" x1="{100 * mean:.2f}%" x2="{100 * mean:.2f}%" '
+        f'y1="{DOTS_TOP - 6}" y2="{STRIP_HEIGHT}"/><g class="counts">{told}</g></svg>'
+    )
+
+
+def roc_figure(report: AuditReport, *, both: bool = False) -> str:
+    """Membership attacks on log axes from FPR 1/(m + 1), with their intervals, as SVG.
+
+    With `both` there is also the attack on the model after that takes the lowest scores, where the report holds it.
+    """
+    reverse = report.roc_after_reversed if both else None
     floor = 1 / (report.num_test + 1)
     with _figure(WIDTH, 330) as figure:
         axes = figure.add_axes((0.155, 0.14, 0.825, 0.78))
@@ -83,6 +135,8 @@ def roc_figure(report: AuditReport) -> str:
                 axes.axvline(rate, color=_MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
         _draw_roc(axes, report.roc_before, floor, _BEFORE, (0, (4, 2)))
         _draw_roc(axes, report.roc_after, floor, _FORGET, "solid")
+        if reverse is not None:
+            _draw_roc(axes, reverse, floor, _TEST, (0, (1, 1)))
         ticks = [rate for rate in (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0) if rate >= floor]
         axes.set_xticks(ticks, [_percent(rate) for rate in ticks], minor=False)
         axes.set_yticks(ticks, [_percent(rate) for rate in ticks], minor=False)
@@ -94,6 +148,8 @@ def roc_figure(report: AuditReport) -> str:
             f"{when}: AUC {test.auc:.3f} (95% interval {test.auc_interval[0]:.3f} to {test.auc_interval[1]:.3f})"
             for when, test in (("before", before), ("after", after))
         ]
+        if reverse is not None:
+            told.append(f"after, the least sure first: AUC {1 - after.auc:.3f}")
         one = after.tpr_at_fpr.get(0.01)
         if one is not None:
             told.append(

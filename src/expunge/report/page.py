@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from datetime import date as day_of
 from importlib.resources import files
 from io import BytesIO
 from itertools import islice
@@ -14,13 +14,23 @@ import torch.nn.functional as F
 from expunge.auditing.report import AuditReport, Recognisable
 from expunge.data import ImageSet
 from expunge.errors import MissingExtraError, printable
-from expunge.metrics.verdict import ScoreTest
-from expunge.records import Trace
-from expunge.report import wording
-from expunge.report.figures import compact, confidence_figures, layer_figure, layer_rows, roc_figure, uses_log_scale
-from expunge.report.wording import counted, percent
+from expunge.metrics import ParameterChange
+from expunge.records import Measurement, Trace
+from expunge.report import tables, wording
+from expunge.report.figures import (
+    MOST_DOTS,
+    compact,
+    confidence_figures,
+    layer_figure,
+    layer_rows,
+    roc_figure,
+    strip_figures,
+    uses_log_scale,
+)
+from expunge.report.repeating import repetition
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 SHOWN = 50
@@ -47,8 +57,17 @@ MAX_COMMAND = 20_000
 MAX_IMAGES = 400_000
 """Characters of images in base64: the page stays below 1 MB."""
 
-Row = tuple[str | tuple[str, str], ...]
-"""Cells: text, or a value and what qualifies it."""
+SIGNS = {"good": "✓", "bad": "✗", "open": "?"}
+"""What stands before an answer or a verdict, so that its colour is not the only sign."""
+
+TONES = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "open"}
+"""Of the verdicts."""
+
+ANSWERS = ({"yes": "good"}, {"yes": "bad", "no": "good"}, {"yes": "good", "no": "bad"})
+"""The tones of the answers to the three questions; any other answer is open."""
+
+Fact = tuple[str, str, str]
+"""What stands on top: its name, its value, and a fingerprint or \"\"."""
 
 
 def render(
@@ -58,6 +77,8 @@ def render(
     sources: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     images: ImageSet | None = None,
+    date: str = "",
+    directory: str = "",
 ) -> str:
     """The whole page as HTML text, to be written as UTF-8: the same input gives the same text.
 
@@ -66,61 +87,137 @@ def render(
         trace: what `unlearn` did; None where only two models were compared.
         sources: the options of the command that was run, by name: what "how to repeat" is made from. None: the call
             in Python is shown.
-        notes: one sentence each, shown with the settings.
+        notes: one sentence each: what a reader must know of this run.
         images: the forget set. Thumbnails of the recognisable examples in the table are then part of the page:
             only where the user asked for it, since the page shows what was to be deleted.
+        date: such as 2030-01-31; "": none is shown.
+        directory: where the unlearned model lies; "": that is not told.
 
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
+    environment = _environment()
+    # After PASS nobody stands out by more than chance explains, whoever lies at the ends.
+    listed = () if report.verdict == "PASS" else report.recognisable
+    pictures = images if listed else None
+    relative = None
+    if report.relative_l1 is not None and report.relative_l2 is not None:
+        relative = report.relative_l1, report.relative_l2
+    counts = {"forget": report.num_forget, "test": report.num_test, "retain": report.num_retain}
+    drawn = max(map(len, report.percentile_ranks.values()), default=0)
+    text: str = environment.get_template("page.html.jinja").render(
+        report=report,
+        title=report.verdict,
+        tone=TONES[report.verdict],
+        significant=report.decisive.significant,
+        facts=_facts(report, trace, sources, date, directory),
+        headline=wording.headline(report),
+        meaning=wording.meaning(report),
+        answers=[
+            (question, answer, why, tones.get(answer, "open"))
+            for (question, answer, why), tones in zip(wording.questions(report), ANSWERS, strict=True)
+        ],
+        doubts=report.doubts,
+        strips=strip_figures(report.percentile_ranks),
+        drawn=drawn,
+        each_dot=max(1.0, drawn / MOST_DOTS),
+        still_right=wording.still_right(report),
+        shows=wording.shows(report),
+        shows_not=wording.shows_not(report),
+        advice=wording.advice(report),
+        known=_sentences([*report.left_out, *notes, *(trace.warnings if trace else ())]),
+        accuracy=tables.accuracy_rows(report.before, report.after, counts),
+        attacks=tables.attack_rows(report),
+        tests=tables.test_rows(report.scores_before, report.scores_after),
+        corrected=tables.test_rows(fixed.before, fixed.after) if (fixed := report.correction) else [],
+        expected=wording.percent(fixed.expected_forget_accuracy if fixed else None),
+        references=wording.percent(fixed.reference_accuracy if fixed else None),
+        figures={**confidence_figures(report), "roc": roc_figure(report, both=wording.over_forgotten(report))},
+        both_ways=wording.over_forgotten(report) and report.roc_after_reversed is not None,
+        compared=tables.comparison_rows(report),
+        both_models=wording.with_both_models(report),
+        ways={name: sum(each.side == side for each in listed) for side, name in wording.WAYS.items()},
+        num_listed=len(listed),
+        ways_of=wording.WAYS,
+        recognisable=tables.recognisable_rows(listed[:SHOWN]),
+        thumbnails=_thumbnails(listed[:SHOWN], pictures) if pictures is not None else None,
+        others=_others(listed[SHOWN:]),
+        signs=tables.sign_rows(report),
+        **_common(report, trace, sources, images, relative),
+    )
+    return text
+
+
+def render_unaudited(
+    before: Measurement,
+    after: Measurement,
+    *,
+    trace: Trace | None = None,
+    sources: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    date: str = "",
+    directory: str = "",
+) -> str:
+    """The page of a run without test examples, which says that nothing was tested. Arguments and errors as `render`."""
+    environment = _environment()
+    counts = {"forget": trace.num_forget, "retain": trace.num_retain} if trace else {}
+    text: str = environment.get_template("unaudited.html.jinja").render(
+        title="NOT AUDITED",
+        tone="open",
+        facts=_facts(None, trace, sources, date, directory),
+        right=[wording.percent(each.forget_accuracy) for each in (before, after)],
+        known=_sentences([*notes, *(trace.warnings if trace else ())]),
+        accuracy=tables.accuracy_rows(before, after, {name: count for name, count in counts.items() if count}),
+        **_common(None, trace, sources, None, None),
+    )
+    return text
+
+
+def _environment() -> "Environment":
+    """What fills the templates. Raises `MissingExtraError`."""
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
     except ImportError as error:
         raise MissingExtraError("report.html needs jinja2: pip install '.[report]' in expunge's sources") from error
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finished
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finished,
+        loader=FunctionLoader(lambda part: files("expunge.report").joinpath(part).read_text("utf-8")),
     )
-    template = environment.from_string(files("expunge.report").joinpath("page.html.jinja").read_text("utf-8"))
-    by_layer = report.change.by_layer if report.change else {}
-    layers = layer_rows({name: l1 for name, (l1, _) in by_layer.items()})
-    figures = {**confidence_figures(report), "roc": roc_figure(report)}
-    text: str = template.render(
-        report=report,
-        significant=report.decisive.significant,
-        trace=trace,
-        notes=[*notes, *(trace.warnings if trace else ())],
-        about=_about(report, trace, sources),
-        headline=wording.headline(report),
-        questions=wording.questions(report),
-        attacks=_attack_rows(report),
-        compared=_comparison_rows(report),
-        meaning=wording.meaning(report),
-        advice=wording.advice(report),
-        mark=wording.mark_of_accuracy(report),
-        doubts=report.doubts,
-        accuracy=_accuracy_rows(report),
-        tests=_test_rows(report.scores_before, report.scores_after),
-        corrected=_test_rows(fixed.before, fixed.after) if (fixed := report.correction) else [],
-        expected=percent(fixed.expected_forget_accuracy if fixed else None),
-        references=percent(fixed.reference_accuracy if fixed else None),
-        figures=figures | ({"layers": layer_figure(report.change)} if report.change else {}),
-        blocks=layers[1],
-        log_scale=uses_log_scale(layers[0]),
-        change=_change_rows(report),
-        layers=[
+    environment.globals["signs_of"] = SIGNS
+    return environment
+
+
+def _common(
+    report: AuditReport | None,
+    trace: Trace | None,
+    sources: Mapping[str, Any] | None,
+    images: ImageSet | None,
+    relative: tuple[float, float] | None,
+) -> dict[str, Any]:
+    """What every page holds: the change of the network, how to repeat the run, and what ran."""
+    change: ParameterChange | None = report.change if report else trace.change if trace else None
+    by_layer = change.by_layer if change else {}
+    summed, blocks = layer_rows({name: l1 for name, (l1, _) in by_layer.items()})
+    return {
+        "change": tables.change_rows(change, relative) if change else [],
+        "layer_figure": layer_figure(change) if change else "",
+        "blocks": blocks,
+        "log_scale": uses_log_scale(summed),
+        "num_layers": len(by_layer),
+        "layers": [
             (shown(name or "(the model's own)", MAX_NAME), compact(l1), compact(l2))
             for name, (l1, l2) in islice(by_layer.items(), MAX_LAYERS)
         ],
-        recognisable=_recognisable_rows(report.recognisable[:SHOWN]),
-        thumbnails=_thumbnails(report.recognisable[:SHOWN], images) if images is not None else None,
-        others=_others(report.recognisable[SHOWN:]),
-        signs=_sign_rows(report),
-        settings=[(name, str(value)) for name, value in trace.settings.items()] if trace else [],
-        run=_run_rows(report, trace),
-        sources=[(name.replace("_", "-"), str(value)) for name, value in (sources or {}).items() if value],
-        repetition=shown(wording.repetition(report, trace, sources, with_images=images is not None), MAX_COMMAND),
-    )
-    return text
+        "settings": [(name, str(value)) for name, value in trace.settings.items()] if trace else [],
+        "run": tables.run_rows(report, trace),
+        "sources": [(name.replace("_", "-"), str(value)) for name, value in (sources or {}).items() if value],
+        "repetition": shown(repetition(report, trace, sources, with_images=images is not None), MAX_COMMAND),
+        "has_digest": trace is not None,
+    }
 
 
 def shown(text: str, most: int = MAX_TEXT) -> "Markup":
@@ -138,117 +235,44 @@ def _finished(value: Any) -> Any:
     return shown(value) if isinstance(value, str) else value
 
 
-def _about(report: AuditReport, trace: Trace | None, sources: Mapping[str, Any] | None) -> str:
-    parts = [str(reference)] if (reference := (sources or {}).get("reference")) else []
-    parts.append(counted(report.num_forget, "forgotten example"))
-    model = (sources or {}).get("model") or (sources or {}).get("after")
-    if model:
-        parts.append(f"model {model}")
+def _sentences(lines: Sequence[str]) -> list[str]:
+    """Each once, with a capital and a full stop: notes and warnings are clauses that follow a word in the terminal."""
+    whole = [line[:1].upper() + line[1:] for line in lines]
+    return list(dict.fromkeys(line if line.endswith((".", "!", "?")) else f"{line}." for line in whole))
+
+
+def _facts(
+    report: AuditReport | None, trace: Trace | None, sources: Mapping[str, Any] | None, date: str, directory: str
+) -> list[Fact]:
+    """What this report is about, at a glance."""
+    given = sources or {}
+    facts: list[Fact] = []
+    if date:
+        day = day_of.fromisoformat(date)
+        facts.append(("Date", f"{day.day} {MONTHS[day.month - 1]} {day.year}", ""))
+    if given.get("reference"):
+        facts.append(("Reference", str(given["reference"]), ""))
     if trace is not None:
-        parts.append(f"method {trace.method}")
-    return " · ".join(parts)
-
-
-def _accuracy_rows(report: AuditReport) -> list[Row]:
-    rows: list[Row] = []
-    for name, count, before, after in (
-        ("Forgotten examples", report.num_forget, report.before.forget_accuracy, report.after.forget_accuracy),
-        ("Test examples, never seen", report.num_test, report.before.test_accuracy, report.after.test_accuracy),
-        ("Retained examples", report.num_retain, report.before.retain_accuracy, report.after.retain_accuracy),
+        facts.append(("Method", trace.method, ""))
+    num = report.num_forget if report else trace.num_forget if trace else 0
+    facts.append(("Examples", f"{num:,} forgotten" + (f", {report.num_test:,} unseen" if report else ""), ""))
+    if given.get("logits"):
+        return [*facts, ("Models", f"not seen: only their outputs, in {given['logits']}", "")]
+    prints = report.fingerprints if report else {}
+    for name, key, where in (
+        ("Original model", "before", given.get("model")),
+        ("Model now", "after", given.get("after") or directory),
     ):
-        if before is None or after is None:
-            rows.append((name, "–", "not given", "not given", "–"))
-        else:
-            points = f"{100 * (after - before):+.1f}".replace("-", "−")
-            rows.append((name, f"{count:,}", percent(before), percent(after), points))
-    return rows
+        if where or key in prints:
+            facts.append((name, str(where or ""), prints.get(key, "")))
+    return facts
 
 
-def _test_rows(before: ScoreTest, after: ScoreTest) -> list[Row]:
-    tests, n, p = (before, after), after.num_forget, after.p_values
-    rows: list[Row] = [
-        ("Mean percentile rank, A1", *((f"{t.a1:.3f}", _span(t.a1_interval)) for t in tests), "0.5", _p_value(p["a1"])),
-        (
-            "Distance from the middle, A2",
-            *((f"{t.a2:.3f}", f"up to {t.a2_upper:.3f}") for t in tests),
-            "0.5",
-            _p_value(p["a2"]),
-        ),
-        (
-            "Above 99% of unseen, k⁺",
-            *(f"{t.k_plus:,} of {n:,}" for t in tests),
-            f"{n / 100:.2g}",
-            _p_value(p["k_plus"]),
-        ),
-        (
-            "Below 99% of unseen, k⁻",
-            *(f"{t.k_minus:,} of {n:,}" for t in tests),
-            f"{n / 100:.2g}",
-            _p_value(p["k_minus"]),
-        ),
-        *(
-            (name, *(("–", "–")), "–", _p_value(p[key]))
-            for name, key in (
-                ("Above all of unseen", "highest"),
-                ("Below all of unseen", "lowest"),
-                ("The class that stands out most, A1", "one_class"),
-            )
-        ),
-        ("Area under the ROC curve", *((f"{t.auc:.3f}", _span(t.auc_interval)) for t in tests), "0.5", "–"),
-    ]
-    for rate in (0.01, 0.001):
-        name = f"Found at {100 * rate:g}% false positives"
-        rows.append((name, *(_rate(t.tpr_at_fpr.get(rate)) for t in tests), f"{100 * rate:g}%", "–"))
-    return rows
-
-
-def _rate(rate: Any) -> str | tuple[str, str]:
-    """A `Rate` in percent; where there is no threshold, n/a."""
-    return "n/a" if rate is None else (percent(rate.value), f"{percent(rate.low)} to {percent(rate.high)}")
-
-
-def _span(interval: Sequence[float]) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
-
-
-def _p_value(p: float) -> str:
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-def _attack_rows(report: AuditReport) -> list[Row]:
-    """A row an attack: on the model before, and after."""
-    rows: list[Row] = []
-    for before, after in zip(report.attacks_before, report.attacks_after, strict=True):
-        cells = ((f"{a.auc:.3f}", _span(a.auc_interval)) for a in (before, after))
-        chances = (_p_value(a.p_value) for a in (before, after))
-        rows.append((_capital(wording.NAMES[before.name]), *cells, *chances, f"{before.level:g}"))
-    return rows
-
-
-def _comparison_rows(report: AuditReport) -> list[Row]:
-    """A row a way to compare both models, the most telling first."""
-    return [
-        (_capital(wording.COMPARISONS[each.name]), (f"{each.auc:.3f}", _span(each.interval)), "0.5")
-        for each in report.comparisons
-    ]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _change_rows(report: AuditReport) -> list[Row]:
-    if (change := report.change) is None:
-        return []
-    return [
-        ("All parameters", compact(change.l1), compact(change.l2)),
-        ("relative to the original", percent(report.relative_l1, 2), percent(report.relative_l2, 2)),
-        ("Last layer alone", compact(change.l1_last_layer), compact(change.l2_last_layer)),
-    ]
-
-
-def _recognisable_rows(found: Sequence[Recognisable]) -> list[Row]:
-    return [(each.id, each.label, each.predicted, percent(each.percentile_rank, 2), each.side) for each in found]
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+"""Names of the months, whatever the locale."""
 
 
 def _others(found: Sequence[Recognisable]) -> dict[str, Any]:
@@ -291,48 +315,3 @@ def _thumbnails(found: Sequence[Recognisable], images: ImageSet) -> dict[str, st
             break
         thumbnails[each.id] = Markup(uri)  # noqa: S704  (letters of base64)
     return thumbnails
-
-
-def _sign_rows(report: AuditReport) -> list[Row]:
-    """Of relearning and of the update."""
-    rows: list[Row] = []
-    if (relearning := report.relearning) is not None:
-        controls = sorted(relearning.control_steps)
-        span = f"{compact(controls[0])} to {compact(controls[-1])}" if controls else "–"
-        rows += [
-            ("Steps to relearn the forgotten examples", compact(relearning.steps), (span, f"{len(controls)} draws")),
-            ("Steps relative to unseen examples, ρ", f"{relearning.ratio:.2f}", "1"),
-            (
-                "p-value of relearning so fast",
-                "n/a" if relearning.p_value is None else _p_value(relearning.p_value),
-                "above 0.05",
-            ),
-        ]
-    return rows
-
-
-def _run_rows(report: AuditReport, trace: Trace | None) -> list[Row]:
-    rows: list[Row] = []
-    if trace is not None:
-        labels = asdict(trace.pseudo_labels) if trace.pseudo_labels else {}
-        rows += [
-            ("method", trace.method),
-            ("seed", str(trace.seed)),
-            ("steps", f"{trace.steps:,}"),
-            ("examples seen in them", f"{trace.examples_seen:,}"),
-            *((f"pseudo-labels: {kind.replace('_', ' ')}", f"{count:,}") for kind, count in labels.items()),
-            ("retained examples used", f"{trace.num_retain:,}"),
-            ("seconds to forget", f"{trace.seconds:.1f}"),
-            ("peak memory", "n/a" if trace.peak_bytes is None else f"{trace.peak_bytes / 2**20:,.0f} MiB"),
-            ("ran on", trace.device),
-            ("digest of the forget set", trace.forget_digest),
-        ]
-    rows += [
-        ("classes", f"{report.num_classes:,}"),
-        *([("parameters", f"{report.change.num_parameters:,}")] if report.change else []),
-        ("seed of the audit", str(report.seed)),
-        *([("audited on", report.device)] if report.device else []),
-        *((f"seconds of the audit: {part}", f"{seconds:.1f}") for part, seconds in report.seconds.items()),
-        *(sorted({**report.versions, **(trace.versions if trace else {})}.items())),
-    ]
-    return rows

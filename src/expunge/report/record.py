@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from expunge.data import ImageSet
 from expunge.errors import SettingError
 from expunge.files import written_whole
 from expunge.records import Measurement, Trace
+
+
+def today() -> str:
+    """The date in UTC, such as 2030-01-31: the same wherever the machine stands."""
+    return datetime.now(UTC).date().isoformat()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,7 @@ class Report:
         trace: what `forget` did; None in the report of `audit`.
         audit: None where no test set was given.
         notes: one sentence each on what was read and written.
+        date: of the day, in UTC, on which it was made.
     """
 
     directory: str = ""
@@ -35,6 +42,7 @@ class Report:
     trace: Trace | None = None
     audit: AuditReport | None = None
     notes: tuple[str, ...] = field(default=())
+    date: str = field(default_factory=today)
 
     def to_json(self) -> str:
         """JSON text."""
@@ -49,25 +57,27 @@ class Report:
             images: the forgotten images, to show those on the page that are still recognisable.
 
         Raises:
-            SettingError: another suffix, or a page without an audit.
+            SettingError: another suffix.
             MissingExtraError: the page needs the extra `report`.
         """
         path = Path(path)
         if path.suffix == ".json":
             text = self.to_json()
-        elif path.suffix == ".html" and self.audit is not None:
+        elif path.suffix == ".html":
             text = self.page(images)
         else:
-            raise SettingError(f"a report is saved as .json, or with an audit as .html, not as {path.name!r}")
+            raise SettingError(f"a report is saved as .json or .html, not as {path.name!r}")
         with written_whole(path, private=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def page(self, images: ImageSet | None = None) -> str:
-        """The page as HTML text. Raises `MissingExtraError` without the extra `report`."""
-        from expunge.report.page import render
+        """The page as HTML text; without an audit it says so. Raises `MissingExtraError` without the extra `report`."""
+        from expunge.report.page import render, render_unaudited
 
-        assert self.audit is not None
-        return render(self.audit, trace=self.trace, sources=self.sources or None, notes=self.notes, images=images)
+        given: dict[str, Any] = {"sources": self.sources or None, "date": self.date, "directory": self.directory}
+        if self.audit is None:
+            return render_unaudited(self.before, self.after, trace=self.trace, notes=self.notes, **given)
+        return render(self.audit, trace=self.trace, notes=self.notes, images=images, **given)
 
     def __repr__(self) -> str:
         lines = [f"Report({self.verdict or 'no audit'})"]

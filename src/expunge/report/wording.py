@@ -1,15 +1,15 @@
-"""What an audit found, in plain words: the sentences at the top of report.html and the command that repeats it."""
-
-import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+"""What an audit found, in plain words: the sentences at the top of report.html and of the terminal."""
 
 from expunge.auditing.report import AuditReport
-from expunge.methods import METHODS
-from expunge.records import Trace
+
+WAYS = {"memorised": "too confident", "over-forgotten": "too wrong"}
+"""Which way a forgotten example is recognisable, for readers, by `Recognisable.side`."""
 
 Question = tuple[str, str, str]
 """A question, its answer in a word or two, and what speaks for it."""
+
+Finding = tuple[str, str]
+"""A question and its answer."""
 
 NAMES = {
     "rank test": "rank test on the confidence φ",
@@ -37,6 +37,8 @@ def headline(report: AuditReport) -> str:
         return "The forgotten examples look like examples that the model never saw."
     if not report.found_before:
         return "This audit cannot see these examples in the original either."
+    if report.decisive.verdict == "PASS":
+        return "The examples are no longer found, but whether the model still works is not clear."
     return "This audit cannot tell whether the examples were forgotten."
 
 
@@ -59,19 +61,49 @@ def questions(report: AuditReport) -> list[Question]:
 
 def strength(report: AuditReport) -> str:
     """How strong the attacks were: what the best of them finds in the original."""
-    best = report.strongest
-    found = ""
-    if best.found is not None:
-        found = f", and finds {percent(best.found.value, 0)} of them at 1% false positives"
-    by = f"the {NAMES[best.name]}"
+    best, num = report.strongest, len(report.attacks_before)
     if not report.found_before:
-        return f"No attack distinguishes them there; the best, {by}, has an AUC of {best.auc:.2f}, as chance may give."
-    return f"The best attack, {by}, distinguishes them there with an AUC of {best.auc:.2f}{found}."
+        none = (
+            "The only attack does not find them there:" if num == 1 else f"None of the {num} attacks finds them there:"
+        )
+        return f"{none} the {NAMES[best.name]} reaches an AUC of {best.auc:.2f}, and guessing has 0.50."
+    said = f"{_share_of_attacks(len(report.found_before), num)} there."
+    if best.auc <= 0.5:
+        return f"{said} The strongest is the {NAMES[best.name]} (AUC {best.auc:.2f}, p {_p(best.p_value)})."
+    return (
+        f"{said} Shown a forgotten and an unseen example, the best one ({NAMES[best.name]}) picks the forgotten one in "
+        f"{percent(best.auc, 0)} of cases; guessing: 50%."
+    )
 
 
 def _now(report: AuditReport) -> str:
-    made = "; ".join(f"{NAMES[a.name]}: AUC {a.auc:.2f}, p {_p(a.p_value)}" for a in report.attacks_after)
-    return f"{made[0].upper()}{made[1:]}."
+    num, found = len(report.attacks_after), report.found_after
+    closest = min(found or report.attacks_after, key=lambda attack: attack.p_value / attack.level)
+    measured = f"{NAMES[closest.name]} (AUC {closest.auc:.2f}, p {_p(closest.p_value)})"
+    if found:
+        way = ways(report)
+        return f"{_share_of_attacks(len(found), num)}, the clearest the {measured}.{f' {way}' if way else ''}"
+    none = (
+        "The only attack does not find them:" if num == 1 else f"None of the {num} attacks finds them. The closest is"
+    )
+    enough = "" if report.decisive.verdict == "PASS" else " That is too little to say no."
+    return f"{none} the {measured}.{enough}"
+
+
+def _share_of_attacks(found: int, num: int) -> str:
+    if num == 1:
+        return "The only attack finds them"
+    return f"{found} of {num} attacks find{'s' if found == 1 else ''} them"
+
+
+def ways(report: AuditReport) -> str:
+    """Which way the forgotten examples stand out, in a sentence; "" where the rank test does not say."""
+    high, low = memorised(report), over_forgotten(report)
+    if high and low:
+        return "The model is too confident about some of them, and too wrong about others."
+    if high:
+        return "The model is too confident about them."
+    return "The model is too wrong about them." if low else ""
 
 
 def _p(value: float) -> str:
@@ -81,7 +113,7 @@ def _p(value: float) -> str:
 def meaning(report: AuditReport) -> str:
     """What the verdict means, in a sentence or two; why it is so stands in the report's `reason`."""
     if report.loss.works == "no" and not report.found_after:
-        return "A model that is wrong about everything gives nothing away, and is of no use."
+        return "It lost more accuracy than is accepted. A ruined model may give nothing away, and is of no use."
     if report.verdict == "PASS":
         allowed = ", once it is allowed for how hard they are" if report.correction else ""
         return (
@@ -92,6 +124,11 @@ def meaning(report: AuditReport) -> str:
         return (
             "These examples left no trace in the original that this audit can see. So it says nothing about whether "
             "they were forgotten."
+        )
+    if report.verdict == "INCONCLUSIVE" and report.decisive.verdict == "PASS":
+        return (
+            "Attacks that found the examples in the original no longer distinguish them from unseen ones. But accuracy "
+            "fell, and the test examples are too few to say whether by more than is accepted."
         )
     if report.verdict == "INCONCLUSIVE":
         return (
@@ -129,6 +166,8 @@ def advice(report: AuditReport) -> str:
             "Audit again with more of what is to be forgotten, or with more test examples; `expunge audit --plan` says "
             "how many. Stronger is the full audit, which needs the training data. The original may give as little away."
         )
+    if report.verdict == "INCONCLUSIVE" and report.decisive.verdict == "PASS":
+        return "Audit again with more test examples, which tell whether the model still works."
     if report.verdict == "INCONCLUSIVE":
         return (
             "Treat forgetting as unproven. Audit again with more test examples, or, where several deletions are "
@@ -198,34 +237,89 @@ def binomial_tail(count: int, trials: int, share: float) -> float:
     return float(stats.binom.sf(count - 1, trials, share))
 
 
-def repetition(
-    report: AuditReport, trace: Trace | None, sources: Mapping[str, Any] | None, *, with_images: bool = False
-) -> str:
-    """The command line that does it again, one option a line; or, without sources, the call in Python."""
-    if sources is None:
-        if trace is None:
-            return f"expunge.audit(before, after, forget, test, seed={report.seed})"
-        method = METHODS[trace.method].__name__ if trace.method in METHODS else trace.method
-        settings = ", ".join(f"{name}={value!r}" for name, value in trace.settings.items())
-        call = ("model", "forget", f"method=expunge.{method}({settings})", f"seed={trace.seed}")
-        return "".join(["expunge.unlearn(\n", *(f"    {argument},\n" for argument in call), ")"])
-    options: list[Sequence[str]] = [["expunge", "forget" if trace else "audit"]]
-    for name, value in {**sources, "with_images": with_images}.items():
-        option = "--before" if name == "model" and trace is None else f"--{name.replace('_', '-')}"
-        if value is True:
-            options.append([option])
-        elif value is not None and value is not False:
-            options.append([option, str(value)])
-    if trace is not None:
-        options.append(["--method", trace.method])
-        options += [["--set", f"{name}={_setting(value)}"] for name, value in trace.settings.items()]
-    options += [["--seed", str(trace.seed if trace else report.seed)], ["--out", "NEW-DIRECTORY"]]
-    return " \\\n  ".join(" ".join(map(shlex.quote, words)) for words in options)
+def still_right(report: AuditReport) -> Finding:
+    """On how many forgotten examples the model is right, beside what to expect, and what follows."""
+    n, right = report.num_forget, round(report.after.forget_accuracy * report.num_forget)
+    question = f"{right:,} of {n:,} are still right: did it not forget?"
+    if mark := mark_of_accuracy(report):
+        return f"Only {right:,} of {n:,} are still right: is that forgotten?", mark
+    before = f"The original was right on {round(report.before.forget_accuracy * n):,} of them."
+    if report.correction is not None:
+        expected = report.correction.expected_forget_accuracy
+        like = f"Networks that never saw the forgotten examples are right on {percent(expected)} of them"
+    elif report.unseen is not None:
+        expected = report.unseen.accuracy
+        like = f"On unseen examples of the same classes this model is right on {percent(expected)}"
+    else:
+        return question, (
+            f"{before} Nothing says how many are to be expected, since there are no unseen examples of their classes."
+        )
+    if right / n - expected >= 0.05 and binomial_tail(right, n, expected) < 0.01:
+        more = (
+            "more, though no attack finds them" if report.verdict == "PASS" else "a sign that it still remembers some"
+        )
+        return question, (
+            f"{before} {like}, so about {_about(expected * n)} of {n:,} are to be expected. "
+            f"It is right on {right:,}: {more}."
+        )
+    return question, (
+        f"{before} {like}, so about {_about(expected * n)} of {n:,} are to be expected if it treats them as unseen. "
+        "Forgetting does not make a model wrong: it makes the model as good on them as on unseen examples."
+    )
 
 
-def _setting(value: Any) -> str:
-    """As `--set` reads it."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+def _about(number: float) -> str:
+    return f"{round(number):,}"
+
+
+def shows(report: AuditReport) -> list[str]:
+    """What the audit shows, one sentence each."""
+    now, num, found = report.found_after, len(report.attacks_after), []
+    attacks = "attack" if num == 1 else "attacks"
+    if report.loss.works == "no":
+        found.append(
+            f"The model lost more than the {100 * report.loss.max_loss:g} points of accuracy that may be lost."
+        )
+    if now:
+        which = "; ".join(NAMES[attack.name] for attack in now)
+        found.append(f"{len(now)} of {num} {attacks} can still distinguish the examples from unseen ones: {which}.")
+    elif not report.found_before:
+        found.append(f"The {attacks} used here can distinguish the examples from unseen ones by neither model.")
+    else:
+        before = "It" if num == 1 else f"{len(report.found_before)} of {num}"
+        none = "The attack used here cannot" if num == 1 else f"None of the {num} attacks used here can"
+        found.append(f"{none} distinguish the examples from unseen ones. {before} could by the original.")
+        if report.decisive.verdict != "PASS":
+            found.append("The figures still leave room for doubt, so that this is no proof of forgetting.")
+    accuracies = f"{percent(report.before.test_accuracy)} of the unseen ones before and "
+    found.append(
+        f"This was measured on {counted(report.num_forget, 'forgotten example')} and "
+        f"{counted(report.num_test, 'unseen one')}. The model was right on {accuracies}"
+        f"is right on {percent(report.after.test_accuracy)} now."
+    )
+    return found
+
+
+def shows_not(report: AuditReport) -> list[str]:
+    """What the audit does not show, one sentence each; which examples were left out stands elsewhere."""
+    elsewhere = {*report.left_out, *report.doubts}
+    found = [caveat for caveat in report.caveats if caveat not in elsewhere]
+    found.append(with_both_models(report))
+    found.append(
+        "It is about this model alone. Copies of the examples in data, backups or other models are still there."
+    )
+    return found
+
+
+def with_both_models(report: AuditReport) -> str:
+    """What someone sees who has the model before and after; never part of the verdict."""
+    best = report.comparisons[0]
+    if best.interval[0] > 0.5:
+        return (
+            "It does not count what someone sees who has both models. Comparing them picks out the forgotten examples "
+            f"(AUC {best.auc:.2f}): withdraw the old model, and every copy of it."
+        )
+    return "It does not count what someone sees who has both models; none of the comparisons made here shows them."
 
 
 def percent(share: float | None, digits: int = 1) -> str:
