@@ -379,7 +379,7 @@ def test_a_report_begins_with_the_verdict_and_wraps_at_words(
         assert f"{share:.1%}" in plain
     assert audit.unseen is not None
     assert f"{audit.unseen.accuracy:.1%}" in plain
-    assert str(Path("o/report.html")) in plain
+    assert str(Path("o/report.json")) in plain
     monkeypatch.setenv("FORCE_COLOR", "1")
     print_report(report, as_json=False)
     coloured = capsys.readouterr().out

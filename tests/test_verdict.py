@@ -99,7 +99,8 @@ def test_each_combination_of_answers_has_its_verdict(
     for when, test in (("before", report.scores_before), ("after", report.scores_after)):
         ranks = report.percentile_ranks[when]
         assert list(ranks) == sorted(ranks)
-        assert (len(ranks), sum(ranks) / len(ranks)) == (report.num_forget, pytest.approx(test.a1, abs=1e-4))
+        assert len(ranks) == report.num_forget
+        assert sum(ranks) / len(ranks) == pytest.approx(test.a1, abs=1e-4)
     assert (report.fingerprints["before"] == report.fingerprints["after"]) == (before == after)
     assert report.roc_after_reversed is not None
     areas = [np.trapezoid(roc.tpr, roc.fpr) for roc in (report.roc_after, report.roc_after_reversed)]

@@ -45,7 +45,8 @@ def print_report(report: "Report", as_json: bool) -> int:
     for line in (*report.notes, *said, *(trace.warnings if trace else ())):
         say(f"Note: {line}")
     print()
-    say(f"Report: {Path(report.directory) / ('report.html' if audit is not None else 'report.json')}", whole=True)
+    page = Path(report.directory) / "report.html"  # which takes an extra to be drawn
+    say(f"Report: {page if page.exists() else page.with_suffix('.json')}", whole=True)
     if trace is not None:
         say(f"Model:  {Path(report.directory)}", whole=True)
     say(f"Next:   {next_step}")
