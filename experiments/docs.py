@@ -199,6 +199,7 @@ def speed_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "cli": reference.cli_reference,
     "methods": reference.methods_matrix,
+    "methods-in-short": reference.methods_in_short,
     "methods-16": lambda: methods_table(16),
     "methods-128": lambda: methods_table(128),
     "methods-512": lambda: methods_table(512),

@@ -109,5 +109,20 @@ def methods_matrix() -> str:
     return markdown([*head, "points lost", "still right %", "verdicts"], rows, left=5)
 
 
+def methods_in_short() -> str:
+    """A row a method that was measured: what it needs, what it costs, what the audit says, where it comes from."""
+    rows, others = [], []
+    for name, cls in METHODS.items():
+        cost = alone.cost(name, SHOWN) if name == "held_boundary" else overview.cost("sample", name)
+        link = f"[{name}](docs/methods/{name}.md)"
+        needs = "a test set" if name == "calibrated" else _named(cls.needs & ~Needs.IF_GIVEN)
+        if "–" in cost:
+            others.append(link)
+        else:
+            rows.append([link, needs, *cost, cls.source])
+    head = ["method", "needs", "points lost", "still right %", "verdicts", "source"]
+    return f"{markdown(head, rows, left=2)}\n\nNot measured there: {', '.join(others)}."
+
+
 def _named(needs: Needs) -> str:
     return ", ".join(told for need, told in NEEDS.items() if need in needs) or "–"
