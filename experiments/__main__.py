@@ -47,7 +47,7 @@ MEASUREMENTS = {
     "speed": ("speed.library", "Time the library."),
     "memory": ("speed.memory", "Measure the memory that large sets take."),
     "grid-speed": ("speed.grid", "Time the grid's cells against a plain script."),
-    "docs": ("docs", "Write every measured table into the docs; --check only compares."),
+    "docs": ("docs", "Write measured tables into the docs; --check only compares."),
 }
 """{command: (module with a `main`, what it does)}. Each parses its own options."""
 
@@ -221,7 +221,14 @@ def _measurement(name: str, module: str, summary: str) -> None:
     @app.command(name, help=summary, add_help_option=False, context_settings={"ignore_unknown_options": True})
     def run_it(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
         sys.argv = [f"python -m experiments {name}", *(arguments or [])]
-        import_module(f"experiments.{module}").main()
+        found = import_module(f"experiments.{module}")
+        options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+        if not hasattr(found, "argparse") and {"--help", "-h"} & set(options):
+            print(found.__doc__)
+        elif not hasattr(found, "argparse") and options:
+            raise SettingError(f"{name} has no option {options[0]}: see python -m experiments {name} --help")
+        else:
+            found.main()
 
 
 for _name, (_module, _summary) in MEASUREMENTS.items():

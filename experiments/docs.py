@@ -5,6 +5,7 @@
 Figures in the docs come from results/ by this command alone; `--check` fails where a page differs.
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -266,14 +267,18 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Fills the pages and writes the files of data, or with --check fails where one is out of date."""
-    check = "--check" in sys.argv
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail where a file is out of date")
+    check = parser.parse_args().check
     wanted = {page: filled(page.read_text()) for page in PAGES}
     wanted |= {DATA / name: make() for name, make in FILES.items()}
-    for path, new in wanted.items():
-        if path.exists() and path.read_text() == new:
-            continue
-        if check:
-            sys.exit(f"{path} is out of date: run python -m experiments docs")
+    stale = {path: new for path, new in wanted.items() if not path.exists() or path.read_text() != new}
+    if check:
+        for path in stale:
+            print(f"{path.relative_to(places.ROOT)} is out of date: run python -m experiments docs", file=sys.stderr)
+        print(f"{len(wanted) - len(stale)} of {len(wanted)} files are what results/ gives")
+        sys.exit(bool(stale))
+    for path, new in stale.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(new)
         print(f"wrote {path.relative_to(places.ROOT)}")

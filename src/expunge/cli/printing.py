@@ -67,8 +67,10 @@ def _say_verdict(verdict: str, sentence: str) -> None:
 
 def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
     """Four facts of an audit, and one more where retained examples were given."""
+    from expunge.report.wording import clearest
+
     found = {True: "found", False: "not found"}
-    now = max(audit.attacks_after, key=lambda attack: (attack.succeeded, attack.auc))
+    now = clearest(audit)
     best = audit.strongest
     way = ": they score lower than unseen ones" if now.succeeded and now.auc < 0.5 else ""
     right = f"{percent(audit.before.forget_accuracy)} → {percent(audit.after.forget_accuracy)}"
@@ -94,9 +96,9 @@ def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
 
 def _not_ruled_out(audit: "AuditReport") -> list[str]:
     by = f"attacks other than {'the one' if len(audit.attacks_after) == 1 else f'the {len(audit.attacks_after)}'} made"
-    if not audit.comparisons:
-        return [by]
-    return [f"whoever keeps the old model may compare both (AUC {audit.comparisons[0].auc:.2f})", by]
+    both = audit.comparisons[0]
+    tells = f"can tell who was forgotten (AUC {both.auc:.2f})" if both.interval[0] > 0.5 else "may compare both"
+    return [f"whoever has the old model too {tells}", by]
 
 
 def _of_trace(report: "Report") -> list[tuple[str, str]]:

@@ -57,6 +57,9 @@ MAX_COMMAND = 20_000
 MAX_IMAGES = 400_000
 """Characters of images in base64: the page stays below 1 MB."""
 
+SAYS = {"good": "As it should be.", "bad": "Not as it should be.", "open": "This leaves the verdict open."}
+"""What an answer means, for who sees no colours."""
+
 SIGNS = {"good": "✓", "bad": "✗", "open": "?"}
 """What stands before an answer or a verdict, so that its colour is not the only sign."""
 
@@ -97,8 +100,7 @@ def render(
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     environment = _environment()
-    # After PASS nobody stands out by more than chance explains, whoever lies at the ends.
-    listed = () if report.verdict == "PASS" else report.recognisable
+    listed = _listed(report)
     pictures = images if listed else None
     relative = None
     if report.relative_l1 is not None and report.relative_l2 is not None:
@@ -117,13 +119,14 @@ def render(
             (question, answer, why, tones.get(answer, "open"))
             for (question, answer, why), tones in zip(wording.questions(report), ANSWERS, strict=True)
         ],
+        says=SAYS,
         doubts=report.doubts,
         strips=strip_figures(report.percentile_ranks),
         drawn=drawn,
         each_dot=max(1.0, drawn / MOST_DOTS),
         still_right=wording.still_right(report),
         shows=wording.shows(report),
-        shows_not=wording.shows_not(report),
+        shows_not=wording.shows_not(report, trace.method if trace else None),
         advice=wording.advice(report),
         known=_sentences([*report.left_out, *notes, *(trace.warnings if trace else ())]),
         accuracy=tables.accuracy_rows(report.before, report.after, counts),
@@ -191,6 +194,11 @@ def _environment() -> "Environment":
     return environment
 
 
+def _listed(report: AuditReport | None) -> Sequence[Recognisable]:
+    """The examples that the page names: after PASS none, since chance explains whoever lies at the ends."""
+    return report.recognisable if report and report.verdict != "PASS" else ()
+
+
 def _common(
     report: AuditReport | None,
     trace: Trace | None,
@@ -217,6 +225,8 @@ def _common(
         "sources": [(name.replace("_", "-"), str(value)) for name, value in (sources or {}).items() if value],
         "repetition": shown(repetition(report, trace, sources, with_images=images is not None), MAX_COMMAND),
         "has_digest": trace is not None,
+        "names_examples": bool(_listed(report)),
+        "version": ran.versions.get("expunge", "") if (ran := trace or report) else "",
     }
 
 
@@ -250,8 +260,8 @@ def _facts(
     if date:
         day = day_of.fromisoformat(date)
         facts.append(("Date", f"{day.day} {MONTHS[day.month - 1]} {day.year}", ""))
-    if given.get("reference"):
-        facts.append(("Reference", str(given["reference"]), ""))
+    if given:
+        facts.append(("Reference", str(given.get("reference") or "none given"), ""))
     if trace is not None:
         facts.append(("Method", trace.method, ""))
     num = report.num_forget if report else trace.num_forget if trace else 0

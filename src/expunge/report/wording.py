@@ -1,5 +1,6 @@
 """What an audit found, in plain words: the sentences at the top of report.html and of the terminal."""
 
+from expunge.auditing.attacks import Attack
 from expunge.auditing.report import AuditReport
 
 WAYS = {"memorised": "too confident", "over-forgotten": "too wrong"}
@@ -76,18 +77,28 @@ def strength(report: AuditReport) -> str:
     )
 
 
+def clearest(report: AuditReport) -> Attack:
+    """The attack to name for now: the clearest that finds them, else the one that was the strongest on the original."""
+    if report.found_after:
+        return min(report.found_after, key=lambda attack: attack.p_value / attack.level)
+    same = report.strongest.name
+    return next((attack for attack in report.attacks_after if attack.name == same), report.attacks_after[0])
+
+
 def _now(report: AuditReport) -> str:
-    num, found = len(report.attacks_after), report.found_after
-    closest = min(found or report.attacks_after, key=lambda attack: attack.p_value / attack.level)
-    measured = f"{NAMES[closest.name]} (AUC {closest.auc:.2f}, p {_p(closest.p_value)})"
+    num, found, named = len(report.attacks_after), report.found_after, clearest(report)
+    measured = f"{NAMES[named.name]} (AUC {named.auc:.2f}, p {_p(named.p_value)})"
     if found:
         way = ways(report)
         return f"{_share_of_attacks(len(found), num)}, the clearest the {measured}.{f' {way}' if way else ''}"
-    none = (
-        "The only attack does not find them:" if num == 1 else f"None of the {num} attacks finds them. The closest is"
-    )
+    none = "The only attack does not find them." if num == 1 else f"None of the {num} attacks finds them."
     enough = "" if report.decisive.verdict == "PASS" else " That is too little to say no."
-    return f"{none} the {measured}.{enough}"
+    if not report.found_before or report.strongest.name != named.name or named.auc <= 0.5:
+        return f"{none} The {measured} is the one to compare.{enough}"
+    return (
+        f"{none} The one that was the best on the original ({NAMES[named.name]}) picks the forgotten one in "
+        f"{percent(named.auc, 0)} of cases now.{enough}"
+    )
 
 
 def _share_of_attacks(found: int, num: int) -> str:
@@ -300,14 +311,17 @@ def shows(report: AuditReport) -> list[str]:
     return found
 
 
-def shows_not(report: AuditReport) -> list[str]:
+def shows_not(report: AuditReport, method: str | None = None) -> list[str]:
     """What the audit does not show, one sentence each; which examples were left out stands elsewhere."""
     elsewhere = {*report.left_out, *report.doubts}
     found = [caveat for caveat in report.caveats if caveat not in elsewhere]
     found.append(with_both_models(report))
+    if method == "calibrated":
+        found.append("The method calibrated adjusts the score of the rank test. It was not made against other attacks.")
     found.append(
-        "It is about this model alone. Copies of the examples in data, backups or other models are still there."
+        "It is about this model alone. Copies of the examples in data, backups or other models may still be there."
     )
+    found.append("It does not say whether a legal duty is fulfilled, or which model is in use: compare fingerprints.")
     return found
 
 
