@@ -887,3 +887,11 @@ def test_a_fingerprint_is_of_every_tensor_and_survives_saving(tmp_path: Path) ->
         assert fingerprint(again) != told, name
         tensor.copy_(kept)
     assert fingerprint(again) == told
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "timm:resnet10t"])
+def test_a_fingerprint_is_that_of_the_network_within(name: str, tmp_path: Path) -> None:
+    """The deployed one is mostly loaded by its own library, without what expunge puts around it."""
+    network = build(spec(architecture=name, **({"width": 4} if name == "small_resnet" else {})))
+    assert isinstance(network, Classifier)
+    assert fingerprint(network) == fingerprint(network.own)

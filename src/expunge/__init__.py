@@ -62,7 +62,16 @@ if TYPE_CHECKING:
         list_methods,
         make_method,
     )
-    from expunge.models import Header, ModelSpec, TwoClasses, WithOutput, build, load_model, save_checkpoint
+    from expunge.models import (
+        Header,
+        ModelSpec,
+        TwoClasses,
+        WithOutput,
+        build,
+        fingerprint,
+        load_model,
+        save_checkpoint,
+    )
     from expunge.records import Measurement, Trace
     from expunge.trainer import train
     from expunge.unlearning import Unlearned, unlearn
@@ -124,6 +133,7 @@ _HOMES = {
     "WithOutput": "models",
     "with_columns": "inputs",
     "build": "models",
+    "fingerprint": "models",
     "load_model": "models",
     "save_checkpoint": "models",
     "Measurement": "records",
@@ -185,6 +195,7 @@ __all__ = [
     "audit",
     "audit_outputs",
     "build",
+    "fingerprint",
     "forget",
     "list_methods",
     "load_data",
