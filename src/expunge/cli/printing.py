@@ -71,7 +71,7 @@ def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
 
     found = {True: "found", False: "not found"}
     now = clearest(audit)
-    best = audit.strongest
+    best, fixed = audit.strongest, audit.correction is not None
     way = ": they score lower than unseen ones" if now.succeeded and now.auc < 0.5 else ""
     right = f"{percent(audit.before.forget_accuracy)} → {percent(audit.after.forget_accuracy)}"
     if audit.unseen is not None:
@@ -82,7 +82,7 @@ def _of_audit(audit: "AuditReport") -> list[tuple[str, str]]:
         (
             f"The {audit.num_forget:,} forgotten",
             f"{found[bool(audit.found_before)]} in the original (AUC {best.auc:.2f}) → "
-            f"{found[bool(audit.found_after)]} now (AUC {now.auc:.2f}{way})",
+            f"{found[bool(audit.found_after)]} now (AUC {now.auc:.2f}{way}){'; difficulty is allowed for' * fixed}",
         ),
         (
             "Test accuracy",
