@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 GAP = 0.25
@@ -60,6 +59,8 @@ def doubts_of_test_labels(logits: Tensor, labels: Tensor) -> Iterator[str]:
 
 def _other_order(logits: Tensor, labels: Tensor, accuracy: float) -> Iterator[str]:
     """The numbering of the given classes under which most examples are right, where it is far better than theirs."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second, which most runs need not spend
+
     present, rows = labels.unique(return_inverse=True)
     counts = torch.zeros(len(present), logits.shape[1], dtype=torch.float64, device="cpu")
     one = torch.ones((), dtype=torch.float64, device="cpu")
