@@ -94,7 +94,7 @@ def _now(report: AuditReport) -> str:
     none = "The only attack does not find them." if num == 1 else f"None of the {num} attacks finds them."
     enough = "" if report.decisive.verdict == "PASS" else " That is too little to say no."
     if not report.found_before or report.strongest.name != named.name or named.auc <= 0.5:
-        return f"{none} The {measured} is the one to compare.{enough}"
+        return f"{none} The same attack as above now: {measured}.{enough}"
     return (
         f"{none} The one that was the best on the original ({NAMES[named.name]}) picks the forgotten one in "
         f"{percent(named.auc, 0)} of cases now.{enough}"
