@@ -14,6 +14,7 @@ import torch
 
 from experiments.grid.cells import Original
 from experiments.grid.measuring import Outcome, Task, failed, measure, model_digest
+from experiments.grid.small_maps import small_maps_by_products
 from expunge import progress, tasks
 from expunge.errors import ExpungeError, InputError
 from expunge.files import written_whole
@@ -60,7 +61,7 @@ class Engine:
             record_updates=None if record is None else str(record),
             state=state if record is None else None,
         )
-        with progress.checked(idle):
+        with progress.checked(idle), small_maps_by_products():
             try:
                 train()
             except OtherTrainingError:  # an earlier version began it

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from experiments.grid.cells import BEFORE, Cell
 from experiments.grid.conditions import Conditions, adam_moments
 from experiments.grid.results import Result, result_of
+from experiments.grid.small_maps import small_maps_by_products
 from expunge.data import Examples, ImageSet, audit_side, digests, draw_ids, load_data
 from expunge.errors import ExpungeError, InputError
 from expunge.methods import Needs, method_of
@@ -80,6 +81,11 @@ class Outcome:
 
 def measure(task: Task) -> Outcome:
     """Measures the cells of a task. What goes wrong in a cell is its result; nothing is raised for it."""
+    with small_maps_by_products():
+        return _measured(task)
+
+
+def _measured(task: Task) -> Outcome:
     original = task.cells[0].original
     try:
         stage = _stage(original.dataset, task.model, task.model_digest, task.device)
@@ -160,9 +166,7 @@ class Stage:
         wanted = (header.spec.in_channels, header.spec.image_size, header.spec.image_size)
         if tuple(self.train.images.shape[1:]) != wanted or len(self.train.class_names) != header.spec.num_classes:
             raise InputError(f"{model} was not trained on images such as those of {dataset}")
-        self.network = network.to(self.device)
-        if self.device.type == "cuda":  # on CPUs it gains little in fp32
-            self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.pixels = digests(self.train.images)
         self.test_pixels = digests(self.test.images)
         labels = torch.cat([self.train.labels, self.test.labels]).numpy().tobytes()
