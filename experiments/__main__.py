@@ -31,6 +31,7 @@ MEASUREMENTS = {
     "better": ("comparisons.better", "Draw the figure of docs/research/comparisons.md."),
     "alone": ("comparisons.alone", "Measure what forgetting costs with nothing but the forget set."),
     "alone-figure": ("comparisons.alone_figure", "Draw the README's figure of the forget set alone."),
+    "unlabelled": ("comparisons.unlabelled", "Measure what unlabelled images are worth without a test set."),
     "rivals": ("comparisons.rivals", "Measure another library with nothing but the forget set."),
     "peers": ("peers.main", "Measure other libraries beside ours on one job."),
     "chains": ("comparisons.chains", "Measure many requests, one after the other."),

@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments import places, reference
 from experiments.audits import attacks, cost, difficulty, full, nearer, rejudged, simulation
-from experiments.comparisons import alone, better, chains, overview, ranking, rivals
+from experiments.comparisons import alone, better, chains, overview, ranking, rivals, unlabelled
 from experiments.paper import page as paper
 from experiments.paper import protocol
 from experiments.peers import table as peers
@@ -233,8 +233,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "alone-vit": lambda: alone.alone_table("vit"),
     "alone-text": lambda: alone.alone_table("text"),
     "alone-fashion-mnist": lambda: alone.alone_table("fashion-mnist"),
+    "alone-cifar10": lambda: alone.alone_table("cifar10"),
     "alone-auditor": lambda: alone.auditor_table("sample"),
     "alone-rivals": rivals.rivals_table,
+    "alone-unlabelled": unlabelled.unlabelled_table,
     "alone-sample": lambda: alone.alone_table("sample"),
     "chains": chains.chains_table,
     "peers": peers.peers_table,

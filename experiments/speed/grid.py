@@ -6,7 +6,7 @@ Both ratios are of things measured in turn in this one run. Writes results/bench
 
 The plain way is what one would write by hand: fp32 throughout, a DataLoader that takes each image through torchvision's
 transforms, and an update loop with its own forward pass for every accuracy. It makes the same cell: 128 images
-forgotten in 20 steps, then accuracy on 10,000 retained and 10,000 test images.
+forgotten in 20 steps, then accuracy on the same retained and test images.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from experiments import places
 from experiments.commit import origin
 from experiments.grid import load_grid
 from experiments.grid.measuring import Stage
+from experiments.grid.small_maps import small_maps_by_products
 from experiments.markdown import sourced
 from experiments.speed.library import bare_loop
 from expunge.data import ImageSet, draw_ids
@@ -162,12 +163,18 @@ def main() -> None:
         if (c.original.name, c.row, c.forget_size) == ("fashion-mnist-resnet18", "targeted1", SIZE)
     )
     forget = stage.train.select(draw_ids(stage.train, SIZE, cell.seed))
-    retain = stage.train.without(forget).take(range(10_000))
+    retain = stage.train.take(stage._subset(stage._kept(forget), cell.retain_subset or len(stage.train)))
+    test = stage.test.take(stage._audited_on(cell))
     ours: dict[str, Any] = {}
     theirs: list[float] = []
+
+    def measure() -> None:
+        with small_maps_by_products():
+            ours.update(stage.measured(cell))
+
     works: dict[str, Callable[[], Any]] = {
-        "ours": lambda: ours.update(stage.measured(cell)),
-        "plain": lambda: theirs.__setitem__(slice(None), plain_cell(stage.network, forget, retain, stage.test)),
+        "ours": measure,
+        "plain": lambda: theirs.__setitem__(slice(None), plain_cell(stage.network, forget, retain, test)),
     }
     taken = in_turn(works, ROUNDS)
     record = {

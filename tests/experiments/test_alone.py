@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.comparisons import alone, rivals
+from experiments.comparisons import alone, rivals, unlabelled
 
 from experiments import places
 
@@ -58,6 +58,24 @@ def test_a_rivals_best_run_counts_among_those_that_forget(
     assert all(text in row for text in best)
     assert "wga" not in rivals.rivals_table(), "what was not run is not said to fail"
     assert "Draws of erasus: 3" in rivals.rivals_table()
+
+
+def test_what_unlabelled_images_are_worth_is_a_row_a_kind_and_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"forget_accuracy": 0.25, "before": 0.86, "steps": 100, "device": "d", "torch": "t", "commit": "c"}
+    lines = [
+        {"kind": kind, "number": number, "seed": seed, "test_accuracy": 0.86 - lost, **told}
+        for kind, number, losses in (("none", 0, (0.01, 0.03)), ("another", 1000, (0.005,)))
+        for seed, lost in enumerate(losses)
+    ]
+    monkeypatch.setattr(unlabelled, "TARGET", tmp_path / "unlabelled.jsonl")
+    assert "Not measured" in unlabelled.unlabelled_table()
+    unlabelled.TARGET.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    _, _, none, another, *_ = unlabelled.unlabelled_table().splitlines()
+    # 12.706 is the t quantile of one degree of freedom; the sample standard deviation of 1 and 3 is √2.
+    assert [part.strip() for part in none.split("|")[1:-1]] == ["none", "0", f"2.0 ± {12.706:.1f}", "25", "100", "2"]
+    assert [part.strip() for part in another.split("|")[1:-1]] == ["another", "1,000", "0.5", "25", "100", "1"]
 
 
 def test_a_reader_ignores_what_comes_after_the_text() -> None:
