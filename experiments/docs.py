@@ -17,7 +17,7 @@ from experiments import places, reference
 from experiments.audits import attacks, cost, difficulty, full, nearer, rejudged, simulation
 from experiments.comparisons import alone, better, chains, overview, ranking, rivals, unlabelled
 from experiments.paper import page as paper
-from experiments.paper import protocol
+from experiments.paper import protocol, readings
 from experiments.peers import table as peers
 from experiments.speed import grid as grid_speed
 from experiments.speed import memory
@@ -221,6 +221,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-speed": grid_speed.bench_speed_table,
     "protocol-16": lambda: protocol.protocol_table(16),
     "protocol-128": lambda: protocol.protocol_table(128),
+    "readings-standard": lambda: readings.readings_table("standard"),
+    "readings-small-stem": lambda: readings.readings_table("small-stem"),
     "paper-coverage": paper.coverage_table,
     "paper-tables": paper.tables,
     "paper-claims": paper.claims_in_short,
