@@ -19,7 +19,7 @@ from expunge.settings import Ranges
 PROBED = 256
 """Pasted inputs on which it is tried whether normalisation layers can take the statistics of batches."""
 
-LEAST_ALIKE = 0.8
+LEAST_ALIKE = 0.92
 """Share of them that is to be predicted alike, or the layers keep their own statistics."""
 
 
@@ -39,7 +39,7 @@ class HeldBoundary(Distilling):
         retention_size: held inputs an epoch, ≥ 1; at least twice as many as are forgotten.
         relax: what the weight is multiplied by after each update, in (0, 1].
         norm: `train` lets normalisation layers take the statistics of each batch. Where that changes more than one
-            prediction in five, of few examples or of one class, they keep their own, as with `eval`.
+            prediction in twelve, of few examples or of one class, they keep their own, as with `eval`.
         pace, retention: as in `Distilling`.
 
     What invalidates it: a model that never saw the examples predicts most of them right, so that being wrong on all of
