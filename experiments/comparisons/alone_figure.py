@@ -1,7 +1,7 @@
 """Draws the README's figure of what forgetting costs: `python -m experiments alone-figure`.
 
-The embedded sample and its small residual network, from results/alone and, for `calibrated` and retrained networks,
-results/better.
+Fashion-MNIST with ResNet-18, and the embedded sample with its small residual network, from results/alone and, for
+`calibrated` and retrained networks, results/better.
 """
 
 from statistics import fmean
@@ -33,25 +33,34 @@ ELSEWHERE = {
 """Rows of results/better, which need other data."""
 
 
+PANELS = {
+    "fashion-mnist": "ResNet-18, Fashion-MNIST: forgotten of 60,000",
+    "sample": "small ResNet, embedded sample: of 2,000",
+}
+
+
 def main() -> None:
     """Points of test accuracy lost against the number forgotten; hollow where more than 5% are still right."""
-    found, _ = of_grid("sample")
-    figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-    for row, (name, colour, marker) in SHOWN.items():
-        _draw(axes, found, row, name, colour, marker)
-    sizes = sorted({size for _, size in found})
-    for row, (name, colour, marker) in ELSEWHERE.items():
-        cells: Found = {(row, n): [(x, 0.0) for x in lost("sample", row, n)] for n in (16, 64, 256, 512)}
-        _draw(axes, {key: cell for key, cell in cells.items() if cell}, row, name, colour, marker)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(n) for n in sizes])
-    axes.set_yscale("asinh", linear_width=3)
-    axes.set_yticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
-    axes.set_ylim(90, -3)
-    axes.set_xlabel("forgotten images of 2,000")
-    axes.set_ylabel("points of test accuracy lost")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(9.6, 3.8), layout="constrained", sharey=True)
+    for axes, (dataset, title) in zip(panels, PANELS.items(), strict=True):
+        found, _ = of_grid(dataset)
+        for row, (name, colour, marker) in SHOWN.items():
+            _draw(axes, found, row, name, colour, marker)
+        sizes = sorted({size for _, size in found})
+        for row, (name, colour, marker) in ELSEWHERE.items():
+            cells: Found = {(row, n): [(x, 0.0) for x in lost(dataset, row, n)] for n in (16, 64, 256, 512)}
+            _draw(axes, {key: cell for key, cell in cells.items() if cell}, row, name, colour, marker)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.set_yscale("asinh", linear_width=3)
+        axes.set_yticks([0, 1, 2, 5, 10, 20, 50], ["0", "1", "2", "5", "10", "20", "50"])
+        axes.set_ylim(90, -3)
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("forgotten images")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("points of test accuracy lost")
+    handles, names = panels[-1].get_legend_handles_labels()  # which has every row
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.savefig(TARGET, metadata={"Date": None})
     print(f"wrote {TARGET.relative_to(ROOT)}")
 
