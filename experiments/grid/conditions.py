@@ -16,7 +16,7 @@ from expunge.data import Examples
 from expunge.methods import GradientMethod
 from expunge.models import Classifier, as_float
 from expunge.randomness import stream
-from expunge.training import augmented
+from expunge.training import augmented, quickest_layout
 
 Moments = Mapping[str, Mapping[str, Tensor]]
 """{parameter: Adam's state of it}."""
@@ -76,13 +76,14 @@ class _Conditioned(Classifier):
         nn.Module.__init__(self)
         self.spec, self.normalise, self.network = of.spec, of.normalise, of.network
         self.conditions = conditions
+        self.layout = quickest_layout(of)
         self.train(of.training)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C), float32, of images (B, channels, H, W)."""
         if self.training:
             images = augmented(images, self.conditions.augment, torch.default_generator)
-        pixels = self.normalise(images).contiguous(memory_format=torch.channels_last)
+        pixels = self.normalise(images).contiguous(memory_format=self.layout)
         quick = self.conditions.precision == "bf16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=quick):
             logits: Tensor = self.network(pixels)
@@ -98,10 +99,10 @@ def adam_moments(network: nn.Module, examples: Examples) -> dict[str, dict[str, 
     """
     network = copy.deepcopy(network).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.0)
-    draws = stream("carried moments", 0)
+    draws, layout = stream("carried moments", 0), quickest_layout(network)
     for _ in range(CARRIED_STEPS):
         index = torch.randint(len(examples), (128,), generator=draws).to(examples.labels.device)
-        images = examples.inputs[index].contiguous(memory_format=torch.channels_last)
+        images = examples.inputs[index].contiguous(memory_format=layout)
         with torch.autocast(images.device.type, torch.bfloat16):
             logits = as_float(network(images))
         optimizer.zero_grad(set_to_none=True)

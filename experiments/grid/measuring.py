@@ -29,6 +29,7 @@ from expunge.metrics import logit_scaled_confidence, score_test
 from expunge.models import as_float, computes_in_bf16, device_name, load_model
 from expunge.randomness import stream
 from expunge.records import Trace
+from expunge.training import quickest_layout
 from expunge.unlearning import unlearn
 from expunge.update_log import UPDATES
 
@@ -166,7 +167,7 @@ class Stage:
         wanted = (header.spec.in_channels, header.spec.image_size, header.spec.image_size)
         if tuple(self.train.images.shape[1:]) != wanted or len(self.train.class_names) != header.spec.num_classes:
             raise InputError(f"{model} was not trained on images such as those of {dataset}")
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=quickest_layout(network))
         self.pixels = digests(self.train.images)
         self.test_pixels = digests(self.test.images)
         labels = torch.cat([self.train.labels, self.test.labels]).numpy().tobytes()

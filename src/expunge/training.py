@@ -130,7 +130,7 @@ def train(
     if recipe.augment != "none" and not are_images(examples.inputs):
         raise SettingError(f"augment={recipe.augment!r} is for images; take augment='none'")
     device, dtype = device_and_dtype(model)
-    masks, layout = mask_names(model), _layout(model)
+    masks, layout = mask_names(model), quickest_layout(model)
     examples = examples.to(device, dtype)
     batch_size = min(recipe.batch_size, len(examples))
     num_batches = len(examples) // batch_size
@@ -207,7 +207,7 @@ def train(
     return history
 
 
-def _layout(model: nn.Module) -> torch.memory_format:
+def quickest_layout(model: nn.Module) -> torch.memory_format:
     """Channels last, the quickest, unless oneDNN's 1×1 convolutions would write past their buffer.
 
     They do so in the backward pass of strided ones with few channels (github.com/uxlfoundation/oneDNN/issues/6035):

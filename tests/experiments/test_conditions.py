@@ -110,3 +110,17 @@ def test_readings_multiply_rows(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(kind):
             load_grid(path)
+
+
+def test_a_network_whose_narrow_convolutions_are_unsafe_in_channels_last_is_not_laid_out_so(stage: Stage) -> None:
+    # oneDNN writes past a buffer in the backward pass of strided 1 × 1 convolutions of fewer than 16 channels.
+    for network in (stage.network, Conditions(precision="bf16").network(stage.network)):
+        seen: list[torch.Tensor] = []
+        layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+        narrow = [layer for layer in layers if layer.kernel_size == (1, 1) and layer.in_channels == 8]
+        hook = narrow[0].register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        network(stage.resident["test"].inputs[:4])
+        hook.remove()
+        assert len(narrow) == 1
+        assert seen[0].is_contiguous()
+        assert all(layer.weight.is_contiguous() for layer in layers)
