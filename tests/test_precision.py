@@ -1,16 +1,21 @@
 """Steps in parts, and bfloat16."""
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 import expunge
+from expunge.cli.sources import tell_of_bf16
 from expunge.methods import METHODS, GradientMethod, make_method
+from expunge.models import computes_in_bf16, inference
+from expunge.trainer import train
 from tests.arrangements import arrange, state_bits
 from tests.conftest import expunge as run
 
@@ -20,14 +25,15 @@ GRADIENT = sorted(name for name, cls in METHODS.items() if issubclass(cls, Gradi
 @pytest.mark.parametrize("method", GRADIENT)
 def test_a_step_in_parts_is_the_step(method: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     arrangement = arrange(method, "layer_norm", tmp_path)
-    given: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-2, "weight_decay": 0.0}  # Adam turns rounding into steps
+    arrangement.model.double()  # steps amplify rounding
+    given: dict[str, Any] = {"optimizer": "sgd", "lr": 1e-2, "weight_decay": 0.0}  # Adam does so most
     whole, parts = (arrangement.run(**given, micro_batch_size=size) for size in (None, 2))
     assert parts.trace.steps == whole.trace.steps
     assert parts.trace.examples_seen == whole.trace.examples_seen
     if method in {"jit", "instance_wise"}:  # noise is drawn by the part
         return
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+        assert torch.allclose(one, other, rtol=0, atol=1e-9)
 
 
 def test_bf16_is_another_computation_with_the_same_weights() -> None:
@@ -64,3 +70,36 @@ def test_the_command_takes_the_precision_of_the_audit(trained: Path, tmp_path: P
     for done in (first, again):
         assert done.returncode in {0, 3}, done.stderr
         assert json.loads(done.stdout)["audit"]["device"].endswith("bf16")
+        assert ("bf16" in done.stderr) != computes_in_bf16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("quick", "precision"), [(True, "bf16"), (False, "fp32"), (False, "bf16")])
+def test_a_precision_that_is_slow_here_is_said_before_the_work(
+    quick: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inference, "computes_in_bf16", lambda device: quick)
+    slow = not quick and precision == "bf16"
+    net, data = nn.Linear(6, 3), TensorDataset(torch.rand(60, 6), torch.arange(60) % 3)
+    forget, test = (Subset(data, part) for part in (range(20), range(20, 60)))
+    method, audit = make_method("targeted", precision=precision), expunge.AuditSettings(precision=precision)
+    begun: list[str] = []
+    net.register_forward_pre_hook(lambda *_: begun.append("a pass"))
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: begun.append(str(message)))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: expunge.unlearn(net, forget, method=method),
+        lambda: expunge.audit(net, net, forget, test, settings=audit),
+        lambda: expunge.forget(net, forget, test=test, method="targeted", settings=audit),
+    )
+    for call in calls:
+        begun.clear()
+        with warnings.catch_warnings(action="always"):
+            call()
+        assert any("bf16" in line for line in begun[: begun.index("a pass")]) == slow
+    tell_of_bf16(torch.device("cpu"), None, precision)
+    said: list[str] = []
+    settings = {"epochs": 1, "width": 2, "precision": precision}
+    train("sample", "small_resnet", tmp_path / "run", settings=settings, device="cpu", announce=said.append)
+    assert len(said) == slow
+    assert [line for line in capsys.readouterr().err.splitlines() if "bf16" in line] == [
+        f"expunge: note: {line}" for line in said
+    ]

@@ -188,7 +188,10 @@ def test_targets_are_what_features_foretell_and_a_quantile_of_the_rest(
     residuals = scaled_confidence(taught, heldout.labels) - ahead[1]
     targets = ahead[0] + transported(order, forget.labels, residuals, heldout.labels)
     assert recognisable(own, forget.labels, unseen, heldout.labels)
-    assert not recognisable(found, forget.labels, unseen, heldout.labels)
+    most = 0.5 + (1 / 12 / 30 + 1 / 12 / 120) ** 0.5
+    one_tie = 1 / 30 / 26  # targets that are unseen φ: rounding to float32 puts one of them above its equal
+    reached = a1(found.numpy(), unseen.numpy(), forget.labels.numpy(), heldout.labels.numpy())
+    assert reached <= most + one_tie
     assert (found <= own + 1e-5).all()
     monkeypatch.setattr(_targets, "recognisable", lambda *_: False)
     expected = kept(own.double(), targets, forget.labels, unseen.double(), heldout.labels)

@@ -225,19 +225,6 @@ def test_a_training_whose_network_makes_tensors_as_it_runs_says_that_it_cannot_b
         run(9)
 
 
-@pytest.mark.parametrize(("quick", "precision"), [(True, "bf16"), (False, "fp32"), (False, "bf16")])
-def test_a_training_says_where_its_precision_is_slow(
-    quick: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = importlib.import_module("expunge.trainer")
-    monkeypatch.setattr(module, "computes_in_bf16", lambda device: quick)
-    said: list[str] = []
-    settings = {"epochs": 1, "width": 2, "precision": precision}
-    train_command("sample", "small_resnet", tmp_path / "run", settings=settings, device="cpu", announce=said.append)
-    assert [line for line in said if "bf16" in line] == said
-    assert len(said) == (not quick and precision == "bf16")
-
-
 def test_a_killed_training_is_gone_on_with_by_the_command(tmp_path: Path) -> None:
     options = ("train", "--data", "sample", "--model", "small_resnet", "--set", "width=4", "--set", "epochs=4")
     state = tmp_path / "state.pt"

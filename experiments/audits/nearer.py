@@ -3,12 +3,12 @@
     python -m experiments audit-nearer --num 64 --work runs/nearer
     python -m experiments audit-nearer --num 16 --work runs/nearer --targets
 
-Network and recipe are those of `full-audit`, on the embedded sample. For the 32 images of a draw it trains --num
-networks on all images, and twice as many without the 32: half of those are what the others are compared with, and half
-are a row of their own, the control. The originals then forget by either setting. Each model is a line of
+Network and recipe are those of `full-audit` in fp32, on the embedded sample. For the 32 images of a draw it trains
+--num networks on all images, and twice as many without the 32: half of those are what the others are compared with,
+and half are a row of their own, the control. The originals then forget by either setting. Each model is a line of
 results/audit/nearer.jsonl, written when it is done; what is there is not done again. Originals are kept in --work.
-`--targets` prints what U-LiRA sees of the targets themselves: a student a model, nothing is unlearned, and the guard
-against targets that are recognisable is in use.
+`--targets` prints what U-LiRA sees of the targets themselves: two students a model, the second of which is taught 10%
+of the retained images too. Nothing is unlearned, and the guard against targets that are recognisable is in use.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Bench:
         self.work, self.draw, self.data, self.test = work, draw, load_data("sample"), load_data("sample:test")
         self.forget = self.data.select(draw_ids(self.data, NUM_FORGET, draw))
         recipe, options = recipe_for("sample", "small_resnet")
-        self.recipe = replace(recipe, epochs=int(SETTINGS["epochs"]), precision="bf16")
+        self.recipe = replace(recipe, epochs=int(SETTINGS["epochs"]))
         self.spec = spec_for(self.data, "small_resnet", options)
         inputs = self.test.examples.inputs
         self.heldout = self.test.examples.take(calibration_side(inputs, SEED).nonzero()[:, 0])
@@ -111,14 +111,18 @@ class Bench:
         """The targets of an original's forgotten images, by their kind."""
         model, forget, heldout = self.original(j), self.forget.examples, self.heldout
         own, unseen = (scaled_confidence(logits_of(model, part.inputs), part.labels) for part in (forget, heldout))
-        order = ranks(own) + ranks(student_confidence(model, forget, heldout, torch.Generator().manual_seed(j)))
-        by_rank = transported(order, forget.labels, unseen, heldout.labels)
-        found = {
-            "own": own,
-            "ranks": by_rank,
-            "ranks, confident ones kept": kept(own, by_rank, forget.labels, unseen, heldout.labels),
-            "residuals": nearer(order, by_rank, model, forget, heldout, Recorder()),
-        }
+        found = {"own": own}
+        remain = self.data.without(self.forget)
+        retained = remain.select(draw_ids(remain, len(remain) // 10, self.draw)).examples
+        both = Examples(torch.cat([heldout.inputs, retained.inputs]), torch.cat([heldout.labels, retained.labels]))
+        for taught, told in ((heldout, ""), (both, ", the student taught 10% of the retained images too")):
+            order = ranks(own) + ranks(student_confidence(model, forget, taught, torch.Generator().manual_seed(j)))
+            by_rank = transported(order, forget.labels, unseen, heldout.labels)
+            found |= {
+                f"ranks{told}": by_rank,
+                f"ranks, confident ones kept{told}": kept(own, by_rank, forget.labels, unseen, heldout.labels),
+                f"residuals{told}": nearer(order, by_rank, model, forget, heldout, Recorder()),
+            }
         return {name: values.double().numpy() for name, values in found.items()}
 
 
@@ -131,6 +135,7 @@ def main() -> None:
     """Measures what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=64, help="models of each kind")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first: several machines can share them")
     parser.add_argument(
         "--draw", type=int, default=3, help="of the forgotten images; 0 to 2 were used to find the rule"
     )
@@ -141,7 +146,7 @@ def main() -> None:
     made, bench = origin("1 thread"), Bench(arguments.work, arguments.draw)
     rows = (REFERENCE, *(() if arguments.targets else (ORIGINAL, CONTROL, *METHODS)))
     done = {(line["draw"], line["row"], line["model"]) for line in lines()}
-    for j in range(arguments.num):
+    for j in range(arguments.first, arguments.num):
         for row in rows:
             if (bench.draw, row, j) not in done:
                 line = bench.measured(row, j)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from expunge.data import Examples
 from expunge.methods import GradientMethod
-from expunge.models import Classifier, as_float
+from expunge.models import Classifier, as_float, computes_in_bf16
 from expunge.randomness import stream
 from expunge.training import augmented, quickest_layout
 
@@ -103,7 +103,7 @@ def adam_moments(network: nn.Module, examples: Examples) -> dict[str, dict[str, 
     for _ in range(CARRIED_STEPS):
         index = torch.randint(len(examples), (128,), generator=draws).to(examples.labels.device)
         images = examples.inputs[index].contiguous(memory_format=layout)
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=computes_in_bf16(images.device)):
             logits = as_float(network(images))
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits, examples.labels[index]).backward()

@@ -18,7 +18,7 @@ from expunge.distributed import by_first
 from expunge.errors import caution
 from expunge.inputs import fitted
 from expunge.methods import Method, Needs
-from expunge.models import own_factory, unwrapped
+from expunge.models import device_and_dtype, own_factory, slow_in, unwrapped
 from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
@@ -79,7 +79,8 @@ def forget(
         seed: of everything random.
 
     Warns:
-        ExpungeWarning: each warning of the trace, each caveat of this audit alone, and what is in `left_out`.
+        ExpungeWarning: each warning of the trace, each caveat of this audit alone, and what is in `left_out`; before
+            the work, that bf16 is slow on this processor.
 
     Raises:
         ExpungeError: as `expunge.unlearn` and `expunge.audit`.
@@ -103,6 +104,7 @@ def forget(
     if test is not None:
         check_factory(settings, model)  # before the work, not after it
     sets = prepare(examples, test, retain)
+    caution(slow_in(settings.precision, device_and_dtype(model)[0]))
     given: dict[str, Any] = {"retain": retain} if Needs.RETAIN in chosen.needs else {}
     given |= {"test": test} if Needs.TEST in chosen.needs else {}
     given = {name: _counted(dataset, sets, name) for name, dataset in given.items() if dataset is not None}

@@ -17,7 +17,7 @@ from expunge.data import NAMED, ImageSet, digests, load_data, read_ids
 from expunge.errors import InputError, SettingError
 from expunge.files import check_unused, new_directory
 from expunge.methods import method_of
-from expunge.models import Header, ModelSpec, build, computes_in_bf16, enough_memory, save_checkpoint
+from expunge.models import Header, ModelSpec, build, enough_memory, save_checkpoint, slow_in
 from expunge.models.checkpoint import FILE_NAME
 from expunge.randomness import as_seed, seeded
 from expunge.training import Recipe, recipe_for
@@ -102,8 +102,8 @@ def train(
     where = device_named(device)
     images = load_data(data)
     recipe, options = _recipe(images.name.partition(":")[0], model, settings or {})
-    if recipe.precision == "bf16" and not computes_in_bf16(where):
-        announce("this processor has no instructions for bf16: precision=fp32 would be about ten times as quick")
+    for sentence in slow_in(recipe.precision, where):
+        announce(sentence)
     spec = spec_for(images, model, options)
     if empty := sorted(set(range(len(images.class_names))) - set(images.labels.tolist())):
         names = ", ".join(images.class_names[n] for n in empty[:5]) + ", …" * (len(empty) > 5)

@@ -45,6 +45,7 @@ from expunge.models import (
     own_factory,
     recomputing,
     refusing,
+    slow_in,
     split_logits_of,
     unwrapped,
 )
@@ -103,7 +104,7 @@ def unlearn(
             global random states of Python, NumPy and torch are put back afterwards.
 
     Warns:
-        ExpungeWarning: each warning of the trace.
+        ExpungeWarning: each warning of the trace; before the work, that bf16 is slow on this processor.
 
     Raises:
         SettingError: unknown method, an input that the method needs is missing, or one is given that it does not read.
@@ -154,6 +155,7 @@ def unlearn(
     model = fit.around(model)
     forget, retain, test, unlabelled = (fit.sets.get(n) for n in ("forget", "retain", "test", "unlabelled"))
     device, _ = device_and_dtype(model)
+    caution(slow_in(getattr(chosen, "precision", "fp32"), device))
     _check_finite(model, mask_names(model), InputError, "the model", "take another checkpoint")
 
     def on_epoch(epoch: Epoch) -> object:

@@ -40,7 +40,10 @@ def _measured(stage: Stage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, values[0]) for name, values in CONDITIONS.items()])
-def test_each_condition_is_another_cell_with_another_result(stage: Stage, name: str, value: object) -> None:
+def test_each_condition_is_another_cell_with_another_result(
+    stage: Stage, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.grid.conditions.CARRIED_STEPS", 30)
     plain, under = cell(), cell(**{name: value})
     assert plain.id != under.id
     first, second = _measured(stage), stage.measured(under)

@@ -44,6 +44,7 @@ from expunge.models import (
     fingerprint,
     in_precision,
     last_layer,
+    slow_in,
     unwrapped,
 )
 from expunge.randomness import as_seed
@@ -110,7 +111,7 @@ def audit(
 
     Warns:
         ExpungeWarning: each caveat of this audit alone, such as which examples it left out, labels that were matched
-            by name, and labels that the original contradicts.
+            by name, and labels that the original contradicts; before the work, that bf16 is slow on this processor.
 
     Raises:
         InputError: empty or mislabelled sets, more than a few examples in two sets, inputs that a model cannot take,
@@ -132,6 +133,7 @@ def audit(
     before, after = fit.around(before), fit.around(after)
     settings = settings or AuditSettings()
     settings = replace(settings, factory=fit.building(settings.factory))
+    caution(slow_in(settings.precision, device_and_dtype(before)[0]))
     evaluations = tuple(evaluate(model, sets, seed, settings.precision) for model in (before, after))
     check_no_sigmoid(before, sets.forget.inputs, evaluations[0].outputs["forget"].logits.shape[1])
     report = report_of(

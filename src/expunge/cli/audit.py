@@ -244,6 +244,7 @@ def run(
         notes_of,
         notes_on,
         shown,
+        tell_of_bf16,
         told,
         write_report,
     )
@@ -262,6 +263,7 @@ def run(
         raise InputError(f"{after} is another network than {sources.model}; an audit compares a model with itself")
     forgotten = forget_set(sources, header)
     images = shown(forgotten, with_images)
+    tell_of_bf16(where, precision)
     test, retain = (given_set(spec, sources, header) for spec in (sources.test, sources.retain))
     fit = fitted(original, {"forget": forgotten, "test": test, "retain": retain})
     sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(unlearned)

@@ -151,6 +151,7 @@ def run(
         notes_of,
         notes_on,
         shown,
+        tell_of_bf16,
         told,
         updates_of,
         write_report,
@@ -179,6 +180,7 @@ def run(
             notes.append("the model's file tells no recipe: it is retrained by the package's own; --set gives yours")
     forgotten = forget_set(sources, header)
     images = shown(forgotten, with_images)
+    tell_of_bf16(where, getattr(chosen, "precision", None), precision)
     retain, test = (given_set(spec, sources, header) for spec in (sources.retain, sources.test))
     unlabelled = given_set(sources.unlabelled, sources, header, labelled=False)
     notes += notes_of(forgotten, retain, test, unlabelled)

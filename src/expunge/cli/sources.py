@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from torch import nn
 
@@ -17,7 +18,7 @@ from expunge.data import Columns, ImageSet, RowSet, load_examples, load_unlabell
 from expunge.errors import MOST_SHOWN, ExpungeWarning, InputError, MissingExtraError, SettingError, printable
 from expunge.files import write_private
 from expunge.methods import method_of
-from expunge.models import Header, ModelSpec, build, load_model, own_fit
+from expunge.models import Header, ModelSpec, build, load_model, own_fit, slow_in
 from expunge.models.building import Classifier
 from expunge.models.checkpoint import checkpoint_path
 from expunge.models.texts import ARCHITECTURE as TEXTS
@@ -213,6 +214,13 @@ def loaded(sources: Sources) -> tuple[nn.Module, Header]:
     for each in (one for one in said if issubclass(one.category, ExpungeWarning) and is_first()):
         typer.echo(f"expunge: note: {printable(str(each.message), lines=False, most=MOST_SHOWN)}", err=True)
     return found
+
+
+def tell_of_bf16(where: torch.device, *precisions: str | None) -> None:
+    """Says on standard error that one of the precisions is slow there, where it is."""
+    for sentence in {sentence for precision in precisions for sentence in slow_in(precision or "fp32", where)}:
+        if is_first():
+            typer.echo(f"expunge: note: {sentence}", err=True)
 
 
 def directory_of(model: str) -> Path:

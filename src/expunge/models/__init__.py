@@ -41,6 +41,7 @@ from expunge.models.inference import (
     mask_names,
     not_finite,
     refusing,
+    slow_in,
     split_logits_of,
 )
 from expunge.models.loading import class_names_of, load_model
@@ -93,6 +94,7 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "says_calibration",
+    "slow_in",
     "split_logits_of",
     "undone_steps",
     "unwrapped",

@@ -218,9 +218,19 @@ def check_same_network(other: nn.Module, model: nn.Module) -> None:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is quicker there than fp32: on CPUs without instructions for it it takes about ten times as long."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every torch that we take
-    return device.type == "cuda" or (supported is not None and bool(supported()))
+    """Whether it has instructions for bf16. A CPU without them takes many times as long as in fp32."""
+    if device.type != "cpu":
+        return True
+    known = getattr(torch.cpu, "get_capabilities", None)  # not in every torch that we take
+    if known is None:
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    return any(there is True for name, there in known().items() if "bf16" in name)
+
+
+def slow_in(precision: str, device: torch.device) -> list[str]:
+    """What to know of a run in `precision` there: one sentence, or none."""
+    slow = precision == "bf16" and not computes_in_bf16(device)
+    return ["this processor has no instructions for bf16: precision=fp32 is many times as quick"] if slow else []
 
 
 def device_name(device: torch.device) -> str:
