@@ -296,10 +296,29 @@ def test_labels_within_a_dict_do_not_reach_the_model() -> None:
     assert expunge.accuracy(Loss(), pairs) == expunge.accuracy(Text(), FULL)
 
 
-def test_a_loader_that_draws_with_replacement_gives_what_it_drew() -> None:
+@pytest.mark.parametrize(
+    "how", [{"replacement": True}, {"num_samples": 12}, {"replacement": True, "num_samples": 12}], ids=str
+)
+def test_a_loader_that_draws_others_each_time_is_refused(how: dict[str, Any]) -> None:
+    """Nobody can tell which of its examples are to be forgotten."""
     data = TensorDataset(X, Y)
-    drawn = DataLoader(data, sampler=RandomSampler(data, replacement=True))
-    assert expunge.unlearn(Net(), drawn, method=METHOD).trace.num_forget < len(data)
+    for drawn in (
+        DataLoader(data, sampler=RandomSampler(data, **how)),
+        DataLoader(data, batch_sampler=Batches(RandomSampler(data, **how))),
+    ):
+        with pytest.raises(InputError, match=r"draws other examples each time; give its dataset"):
+            expunge.unlearn(Net(), drawn, method=METHOD)
+
+
+class Batches:
+    """A sampler's draws, as batches of four."""
+
+    def __init__(self, sampler: RandomSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[list[int]]:
+        drawn = list(self.sampler)
+        return iter([drawn[n : n + 4] for n in range(0, len(drawn), 4)])
 
 
 def many(num: int) -> tuple[list[Any], list[Any]]:

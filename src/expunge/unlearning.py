@@ -27,7 +27,9 @@ from expunge.metrics import parameter_change
 from expunge.models import (
     Adapted,
     calibration_seeds,
+    check_changeable,
     check_heads,
+    check_module,
     check_no_sigmoid,
     check_one_label,
     check_same_network,
@@ -146,8 +148,8 @@ def unlearn(
     ]
     if unused:
         raise SettingError(f"{chosen.name} does not use {' and '.join(unused)}: leave it out, or choose another method")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    check_module(model)
+    check_changeable(unwrapped(model))
     check_one_label(model)
     given = model
     fit = fitted(model, {"forget": forget, "retain": retain, "test": test, "unlabelled": unlabelled})

@@ -38,6 +38,7 @@ from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
 from expunge.models import (
+    check_module,
     check_no_sigmoid,
     device_and_dtype,
     device_name,
@@ -127,6 +128,8 @@ def audit(
     ('INCONCLUSIVE', 5, 0.0)
     """
     seed = as_seed(seed)
+    for model in (before, after):
+        check_module(model)
     fit = fitted(before, {"forget": forget, "test": test, "retain": retain})
     sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(after, trace)
     names = [sequence_of(getattr(fit.sets["forget"], name, None)) for name in ("class_names", "classes")]

@@ -1,6 +1,7 @@
 """Examples of any container as pairs of an input and a label: loaders, tables, dicts, tuples, streams."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -226,13 +227,19 @@ def _of_loader(loader: "DataLoader[Any]", name: str) -> Any:
         items = _of_stream(items, name)
     else:
         sampler: Any = loader.sampler
+        batches = loader.batch_sampler if type(loader.batch_sampler) is not BatchSampler else None
         whole = isinstance(sampler, SequentialSampler) or (
             isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(items)
         )
-        if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
-            sampler, whole = (n for batch in loader.batch_sampler for n in batch), False
-        if not whole:
-            items = Chosen(items, sorted({int(n) for n in sampler}))
+        if batches is not None or not whole:
+            drawn, again = (
+                {int(n) for n in (sampler if batches is None else chain.from_iterable(batches))} for _ in range(2)
+            )
+            if drawn != again:
+                raise InputError(
+                    f"the {name} set is a DataLoader that draws other examples each time; give its dataset"
+                )
+            items = Chosen(items, sorted(drawn))
     return items if loader.collate_fn is default_collate else Collated(items, loader.collate_fn)
 
 
