@@ -125,7 +125,7 @@ def forget(
         if test is None:
             return measurements, None, []
         audited = report_of(model, result.model, sets, found, class_names=own, settings=settings, seed=seed)
-        return measurements, audited, doubts_of(*found)
+        return measurements, audited, doubts_of(sets, *found)
 
     # By one process alone: reference models are trained for as long as a clock says, which tells each another time.
     (before, after), audited, doubts = by_first(measured)

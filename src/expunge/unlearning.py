@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from expunge.data import Examples, digests, materialise
 from expunge.data.examples import check_logits, check_steady
 from expunge.distributed import as_first_model, check_alike, processes, together
-from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
+from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_scale, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.inputs import fitted
 from expunge.method_inputs import calibration_examples, check_shared, retained_examples, unlabelled_examples
@@ -206,6 +206,10 @@ def unlearn(
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
         check_shared(task)
+        for name, part in (("retain", task.retain), ("test", task.calibration), ("unlabelled", task.unlabelled)):
+            inputs = part if isinstance(part, Tensor) or part is None else part.inputs
+            for doubt in () if inputs is None else doubts_of_scale(examples.inputs, inputs, name):
+                record.warn(doubt)
         try:
             with (
                 enough_memory(_memory_advice(chosen)),
