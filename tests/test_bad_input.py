@@ -489,6 +489,10 @@ ZEROS = torch.zeros(4, dtype=torch.int64)
     ("model", "forget", "error", "said"),
     [
         (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS + 0.5), InputError, "float"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS + 2.0), InputError, r"labels\.long\(\)"),
+        (NETWORKS["batch_norm"](), range(4), InputError, r"Subset\(training_data, numbers\)"),
+        (NETWORKS["batch_norm"](), ["a.png", "b.png"], InputError, r"Subset\(training_data, numbers\)"),
+        (NETWORKS["batch_norm"](), TensorDataset(IMAGES.byte(), ZEROS), InputError, "pixels are integers"),
         (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS.bool()), InputError, "bool"),
         (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS + 4), InputError, r"label 4 .* \[0, 4\)"),
         (NETWORKS["batch_norm"](), TensorDataset(IMAGES, ZEROS - 1), InputError, r"label -1 .* \[0, 4\)"),

@@ -20,12 +20,14 @@ from torch.utils.data import Dataset
 
 import expunge.data
 from expunge.data import (
+    Columns,
     ImageSet,
     check_disjoint,
     digests,
     download,
     draw_ids,
     load_data,
+    load_examples,
     load_unlabelled,
     materialise,
     read_ids,
@@ -820,7 +822,23 @@ def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(where: str, tmp_path:
         load_data(f"folder:{tmp_path}")
 
 
-@pytest.mark.parametrize("spec", ["", "mnist", "folder", "folder:", "cifar", "sample/train", "http://x/y"])
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [("photos", "folder"), ("table.CSV", "csv"), ("a b.parquet", "parquet"), ("x.safetensors", "safetensors")],
+)
+@pytest.mark.parametrize("columns", [Columns(), Columns(label="kind")], ids=["", "with columns"])
+def test_a_path_alone_is_told_what_it_would_be(path: str, meant: str, columns: Columns, tmp_path: Path) -> None:
+    place = tmp_path / path
+    place.write_text("") if place.suffix else place.mkdir()
+    with pytest.raises(InputError) as caught:
+        load_examples(str(place), columns=columns)
+    assert str(caught.value).endswith(f"give {meant}:{place}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec", ["x" * 5000, "a\0b", "", "mnist", "folder", "folder:", "cifar", "sample/train", "http://x/y"]
+)
 def test_unknown_data(spec: str) -> None:
     with pytest.raises(InputError, match="unknown data"):
         load_data(spec)

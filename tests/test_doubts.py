@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 import expunge
 from expunge.data import ImageSet, as_numbered, load_data
-from expunge.doubts import whole_classes
+from expunge.doubts import doubts_of_scale, whole_classes
 from expunge.errors import ExpungeWarning, InputError
 from expunge.methods import make_method
 from expunge.models import class_names_of, load_model
@@ -277,3 +277,55 @@ def test_models_of_several_labels_are_refused_with_what_to_do() -> None:
         assert expunge.unlearn(two, TensorDataset(X[:30], labels[:30, 0]), method=BRIEF).trace.steps
     with pytest.raises(InputError, match="no label 2"):
         expunge.TwoClasses(model, 2)(X)
+
+
+ROWS: dict[str, tuple[Tensor, bool]] = {
+    "as they are": (U, False),
+    "one class": (U[V == 0], False),
+    "in thousandths": (U * 1000, True),
+    "moved": (U + 100, True),
+}
+PICTURES = pixels(200).float() / 255
+IMAGES: dict[str, tuple[Tensor, Tensor, bool]] = {
+    "alike": (PICTURES[:40], PICTURES[40:], False),
+    "one of them": (PICTURES[:1], PICTURES[40:], False),
+    "bytes and floats": (pixels(40), PICTURES[40:], False),
+    "dark and bright": (PICTURES[:40] / 4, 0.6 + PICTURES[40:] / 3, False),
+    "in [0, 255]": (PICTURES[:40], 255 * PICTURES[40:], True),
+    "bytes and floats in [0, 255]": (pixels(40), 255 * PICTURES[40:], True),
+    "normalised": (PICTURES[:40], (PICTURES[40:] - 0.45) / 0.27, True),
+    "all normalised": ((PICTURES[:40] - 0.45) / 0.27, (PICTURES[40:] - 0.45) / 0.27, False),
+}
+
+
+@pytest.mark.parametrize("name", [*ROWS, *IMAGES])
+def test_inputs_on_another_scale_are_told(name: str) -> None:
+    forget, other, differ = (X[:40], *ROWS[name]) if name in ROWS else IMAGES[name]
+    for one, two in ((forget, other), (other, forget)):
+        assert len(list(doubts_of_scale(one, two, "test"))) == differ
+
+
+@pytest.mark.parametrize("label", range(10))
+def test_a_class_of_real_images_is_on_no_other_scale(label: int) -> None:
+    train, test = load_data("sample:train"), load_data("sample:test")
+    of_it = (train.labels == label).nonzero()[:, 0]
+    for num in (1, 3, 200):
+        assert not list(doubts_of_scale(train.images[of_it[:num]], test.images, "test"))
+
+
+@pytest.mark.parametrize("role", ["test", "retain", "unlabelled"])
+def test_a_set_on_another_scale_is_told_once_and_in_the_report(net: nn.Module, role: str) -> None:
+    method: Any = {"test": BRIEF, "retain": make_method("finetune", epochs=1), "unlabelled": "held_boundary"}[role]
+    given: dict[str, Any] = {"test": TensorDataset(U, V)} if role != "unlabelled" else {}
+    given |= {
+        role: {"test": TensorDataset(U * 1000, V), "retain": TensorDataset(X[40:] * 1000, Y[40:])}.get(role, U * 1000)
+    }
+    done = expunge.forget(net, TensorDataset(X[:40], Y[:40]), method=method, **given)
+    told = [line for line in done.trace.warnings if f"inputs of the {role} set are on another scale" in line]
+    assert len(told) == 1
+
+
+def test_retained_examples_that_the_model_does_not_know_are_told(net: nn.Module) -> None:
+    wrong = TensorDataset(X[40:], (Y[40:] + 1) % CLASSES)
+    with pytest.warns(ExpungeWarning, match=r"of the retained examples right"):
+        expunge.audit(net, net, TensorDataset(X[:40], Y[:40]), TensorDataset(U, V), retain=wrong)

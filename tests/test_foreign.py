@@ -445,10 +445,41 @@ def scripted() -> Any:
     return torch.jit.trace(Network(), IMAGES[:2])
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_scripted_models_are_told_what_to_give_instead() -> None:
-    with pytest.raises(InputError, match="TorchScript"):
-        unlearn(scripted(), FORGET, method="targeted")
+def exported() -> Any:
+    return torch.export.export(Network(), (IMAGES[:2],)).module()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_compiled_programs_are_told_what_to_give_instead() -> None:
+    frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).eval()))
+    for model, said in (
+        (scripted(), "TorchScript"),
+        (frozen, "TorchScript"),
+        (exported(), r"torch\.export"),
+        (nn.Sequential(exported()), r"torch\.export"),
+        (torch.export.export(Network(), (IMAGES[:2],)), "ExportedProgram"),
+    ):
+        for call in (
+            lambda model: unlearn(model, FORGET, method="targeted"),
+            lambda model: expunge.forget(model, FORGET, test=TEST, method="targeted"),
+        ):
+            with pytest.raises(InputError, match=said):
+                call(model)
+    pairs: tuple[tuple[Any, Any], ...] = ((exported(), Network()), (Network(), exported()), (Network(), "a path"))
+    for before, after in pairs:
+        with pytest.raises(InputError, match=r"export|Module"):
+            audit(before, after, FORGET, TEST)
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference_mode", "detach"])
+def test_a_forward_that_takes_no_gradients_is_told(how: str) -> None:
+    class Deployed(Network):
+        def forward(self, inputs: Tensor) -> Tensor:
+            with torch.set_grad_enabled(how == "detach"), torch.inference_mode(how == "inference_mode"):
+                return super().forward(inputs).detach()
+
+    with pytest.raises(SettingError, match="no_grad and detach out of the model's forward"):
+        unlearn(Deployed(), FORGET, method="targeted")
 
 
 @pytest.mark.parametrize(

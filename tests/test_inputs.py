@@ -296,10 +296,56 @@ def test_labels_within_a_dict_do_not_reach_the_model() -> None:
     assert expunge.accuracy(Loss(), pairs) == expunge.accuracy(Text(), FULL)
 
 
-def test_a_loader_that_draws_with_replacement_gives_what_it_drew() -> None:
+TABLES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "named label": lambda frame: (frame, "label"),
+    "a column beside": lambda frame: (frame.drop(columns="label"), frame["label"]),
+    "with_columns": lambda frame: expunge.with_columns(frame, [c for c in frame if c != "label"], "label"),
+    "a subset": lambda frame: Subset(
+        expunge.with_columns(frame, [c for c in frame if c != "label"], "label"), range(9)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_columns_in_another_order_are_refused_and_other_names_told(form: str) -> None:
+    """Which order is the model's nobody says: whoever is wrong would get other inputs in silence."""
+    given, frame = TABLES[form], FRAME.assign(label=Y.numpy())
+    test = pd.DataFrame(X.numpy() + 1, columns=list("abcdef")).assign(label=Y.numpy())
+    turned = test[["b", "a", "c", "d", "e", "f", "label"]]
+    with pytest.raises(InputError, match=r"columns a, b, c, d, e, f, and the test set b, a, c, d, e, f"):
+        expunge.forget(Net(), given(frame), test=given(turned), method=METHOD)
+    with pytest.raises(InputError, match=r"in the model's order"):
+        expunge.audit(Net(), Net(), given(frame), given(turned))
+    with pytest.warns(expunge.ExpungeWarning, match=r"by their places in the forget set: 'z' for 'a'"):
+        renamed = expunge.forget(Net(), given(frame), test=given(test.rename(columns={"a": "z"})), method=METHOD)
+    same = expunge.forget(Net(), given(frame), test=given(test), method=METHOD)
+    assert state_bits(renamed.model) == state_bits(same.model)
+    assert not any("places" in sentence for sentence in same.trace.warnings)
+
+
+@pytest.mark.parametrize(
+    "how", [{"replacement": True}, {"num_samples": 12}, {"replacement": True, "num_samples": 12}], ids=str
+)
+def test_a_loader_that_draws_others_each_time_is_refused(how: dict[str, Any]) -> None:
+    """Nobody can tell which of its examples are to be forgotten."""
     data = TensorDataset(X, Y)
-    drawn = DataLoader(data, sampler=RandomSampler(data, replacement=True))
-    assert expunge.unlearn(Net(), drawn, method=METHOD).trace.num_forget < len(data)
+    for drawn in (
+        DataLoader(data, sampler=RandomSampler(data, **how)),
+        DataLoader(data, batch_sampler=Batches(RandomSampler(data, **how))),
+    ):
+        with pytest.raises(InputError, match=r"draws other examples each time; give its dataset"):
+            expunge.unlearn(Net(), drawn, method=METHOD)
+
+
+class Batches:
+    """A sampler's draws, as batches of four."""
+
+    def __init__(self, sampler: RandomSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[list[int]]:
+        drawn = list(self.sampler)
+        return iter([drawn[n : n + 4] for n in range(0, len(drawn), 4)])
 
 
 def many(num: int) -> tuple[list[Any], list[Any]]:

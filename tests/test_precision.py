@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -75,7 +75,11 @@ def test_the_command_takes_the_precision_of_the_audit(trained: Path, tmp_path: P
 
 @pytest.mark.parametrize(("quick", "precision"), [(True, "bf16"), (False, "fp32"), (False, "bf16")])
 def test_a_precision_that_is_slow_here_is_said_before_the_work(
-    quick: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quick: bool,
+    precision: Literal["fp32", "bf16"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(inference, "computes_in_bf16", lambda device: quick)
     slow = not quick and precision == "bf16"

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import expunge
 from expunge.data import Columns, ImageSet, RowSet, load_examples
@@ -154,8 +155,6 @@ def make() -> torch.nn.Module:
 
 
 def test_columns_of_numbers_for_a_network_of_ones_own(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file(make().state_dict(), tmp_path / "w.safetensors")
     table = pd.DataFrame({"name": [f"r{n}" for n in range(20)], "a": range(20), "b": 0.5, "c": 1, "label": [0, 1] * 10})
     table.to_csv(tmp_path / "t.csv", index=False)
@@ -201,6 +200,56 @@ def test_images_in_a_parquet_file(tmp_path: Path) -> None:
     named = pd.DataFrame({"image": files, "label": [0, 1, 0, 1], "key": list("abcd")})
     named.to_parquet(tmp_path / "named.parquet")
     assert load_examples(f"parquet:{tmp_path}/named.parquet", columns=Columns(id="key")).ids == ("a", "b", "c", "d")
+
+
+def test_tables_whose_columns_have_another_order_are_refused(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": range(40), "b": 0.5, "c": 1, "label": [0, 1] * 20})
+    table[:20].to_csv(tmp_path / "forget.csv", index=False)
+    table[20:][["b", "a", "c", "label"]].to_csv(tmp_path / "test.csv", index=False)
+    model: list[str | Path] = ["--model", "py:tests.test_tables:make", "--weights", tmp_path / "w.safetensors"]
+    save_file(make().state_dict(), tmp_path / "w.safetensors")
+    sets: list[str | Path] = ["--forget", f"csv:{tmp_path}/forget.csv", "--test", f"csv:{tmp_path}/test.csv"]
+    command: list[str | Path] = ["forget", *model, *sets, "--method", "targeted", "--set", "epochs=1"]
+    done = run_expunge(*command, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "columns a, b, c, and the test set b, a, c: give both in the model's order" in done.stderr
+    assert not (tmp_path / "out").exists()
+    named = run_expunge(*command, "--input-columns", "b,a,c", "--out", tmp_path / "out")
+    assert named.returncode in {0, 3}, named.stderr
+
+
+BAD_CSV = {
+    "an index": (",a,label\n0,1.5,0\n1,2.5,1\n", "without a name.*index=False"),
+    "semicolons": ("a;b;label\n1;2;0\n", "separated by ';'"),
+    "tabs": ("a\tb\tlabel\n1\t2\t0\n", "separated by"),
+    "names for a model without": ("a,label\n1,cat\n2,dog\n", "labels in .* must be numbers, not 'cat'"),
+    "parts for labels": ("a,label\n1,0.5\n2,1\n", "must be numbers, not 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CSV)
+def test_what_a_csv_file_is_not_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    text, message = BAD_CSV[name]
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_examples(f"csv:{tmp_path}/t.csv", class_names=())
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_floats_are_numbers_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,label\n1,0.0\n2,2.0\n")
+    assert load_examples(f"csv:{tmp_path}/t.csv", class_names=()).labels.tolist() == [0, 2]
+
+
+def test_an_index_that_is_no_input_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",text,label\n0,a b,0\n1,c,1\n")
+    assert load_examples(f"csv:{tmp_path}/t.csv")[1] == ("c", 1)
+    (tmp_path / "n.csv").write_text(",a,b,label\n0,5,6,0\n1,7,8,1\n")
+    rows = load_examples(f"csv:{tmp_path}/n.csv", columns=Columns(inputs=("a", "b")))
+    assert rows[1][0].tolist() == [7.0, 8.0]
+    rows = load_examples(f"csv:{tmp_path}/n.csv", columns=Columns(id="Unnamed: 0"))
+    assert rows.ids == ("0", "1")
+    assert rows[1][0].tolist() == [7.0, 8.0]
 
 
 BAD: dict[str, tuple[dict[str, list[Any]], Columns, str]] = {

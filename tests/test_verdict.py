@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 import expunge
 from expunge.auditing import AuditSettings, audit
+from expunge.auditing.difficulty import fresh_copy
 from expunge.auditing.report import AuditReport
 from expunge.errors import InputError, SettingError
 from expunge.metrics.utility import accuracy_loss, class_losses
@@ -209,6 +210,15 @@ def test_each_reference_model_starts_anew_though_a_factory_hands_out_one_network
     with pytest.warns(expunge.ExpungeWarning):
         audit(model, model, *sets(), settings=AuditSettings(reference_minutes=5, factory=lambda: fresh))
     assert all(torch.equal(value, given[name]) for name, value in fresh.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_reference_models_of_half_precision_models_are_trained_in_float32(dtype: torch.dtype) -> None:
+    model = copy.deepcopy(networks()["memorised"]).to(dtype)
+    assert {p.dtype for p in fresh_copy(model).parameters()} == {torch.float32}
+    with pytest.warns(expunge.ExpungeWarning):
+        report = audit(model, model, *sets(), settings=AuditSettings(reference_minutes=5))
+    assert "reference models" in {attack.name for attack in report.attacks_before}
 
 
 def test_losses_are_those_of_the_score_test() -> None:

@@ -18,13 +18,60 @@ DEVIATIONS = 4.0
 WHOLE_CLASS = 20
 """Forgotten examples of one class, at least, that are taken for the whole of it where nothing else tells."""
 
+SAMPLED, LEAST_RANGE, FAR, MANY, LARGER = 256, 10, 0.5, 0.1, 8
+"""Examples and features that are looked at; examples that tell a range; how many widths outside of it are far; a share
+that is large; how many times as large is larger."""
+
 PRUNED = 0.05
 """Share of zeros in a weight from which on it is taken for pruned."""
 
 percent = partial("{:.0%}".format)
 
 
-def doubts_of_labels(logits: Tensor, labels: Tensor, test_accuracy: float | None = None) -> Iterator[str]:
+def doubts_of_scale(forget: Tensor, inputs: Tensor, name: str) -> Iterator[str]:
+    """Says so where the inputs of a set were preprocessed otherwise than the forgotten ones, as far as values tell.
+
+    Of images, one set has no negative values and the other has many, as after a Normalize, or far larger ones. Of
+    rows, the medians of most features lie far outside of the other set's range.
+
+    Args:
+        forget, inputs: shapes (N, ...) and (M, ...), of 8 bits or floating-point; others are not looked at.
+        name: the set's.
+    """
+    given = forget, inputs
+    if any(not (part.is_floating_point() or part.dtype == torch.uint8) for part in given):
+        return
+    one, other = (_sampled(part) for part in given)
+    if forget.ndim > 3:
+        negative = sorted(float((part < 0).float().mean()) for part in (one, other))
+        largest = sorted(float(part.abs().max()) for part in (one, other))
+        differ = (negative[0] == 0 and negative[1] > MANY) or largest[0] * LARGER < largest[1]
+    else:
+        differ = float((_outside(one, other) | _outside(other, one)).float().mean()) > 0.5
+    if differ:
+        yield (
+            f"inputs of the {name} set are on another scale than those of the forget set: give all sets the "
+            "preprocessing that the model was trained with"
+        )
+
+
+def _sampled(inputs: Tensor) -> Tensor:
+    """Some examples and features, float32 (n, d); bytes in [0, 1]."""
+    some = inputs[:: max(1, len(inputs) // SAMPLED)].flatten(1)
+    some = some[:, :: max(1, some.shape[1] // SAMPLED)].float().cpu()
+    return some / 255 if inputs.dtype == torch.uint8 else some
+
+
+def _outside(one: Tensor, other: Tensor) -> Tensor:
+    """By feature, whether the median of one is further outside of the other's range than `FAR` times its width."""
+    middle, low, high = one.median(0).values, other.amin(0), other.amax(0)
+    far = FAR * (high - low)
+    return ((middle < low - far) | (middle > high + far)) & (len(other) >= LEAST_RANGE)
+
+
+def doubts_of_labels(
+    logits: Tensor, labels: Tensor, test_accuracy: float | None = None, of: str = "forgotten"
+) -> Iterator[str]:
     """Says so where the original is wrong on its own training examples more often than can be.
 
     It should be right about as often as it is confident, and as often as on unseen examples.
@@ -33,6 +80,7 @@ def doubts_of_labels(logits: Tensor, labels: Tensor, test_accuracy: float | None
         logits: the original model's, shape (N, C).
         labels: int64, shape (N,).
         test_accuracy: on unseen examples, in [0, 1]; None where it is not known.
+        of: what these examples are called.
     """
     right = (logits.argmax(1) == labels).double()
     confidence = float(logits.double().softmax(1).amax(1).mean())
@@ -42,7 +90,7 @@ def doubts_of_labels(logits: Tensor, labels: Tensor, test_accuracy: float | None
         return
     unseen = "" if test_accuracy is None else f", {percent(test_accuracy)} of the test examples"
     yield (
-        f"the original model gets {percent(float(right.mean()))} of the forgotten examples right{unseen}, and is "
+        f"the original model gets {percent(float(right.mean()))} of the {of} examples right{unseen}, and is "
         f"{percent(confidence)} sure of what it says. It should know its own training examples: compare the numbers of "
         "the classes (folders are sorted as text, 10 before 2), the preprocessing and the weights with the training's"
         f"{''.join(_other_order(logits, labels, float(right.mean())))}"

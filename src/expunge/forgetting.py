@@ -18,7 +18,7 @@ from expunge.distributed import by_first
 from expunge.errors import caution
 from expunge.inputs import fitted
 from expunge.methods import Method, Needs
-from expunge.models import device_and_dtype, own_factory, slow_in, unwrapped
+from expunge.models import check_changeable, check_module, device_and_dtype, own_factory, slow_in, unwrapped
 from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
@@ -94,6 +94,8 @@ def forget(
     True
     """
     chosen = resolve(method, test is not None)
+    check_module(model)
+    check_changeable(model)
     fit = fitted(model, {"forget": examples, "test": test, "retain": retain, "unlabelled": unlabelled})
     more = list(fit.said)
     build = factory or (own_factory(model) if Needs.FACTORY in chosen.needs else None)
@@ -123,7 +125,7 @@ def forget(
         if test is None:
             return measurements, None, []
         audited = report_of(model, result.model, sets, found, class_names=own, settings=settings, seed=seed)
-        return measurements, audited, doubts_of(*found)
+        return measurements, audited, doubts_of(sets, *found)
 
     # By one process alone: reference models are trained for as long as a clock says, which tells each another time.
     (before, after), audited, doubts = by_first(measured)

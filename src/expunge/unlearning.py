@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from expunge.data import Examples, digests, materialise
 from expunge.data.examples import check_logits, check_steady
 from expunge.distributed import as_first_model, check_alike, processes, together
-from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_zeros, whole_classes
+from expunge.doubts import doubts_of_labels, doubts_of_layers, doubts_of_scale, doubts_of_zeros, whole_classes
 from expunge.errors import InputError, NonFiniteError, SettingError, caution, one_line
 from expunge.inputs import fitted
 from expunge.method_inputs import calibration_examples, check_shared, retained_examples, unlabelled_examples
@@ -27,7 +27,9 @@ from expunge.metrics import parameter_change
 from expunge.models import (
     Adapted,
     calibration_seeds,
+    check_changeable,
     check_heads,
+    check_module,
     check_no_sigmoid,
     check_one_label,
     check_same_network,
@@ -146,8 +148,8 @@ def unlearn(
     ]
     if unused:
         raise SettingError(f"{chosen.name} does not use {' and '.join(unused)}: leave it out, or choose another method")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    check_module(model)
+    check_changeable(unwrapped(model))
     check_one_label(model)
     given = model
     fit = fitted(model, {"forget": forget, "retain": retain, "test": test, "unlabelled": unlabelled})
@@ -204,6 +206,10 @@ def unlearn(
             unlabelled=unlabelled_examples(unlabelled, test, examples, record),
         )
         check_shared(task)
+        for name, part in (("retain", task.retain), ("test", task.calibration), ("unlabelled", task.unlabelled)):
+            inputs = part if isinstance(part, Tensor) or part is None else part.inputs
+            for doubt in () if inputs is None else doubts_of_scale(examples.inputs, inputs, name):
+                record.warn(doubt)
         try:
             with (
                 enough_memory(_memory_advice(chosen)),

@@ -29,7 +29,7 @@ from expunge.auditing.relearning import relearn
 from expunge.auditing.report import AuditReport, DifficultyCalibration, Relearning, with_caveats
 from expunge.auditing.settings import AuditSettings
 from expunge.data.examples import check_logits
-from expunge.doubts import doubts_of_labels, doubts_of_test_labels, whole_classes
+from expunge.doubts import doubts_of_labels, doubts_of_scale, doubts_of_test_labels, whole_classes
 from expunge.errors import InputError, caution
 from expunge.inputs import fitted
 from expunge.metrics.difficulty import Difficulty, difficulty_calibrated_scores
@@ -38,6 +38,7 @@ from expunge.metrics.scores import cross_entropy
 from expunge.metrics.utility import accuracy_loss, class_losses
 from expunge.metrics.verdict import ScoreTest, score_test
 from expunge.models import (
+    check_module,
     check_no_sigmoid,
     device_and_dtype,
     device_name,
@@ -127,6 +128,8 @@ def audit(
     ('INCONCLUSIVE', 5, 0.0)
     """
     seed = as_seed(seed)
+    for model in (before, after):
+        check_module(model)
     fit = fitted(before, {"forget": forget, "test": test, "retain": retain})
     sets = prepare(fit.sets["forget"], fit.sets["test"], fit.sets.get("retain")).uncalibrated(after, trace)
     names = [sequence_of(getattr(fit.sets["forget"], name, None)) for name in ("class_names", "classes")]
@@ -146,7 +149,7 @@ def audit(
         settings=settings,
         seed=seed,
     )
-    report = replace(report, caveats=(*report.caveats, *fit.said, *doubts_of(*evaluations)))
+    report = replace(report, caveats=(*report.caveats, *fit.said, *doubts_of(sets, *evaluations)))
     caution(report.cautions)
     return report
 
@@ -174,14 +177,19 @@ def _evaluate(model: nn.Module, sets: AuditSets, seed: int) -> Evaluation:
     return Evaluation(outputs=found, attacked=part, seconds=time.perf_counter() - started)
 
 
-def doubts_of(before: Evaluation, after: Evaluation) -> list[str]:
-    """What both models' outputs say against the labels, and the test accuracy without a class that is forgotten."""
+def doubts_of(held: AuditSets, before: Evaluation, after: Evaluation) -> list[str]:
+    """What speaks against labels and preprocessing, and the test accuracy without a class that is forgotten."""
     sets = {
         name: (torch.from_numpy(said.logits), torch.from_numpy(said.labels)) for name, said in before.outputs.items()
     }
-    said = list(doubts_of_labels(*sets["forget"])) or list(
-        doubts_of_labels(*sets["forget"], before.measurement.test_accuracy)
-    )
+    said: list[str] = []
+    for name, of in (("forget", "forgotten"), ("retain", "retained")):
+        if name in sets:
+            unseen = (None, before.measurement.test_accuracy)
+            found = (list(doubts_of_labels(*sets[name], accuracy, of)) for accuracy in unseen)
+            said += next((doubts for doubts in found if doubts), [])
+    for name in sets.keys() - {"forget"}:
+        said += doubts_of_scale(held.forget.inputs, held.by_name[name].inputs, name)
     said += doubts_of_test_labels(*sets["test"])
     retained = sets["retain"][1] if "retain" in sets else None
     whole = whole_classes(sets["forget"][1], retained, before.outputs["forget"].logits.shape[1])

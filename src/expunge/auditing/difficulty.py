@@ -17,7 +17,7 @@ from expunge.auditing.settings import AuditSettings
 from expunge.data import Examples, as_examples, check_disjoint
 from expunge.errors import ExpungeError, InputError
 from expunge.metrics.difficulty import Difficulty
-from expunge.models import built_by, copied
+from expunge.models import built_by, copied, widened
 from expunge.randomness import stream
 from expunge.training import Recipe, train
 
@@ -66,12 +66,12 @@ def _minutes(settings: AuditSettings) -> float:
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
-    """The same network with fresh random weights, from torch's global random state.
+    """The same network with fresh random weights, from torch's global random state; half-precision ones in float32.
 
     Raises `InputError` where a parameter belongs to a module without `reset_parameters`, or stays as it was: those that
     weights are computed from do.
     """
-    network, old = copied(model), dict(model.named_parameters())
+    network, old = widened(copied(model)), dict(widened(copied(model)).named_parameters())
     for name, module in network.named_modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:

@@ -306,7 +306,12 @@ def run(
             before=audited.before,
             after=audited.after,
             audit=audited,
-            notes=(*notes_on(sources, header), *notes_of(forgotten, test, retain), *fit.said, *doubts_of(*evaluations)),
+            notes=(
+                *notes_on(sources, header),
+                *notes_of(forgotten, test, retain),
+                *fit.said,
+                *doubts_of(sets, *evaluations),
+            ),
         )
         return write_report(temporary, report, images)
 

@@ -106,7 +106,9 @@ def _rows(rows: Given, header: Header, sources: Sources) -> RowSet:
     """Rows as the model takes them. Raises `InputError` where it does not."""
     takes_texts = header.spec.architecture == TEXTS
     if not isinstance(rows, RowSet) or rows.holds_texts != takes_texts or header.spec.image_size:
-        kind = "images" if not isinstance(rows, RowSet) else "texts" if rows.holds_texts else "numbers"
+        kind = "images" if not isinstance(rows, RowSet) else "numbers"
+        if isinstance(rows, RowSet) and rows.holds_texts:
+            kind = f"texts, in the column {rows.columns[0]!r}"
         takes = "texts" if takes_texts else "images" if header.spec.image_size else "numbers, as any py: model"
         raise InputError(f"{rows.name} holds {kind}, and the model takes {takes}: give such data")
     if not takes_texts:

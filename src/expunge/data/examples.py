@@ -175,7 +175,9 @@ def materialise(dataset: "Dataset[Any]", name: str, index: Iterable[int] | None 
         first = None
         for n, item in items_at(dataset, name, range(size) if index is None else index):
             if not isinstance(item, tuple | list) or len(item) != 2:
-                raise InputError(f"{name} example {n} is not a pair (input, label)")
+                number = isinstance(item, int | np.integer | str)
+                way = ": of numbers or ids, give torch.utils.data.Subset(training_data, numbers)" * number
+                raise InputError(f"{name} example {n} is not a pair (input, label){way}")
             value = _as_input(item[0], f"{name} example {n}", first)
             first = value if first is None else first
             labels.append(as_label(item[1], f"{name} example {n}"))
@@ -300,6 +302,7 @@ def as_label(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         way = {
             "bool": "; where True is class 1, give labels.astype(int)",
+            "float": "; if all are whole, give labels.long(), or labels.astype(int)",
             "str": '; number the names as the model does, such as labels.map({"cat": 0, "dog": 1})',
         }.get(type(value).__name__.removesuffix("_"), "")
         raise InputError(f"{name}: the label must be an integer class, not {type(value).__name__}{way}")

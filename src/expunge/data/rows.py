@@ -22,6 +22,9 @@ from expunge.files import is_regular
 LABELS = ("label", "labels", "target", "targets", "y", "cls", "class")
 """What the column of labels may be called where nobody says."""
 
+UNNAMED = "Unnamed: "
+"""What pandas calls a column without a name, before its position."""
+
 TABLES = {"csv", "parquet"}
 """Kinds of DATA that are tables."""
 
@@ -52,6 +55,7 @@ class RowSet(Dataset[tuple[Any, int]]):
         ids: one text id a row, unique.
         name: the DATA spec that it came from.
         notes: sentences on how they were read.
+        columns: which ones the inputs are, in their order.
     """
 
     inputs: Sequence[Any]
@@ -60,6 +64,7 @@ class RowSet(Dataset[tuple[Any, int]]):
     ids: tuple[str, ...] = field(repr=False)
     name: str
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.class_names), self.name)
@@ -131,6 +136,9 @@ def load_table(
     except Exception as error:  # pandas and what it reads with raise many types
         raise InputError(f"{name} is no {kind} file: {one_line(error)}") from error
     held = {str(column): table[column] for column in table.columns}
+    other = next((sign for sign in ";\t|" if kind == "csv" and len(held) == 1 and sign in next(iter(held))), None)
+    if other is not None:
+        raise InputError(f"{name} seems to be separated by {other!r}: write it with commas")
     lists = {key: value.tolist() for key, value in held.items()}
     return of_columns(lists, name, columns, class_names, labelled=labelled, **form)
 
@@ -178,12 +186,17 @@ def of_columns(
     left = ", ".join(repr(key) for key in inputs if key not in used)
     notes = (f"{used[0]!r} of {name} is the input, and {left} is not used",) if left else ()
     if kind == "text":
-        return RowSet(list(held[used[0]]), labels, names, ids, name, notes)
+        return RowSet(list(held[used[0]]), labels, names, ids, name, notes, tuple(used))
+    if not columns.inputs and any(key.startswith(UNNAMED) for key in used):
+        raise InputError(
+            f"{name} has a column without a name, as pandas writes its index: write it by to_csv(index=False), or say "
+            "by --input-columns what the input is"
+        )
     with np.errstate(over="ignore"):  # it is refused below
         numbers = torch.from_numpy(np.asarray([held[key] for key in used]).astype(np.float32).T.copy())
     if not bool(torch.isfinite(numbers).all()):
         raise InputError(f"{name} holds infinity, or numbers too large for float32; repair or remove the rows")
-    return RowSet(list(numbers), labels, names, ids, name)
+    return RowSet(list(numbers), labels, names, ids, name, columns=tuple(used))
 
 
 def _used(held: dict[str, list[Any]], name: str, named: bool) -> tuple[str, list[str]]:
@@ -242,7 +255,13 @@ def _bytes(value: Any) -> BytesIO | Path:
 def _labels(
     values: list[Any], name: str, own_names: tuple[str, ...], class_names: tuple[str, ...] | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Numbers of classes, int64 (N,), and the classes' names: the model's, or those of the data."""
+    """Numbers of classes, int64 (N,), and the classes' names: the model's, or those of the data.
+
+    A column of whole floats is one of integers, which a missing value made floats of. `class_names` of a model that has
+    none are empty, and numbers alone tell its classes.
+    """
+    if all(isinstance(value, float) and value.is_integer() for value in values):
+        values = [int(value) for value in values]
     if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
         numbered = torch.tensor([int(value) for value in values], dtype=torch.int64, device="cpu")
         generic = all(each in {str(n), f"LABEL_{n}"} for n, each in enumerate(class_names or ()))
@@ -251,6 +270,8 @@ def _labels(
             return numbered, names
         check_labels(numbered, len(own_names), name)
         values = [own_names[value] for value in values]
+    if class_names == () and not own_names:
+        raise InputError(f"the model has no class names, so the labels in {name} must be numbers, not {values[0]!r}")
     named = [normalize("NFC", str(value)) for value in values]  # accents can be written in two ways
     known = tuple(normalize("NFC", each) for each in class_names or own_names or sorted(set(named)))
     numbers = {each: n for n, each in enumerate(known)}

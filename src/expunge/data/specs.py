@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,8 @@ FORMS = (
     "fashion-mnist:train, folder:DIR, hf:NAME_OR_DIR:SPLIT, csv:FILE, parquet:FILE, safetensors:FILE or "
     "py:package.module:factory"
 )
+KINDS = TABLES | {"folder", "hf", "safetensors", "py"}
+"""What a DATA spec may begin with, apart from the named datasets."""
 
 
 def load_data(spec: str, **form: Any) -> ImageSet:
@@ -74,25 +77,36 @@ def load_examples(
         SettingError: there is no such split.
         InputError: there is no such data, or it is missing, damaged, empty, or of a class unknown to the model.
     """
+    _check_kind(spec)
     kind, _, rest = spec.partition(":")
     check_columns(kind, columns)
     form: dict[str, Any] = {"size": size, "channels": channels, "upright": upright}
-    if kind in TABLES and rest:
+    if kind in TABLES:
         return load_table(kind, rest, columns, class_names=class_names, labelled=labelled, **form)
     if kind in NAMED:
         if rest not in {"", "train", "test"}:
             raise SettingError(f"{kind} has the splits train and test, not {rest!r}")
         return _shared(NAMED[kind](rest or "train"), class_names)
-    if kind == "folder" and rest:
+    if kind == "folder":
         images = load_folder(rest, **form)
         return _numbered(images) if class_names == () else _to_classes(images, class_names)
-    if kind == "hf" and rest:
+    if kind == "hf":
         return load_huggingface(rest, columns, class_names, labelled=labelled, **form)
-    if kind == "safetensors" and rest:
+    if kind == "safetensors":
         return load_tensors(Path(rest), class_names)
-    if kind == "py" and rest:
-        return _shared(_from_factory(rest), class_names)
-    raise InputError(f"unknown data {spec!r}; give {FORMS} (named: {', '.join(NAMED)})")
+    return _shared(_from_factory(rest), class_names)
+
+
+def _check_kind(spec: str) -> None:
+    """Raises `InputError` for what is no DATA spec: a path alone is told what it would be."""
+    kind, _, rest = spec.partition(":")
+    if kind in NAMED or (kind in KINDS and rest):
+        return
+    path, lies = Path(spec), ""
+    with suppress(OSError, ValueError):  # a text may be too long for a path, or hold a NUL
+        lies = "folder" if path.is_dir() else path.suffix.lower().removeprefix(".") * path.is_file()
+    way = f"for what lies there, give {lies}:{spec}" if lies in KINDS else f"give {FORMS} (named: {', '.join(NAMED)})"
+    raise InputError(f"unknown data {spec!r}; {way}")
 
 
 def load_unlabelled(spec: str, **form: Any) -> ImageSet | RowSet:

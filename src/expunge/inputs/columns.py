@@ -1,6 +1,7 @@
 """Examples of any container as pairs of an input and a label: loaders, tables, dicts, tuples, streams."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     default_collate,
 )
 
@@ -27,12 +29,21 @@ ADVICE_TABLE = 'say which column is the label: (table, "kind")'
 
 
 class Pairs(Dataset[tuple[Any, Any]]):
-    """The items of an indexable, each as a pair of an input and a label. `is_table`: an input is cells of a table."""
+    """The items of an indexable, each as a pair of an input and a label.
+
+    `is_table`: an input is cells of a table; `columns` are their names, where they are one row of numbers.
+    """
 
     def __init__(
-        self, items: Any, pair: Callable[[Any], tuple[Any, Any]], given: Any, label: Any = None, is_table: bool = False
+        self,
+        items: Any,
+        pair: Callable[[Any], tuple[Any, Any]],
+        given: Any,
+        label: Any = None,
+        is_table: bool = False,
+        columns: tuple[str, ...] = (),
     ) -> None:
-        self.items, self.pair, self.is_table = items, pair, is_table
+        self.items, self.pair, self.is_table, self.columns = items, pair, is_table, columns
         self.ids = ids_of(given)
         self.class_names = _class_names(given, label)
 
@@ -143,8 +154,11 @@ def as_pairs(given: Any, model: nn.Module, name: str, *, labelled: bool = True) 
 
 
 def _as_pairs(items: Any, first: Any, given: Any, model: nn.Module, name: str, labelled: bool) -> tuple[Any, list[str]]:
-    if isinstance(given, Pairs) and given.is_table and _is_row(first[0], model):
-        return Pairs(given, lambda pair: (_row(pair[0]), pair[1]), given), []
+    whole = given
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    if isinstance(whole, Pairs) and whole.is_table and _is_row(first[0], model):
+        return Pairs(given, lambda pair: (_row(pair[0]), pair[1]), given, columns=tuple(first[0])), []
     if isinstance(given, Examples | Pairs):
         return given, []
     said: list[str] = []
@@ -153,14 +167,20 @@ def _as_pairs(items: Any, first: Any, given: Any, model: nn.Module, name: str, l
         cells = {key: value for key, value in first.items() if key != label}
         keep, said = _kept(cells, model, name)
         if _is_table(given) and _is_row(keep(first), model):
-            return Pairs(items, lambda item: (_row(keep(item)), None if label is None else item[label]), given), said
+            names = tuple(map(str, keep(first)))
+            return Pairs(
+                items, lambda item: (_row(keep(item)), None if label is None else item[label]), given, columns=names
+            ), said
         return Pairs(items, lambda item: (keep(item), None if label is None else item[label]), given, label), said
     if isinstance(first, tuple | list) and len(first) == 2 and isinstance(first[0], Mapping):
         keep, said = _kept({key: value for key, value in first[0].items() if key not in LABELS}, model, name)
         return Pairs(items, lambda item: (keep(item[0]), item[1]), given), said
     if isinstance(first, tuple | list) and len(first) > 2 and labelled:
         return _of_tuple(items, first, given, model, name)
-    return (given, []) if items is given else (Pairs(items, lambda item: item, given), [])
+    if items is given:
+        return given, []
+    beside = isinstance(given, tuple) and getattr(given[0], "ndim", 0) == 2 and hasattr(given[0], "iloc")
+    return Pairs(items, lambda item: item, given, columns=tuple(map(str, given[0].columns)) if beside else ()), []
 
 
 def first_of(batch: Any) -> Any:
@@ -226,13 +246,19 @@ def _of_loader(loader: "DataLoader[Any]", name: str) -> Any:
         items = _of_stream(items, name)
     else:
         sampler: Any = loader.sampler
+        batches = loader.batch_sampler if type(loader.batch_sampler) is not BatchSampler else None
         whole = isinstance(sampler, SequentialSampler) or (
             isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(items)
         )
-        if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
-            sampler, whole = (n for batch in loader.batch_sampler for n in batch), False
-        if not whole:
-            items = Chosen(items, sorted({int(n) for n in sampler}))
+        if batches is not None or not whole:
+            drawn, again = (
+                {int(n) for n in (sampler if batches is None else chain.from_iterable(batches))} for _ in range(2)
+            )
+            if drawn != again:
+                raise InputError(
+                    f"the {name} set is a DataLoader that draws other examples each time; give its dataset"
+                )
+            items = Chosen(items, sorted(drawn))
     return items if loader.collate_fn is default_collate else Collated(items, loader.collate_fn)
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Subset
 
-from expunge.data import as_numbered, names_of
+from expunge.data import RowSet, as_numbered, names_of
 from expunge.errors import InputError
 from expunge.inputs.columns import Collated, Pairs, as_pairs
 from expunge.inputs.packing import is_plain, packed
@@ -61,6 +62,7 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
             pairs[name], first, more = as_pairs(given, model, name, labelled=name != UNLABELLED)
             nested[name] = not is_plain(first) or _is_collated(pairs[name])
             said += more
+    said += _on_columns(pairs)
     numbered_by, names = _numbering(model, pairs)
     for name in [name for name in pairs if name != UNLABELLED]:
         pairs[name], more = as_numbered(pairs[name], names, name, numbered_by)
@@ -73,6 +75,38 @@ def fitted(model: nn.Module, sets: Mapping[str, Any]) -> Fitted:
     form, examples = packed(pairs, UNLABELLED, model)
     is_one = form.kind == "one" and form.call == "whole" and form.structure is LEAF
     return Fitted(examples, None if is_one else form, tuple(said))
+
+
+def _on_columns(sets: Mapping[str, Any]) -> list[str]:
+    """Sentences on tables whose columns are called otherwise than those of the first one: places count.
+
+    Raises:
+        InputError: a column has another place in another table. Which of both the model takes nobody says.
+    """
+    named = {name: columns for name, given in sets.items() if len(columns := _columns_of(given)) > 1}
+    said: list[str] = []
+    whose, own = next(iter(named.items()), ("", ()))
+    for name, columns in named.items():
+        if any(column in own and own.index(column) != n for n, column in enumerate(columns)):
+            raise InputError(
+                f"the {whose} set has the columns {', '.join(own)}, and the {name} set {', '.join(columns)}: give both "
+                "in the model's order (--input-columns, expunge.with_columns)"
+            )
+        others = [
+            f"{column!r} for {wanted!r}" for column, wanted in zip(columns, own, strict=False) if column != wanted
+        ]
+        if others:
+            said.append(
+                f"Columns of the {name} set were taken by their places in the {whose} set: {', '.join(others)}."
+            )
+    return said
+
+
+def _columns_of(dataset: object) -> tuple[str, ...]:
+    """The names of the columns that are an input of numbers, in their order; () where it is something else."""
+    if isinstance(dataset, Subset):
+        return _columns_of(dataset.dataset)
+    return dataset.columns if isinstance(dataset, Pairs | RowSet) else ()
 
 
 def _numbering(model: nn.Module, sets: Mapping[str, Any]) -> tuple[str, Sequence[str]]:

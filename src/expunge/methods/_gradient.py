@@ -349,7 +349,10 @@ def paced_lr(
 def require_gradient(value: Tensor) -> None:
     """Raises `SettingError` where a loss depends on no parameter that may change."""
     if not value.requires_grad:
-        raise SettingError("the loss depends on no parameter that may change; set requires_grad on others")
+        raise SettingError(
+            "the loss depends on no parameter that may change: set requires_grad on others, or take no_grad and "
+            "detach out of the model's forward"
+        )
 
 
 def gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:

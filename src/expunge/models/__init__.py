@@ -22,7 +22,7 @@ from expunge.models.checkpoint import (
     says_calibration,
     undone_steps,
 )
-from expunge.models.copies import copied, own_copy
+from expunge.models.copies import check_changeable, check_module, copied, own_copy, widened
 from expunge.models.fingerprint import fingerprint
 from expunge.models.heads import check_heads
 from expunge.models.inference import (
@@ -63,7 +63,9 @@ __all__ = [
     "build",
     "built_by",
     "calibration_seeds",
+    "check_changeable",
     "check_heads",
+    "check_module",
     "check_no_sigmoid",
     "check_one_label",
     "check_same_network",
@@ -98,4 +100,5 @@ __all__ = [
     "split_logits_of",
     "undone_steps",
     "unwrapped",
+    "widened",
 ]

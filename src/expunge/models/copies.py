@@ -27,11 +27,17 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
-def own_copy(model: nn.Module) -> nn.Module:
-    """A deep copy to work on; half-precision weights are widened, since small steps would be rounded away.
+def check_module(model: object) -> None:
+    """Raises `InputError` for what is no module, and for a program of torch.export, which has no modes."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    kinds = (kind for module in model.modules() for kind in type(module).__mro__)
+    if any(kind.__module__.startswith("torch.export.") for kind in kinds):
+        raise InputError("the model is a program of torch.export; give the nn.Module that it was made of")
 
-    Raises `InputError` for a model that cannot be copied, or whose copy would not work alone.
-    """
+
+def check_changeable(model: nn.Module) -> None:
+    """Raises `InputError` for a module whose weights cannot be changed in a copy of it that works alone."""
     for module in model.modules():
         way = next((WAYS[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in WAYS), None)
         if way is not None:
@@ -41,12 +47,25 @@ def own_copy(model: nn.Module) -> nn.Module:
     if getattr(model.forward, "__func__", None) is nn.Module.forward:  # torch's own, which only raises
         inner = " or ".join(f"model.{name}" for name, _ in model.named_children())
         raise InputError(f"a {type(model).__name__} has no forward: give the network in it{', ' * bool(inner)}{inner}")
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """A deep copy to work on; half-precision weights are widened, since small steps would be rounded away.
+
+    Raises `InputError` for a model that cannot be copied, or as `check_changeable`.
+    """
+    check_changeable(model)
     try:
         own = copied(model)
     except Exception as error:  # the model's own code may run here, and raise anything
         raise InputError(f"the model cannot be copied ({one_line(error)}); give a plain nn.Module") from error
+    return widened(own)
+
+
+def widened(model: nn.Module) -> nn.Module:
+    """The model itself, with its half-precision weights in float32, where small steps are not rounded away."""
     halves = {torch.bfloat16, torch.float16}
-    if any(parameter.dtype in halves for parameter in own.parameters()):
-        for tensor in (*own.parameters(), *own.buffers()):
+    if any(parameter.dtype in halves for parameter in model.parameters()):
+        for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.float() if tensor.dtype in halves else tensor.data
-    return own
+    return model

@@ -129,8 +129,10 @@ def refusing(inputs: Tensor, where: str) -> Iterator[None]:
     except Exception as error:  # the model's own code runs here, and may raise anything
         if _is_of_memory(error):
             raise
-        shape = tuple(inputs.shape[1:])
-        raise InputError(f"{where}: the model cannot take inputs of shape {shape}: {one_line(error)}") from error
+        shape, way = tuple(inputs.shape[1:]), ""
+        if inputs.dtype == torch.uint8 and inputs.ndim > 2:
+            way = "; pixels are integers: give them by the transforms that the model was trained with"
+        raise InputError(f"{where}: the model cannot take inputs of shape {shape}: {one_line(error)}{way}") from error
 
 
 @contextmanager
