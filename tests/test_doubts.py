@@ -305,6 +305,21 @@ def test_inputs_on_another_scale_are_told(name: str) -> None:
         assert len(list(doubts_of_scale(one, two, "test"))) == differ
 
 
+def test_any_part_of_a_table_may_be_forgotten() -> None:
+    for column in range(X.shape[1]):
+        for part in (X[:, column].argsort()[:20], X[:, column].argsort()[-20:]):
+            assert not list(doubts_of_scale(X[part], U, "test"))
+            assert not list(doubts_of_scale(X[part, column, None], U[:, column, None], "test"))
+
+
+def test_a_scaled_table_is_told_beside_one_as_it_was() -> None:
+    ages = torch.randint(18, 80, (300, 1)).float()
+    table = torch.cat([ages, 3e4 + 1e4 * torch.randn(300, 1), torch.rand(300, 1)], 1)
+    scaled = (table - table.mean(0)) / table.std(0)
+    for one, two, differ in ((table, scaled, 1), (scaled, table, 1), (table, table, 0), (scaled, scaled, 0)):
+        assert len(list(doubts_of_scale(one[:40], two[40:], "test"))) == differ
+
+
 @pytest.mark.parametrize("label", range(10))
 def test_a_class_of_real_images_is_on_no_other_scale(label: int) -> None:
     train, test = load_data("sample:train"), load_data("sample:test")

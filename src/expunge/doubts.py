@@ -18,9 +18,11 @@ DEVIATIONS = 4.0
 WHOLE_CLASS = 20
 """Forgotten examples of one class, at least, that are taken for the whole of it where nothing else tells."""
 
-SAMPLED, LEAST_RANGE, FAR, MANY, LARGER = 256, 10, 0.5, 0.1, 8
-"""Examples and features that are looked at; examples that tell a range; how many widths outside of it are far; a share
-that is large; how many times as large is larger."""
+SAMPLED, LEAST_RANGE = 256, 10
+"""Examples and features that are looked at for their scale; rows that tell a range."""
+
+MANY, LARGER, NARROWER = 0.1, 8, 50
+"""A share that is large; how many times as large, or as narrow, values of one population are not."""
 
 PRUNED = 0.05
 """Share of zeros in a weight from which on it is taken for pruned."""
@@ -32,7 +34,7 @@ def doubts_of_scale(forget: Tensor, inputs: Tensor, name: str) -> Iterator[str]:
     """Says so where the inputs of a set were preprocessed otherwise than the forgotten ones, as far as values tell.
 
     Of images, one set has no negative values and the other has many, as after a Normalize, or far larger ones. Of
-    rows, the medians of most features lie far outside of the other set's range.
+    rows, most features are off (`_off_scale`).
 
     Args:
         forget, inputs: shapes (N, ...) and (M, ...), of 8 bits or floating-point; others are not looked at.
@@ -47,7 +49,7 @@ def doubts_of_scale(forget: Tensor, inputs: Tensor, name: str) -> Iterator[str]:
         largest = sorted(float(part.abs().max()) for part in (one, other))
         differ = (negative[0] == 0 and negative[1] > MANY) or largest[0] * LARGER < largest[1]
     else:
-        differ = float((_outside(one, other) | _outside(other, one)).float().mean()) > 0.5
+        differ = min(len(one), len(other)) >= LEAST_RANGE and float(_off_scale(one, other).float().mean()) > 0.5
     if differ:
         yield (
             f"inputs of the {name} set are on another scale than those of the forget set: give all sets the "
@@ -62,11 +64,17 @@ def _sampled(inputs: Tensor) -> Tensor:
     return some / 255 if inputs.dtype == torch.uint8 else some
 
 
-def _outside(one: Tensor, other: Tensor) -> Tensor:
-    """By feature, whether the median of one is further outside of the other's range than `FAR` times its width."""
-    middle, low, high = one.median(0).values, other.amin(0), other.amax(0)
-    far = FAR * (high - low)
-    return ((middle < low - far) | (middle > high + far)) & (len(other) >= LEAST_RANGE)
+def _off_scale(forget: Tensor, other: Tensor) -> Tensor:
+    """By feature, whether the two cannot be of one population, of which the forgotten may be any part.
+
+    The median of the forgotten is outside of the other's range by half of its width, or many of them are negative and
+    none of the others, or their range is far wider, or so much narrower that few parts are.
+    """
+    middle, low, high = forget.median(0).values, other.amin(0), other.amax(0)
+    own, width = forget.amax(0) - forget.amin(0), high - low
+    outside = (middle < low - width / 2) | (middle > high + width / 2)
+    signs = ((forget < 0).float().mean(0) > MANY) & (low >= 0)
+    return outside | signs | (own > LARGER * width) & (width > 0) | (width > NARROWER * own) & (own > 0)
 
 
 def doubts_of_labels(
