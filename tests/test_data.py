@@ -834,6 +834,9 @@ def test_a_path_alone_is_told_what_it_would_be(path: str, meant: str, columns: C
         load_examples(str(place), columns=columns)
     assert str(caught.value).endswith(f"give {meant}:{place}")
     assert "\n" not in str(caught.value)
+    (tmp_path / "make.py").write_text("")
+    with pytest.raises(InputError, match=r"give fashion-mnist:train, folder:DIR"):
+        load_examples(str(tmp_path / "make.py"))
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,13 @@ def test_columns_in_another_order_are_refused_and_other_names_told(form: str) ->
     assert not any("places" in sentence for sentence in same.trace.warnings)
 
 
+def test_two_columns_of_one_name_are_no_other_order() -> None:
+    twice, unseen = (pd.DataFrame((X + n).numpy(), columns=list("abcdde")) for n in range(2))
+    done = expunge.forget(Net(), (twice, pd.Series(Y.numpy())), test=(unseen, pd.Series(Y.numpy())), method=METHOD)
+    plain = expunge.forget(Net(), (X.numpy(), Y.numpy()), test=((X + 1).numpy(), Y.numpy()), method=METHOD)
+    assert state_bits(done.model) == state_bits(plain.model)
+
+
 @pytest.mark.parametrize(
     "how", [{"replacement": True}, {"num_samples": 12}, {"replacement": True, "num_samples": 12}], ids=str
 )

@@ -188,7 +188,7 @@ def doubts_of(held: AuditSets, before: Evaluation, after: Evaluation) -> list[st
             unseen = (None, before.measurement.test_accuracy)
             found = (list(doubts_of_labels(*sets[name], accuracy, of)) for accuracy in unseen)
             said += next((doubts for doubts in found if doubts), [])
-    for name in sets.keys() - {"forget"}:
+    for name in [name for name in sets if name != "forget"]:
         said += doubts_of_scale(held.forget.inputs, held.by_name[name].inputs, name)
     said += doubts_of_test_labels(*sets["test"])
     retained = sets["retain"][1] if "retain" in sets else None

@@ -105,7 +105,9 @@ def _check_kind(spec: str) -> None:
     path, lies = Path(spec), ""
     with suppress(OSError, ValueError):  # a text may be too long for a path, or hold a NUL
         lies = "folder" if path.is_dir() else path.suffix.lower().removeprefix(".") * path.is_file()
-    way = f"for what lies there, give {lies}:{spec}" if lies in KINDS else f"give {FORMS} (named: {', '.join(NAMED)})"
+    way = f"give {FORMS} (named: {', '.join(NAMED)})"
+    if lies in KINDS - {"hf", "py"}:
+        way = f"for what lies there, give {lies}:{spec}"
     raise InputError(f"unknown data {spec!r}; {way}")
 
 

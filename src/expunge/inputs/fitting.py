@@ -87,7 +87,7 @@ def _on_columns(sets: Mapping[str, Any]) -> list[str]:
     said: list[str] = []
     whose, own = next(iter(named.items()), ("", ()))
     for name, columns in named.items():
-        if any(column in own and own.index(column) != n for n, column in enumerate(columns)):
+        if columns != own and any(column in own and own.index(column) != n for n, column in enumerate(columns)):
             raise InputError(
                 f"the {whose} set has the columns {', '.join(own)}, and the {name} set {', '.join(columns)}: give both "
                 "in the model's order (--input-columns, expunge.with_columns)"
