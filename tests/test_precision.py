@@ -107,3 +107,16 @@ def test_a_precision_that_is_slow_here_is_said_before_the_work(
     assert [line for line in capsys.readouterr().err.splitlines() if "bf16" in line] == [
         f"expunge: note: {line}" for line in said
     ]
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [({}, False), ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False)]
+    + [({"neon": True, name: True}, True) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")],
+)
+def test_a_processor_says_whether_it_computes_in_bf16(
+    there: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "any", **there}, raising=False)
+    assert computes_in_bf16(torch.device("cpu")) == expected
+    assert computes_in_bf16(torch.device("cuda"))

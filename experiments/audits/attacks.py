@@ -227,7 +227,7 @@ def attacks_table() -> str:
     head = ["model", "audits", *FALSE_ALARMS, "any", "PASS / FAIL / INCONCLUSIVE"]
     of = f"{NUM_FORGET} forgotten; {', '.join(KINDS)}; 95% intervals"
     number = 1 + max(line["draw"] for line in found if line["kind"] != DRAWN)
-    return sourced(markdown(head, rows), found[-1], of, f"`python -m experiments audit-attacks --num {number}`")
+    return sourced(markdown(head, rows), found, of, f"`python -m experiments audit-attacks --num {number}`")
 
 
 def _share(hits: int, num: int) -> str:

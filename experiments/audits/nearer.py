@@ -200,7 +200,7 @@ def nearer_table() -> str:
     num = max(len(scores_of(int(row[0]), REFERENCE)) for row in rows)
     of = f"U-LiRA against {num} retrained networks; {NUM_FORGET} forgotten; verdicts of the rank test"
     return sourced(
-        markdown(head, rows), found[-1], of, f"`python -m experiments audit-nearer --num {num} --work runs/nearer`"
+        markdown(head, rows), found, of, f"`python -m experiments audit-nearer --num {num} --work runs/nearer`"
     )
 
 

@@ -99,4 +99,4 @@ def unlabelled_table() -> str:
         rows.append([kind, f"{number:,}", f"{lost.mean:.1f}{spread}", f"{right:.0f}", f"{steps:.0f}", str(lost.n)])
     head = ["unlabelled images", "number", "test points lost", "still right, %", "steps", "n"]
     of = f"`held_boundary`, {SIZE} forgotten; means with 95% intervals"
-    return sourced(markdown(head, rows), found[-1], of, "`python -m experiments unlabelled`")
+    return sourced(markdown(head, rows), found, of, "`python -m experiments unlabelled`")

@@ -18,7 +18,7 @@ from expunge.distributed import by_first
 from expunge.errors import caution
 from expunge.inputs import fitted
 from expunge.methods import Method, Needs
-from expunge.models import check_changeable, check_module, device_and_dtype, own_factory, slow_in, unwrapped
+from expunge.models import check_changeable, device_and_dtype, own_factory, slow_in, unwrapped
 from expunge.records import Measurement, Trace
 from expunge.report.record import Report
 from expunge.unlearning import resolve, unlearn
@@ -94,7 +94,6 @@ def forget(
     True
     """
     chosen = resolve(method, test is not None)
-    check_module(model)
     check_changeable(model)
     fit = fitted(model, {"forget": examples, "test": test, "retain": retain, "unlabelled": unlabelled})
     more = list(fit.said)

@@ -29,7 +29,6 @@ from expunge.models import (
     calibration_seeds,
     check_changeable,
     check_heads,
-    check_module,
     check_no_sigmoid,
     check_one_label,
     check_same_network,
@@ -148,7 +147,6 @@ def unlearn(
     ]
     if unused:
         raise SettingError(f"{chosen.name} does not use {' and '.join(unused)}: leave it out, or choose another method")
-    check_module(model)
     check_changeable(unwrapped(model))
     check_one_label(model)
     given = model

@@ -37,7 +37,8 @@ def check_module(model: object) -> None:
 
 
 def check_changeable(model: nn.Module) -> None:
-    """Raises `InputError` for a module whose weights cannot be changed in a copy of it that works alone."""
+    """Raises `InputError` for what `check_module` refuses, and where a copy would not change, or not work alone."""
+    check_module(model)
     for module in model.modules():
         way = next((WAYS[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in WAYS), None)
         if way is not None:
@@ -52,9 +53,8 @@ def check_changeable(model: nn.Module) -> None:
 def own_copy(model: nn.Module) -> nn.Module:
     """A deep copy to work on; half-precision weights are widened, since small steps would be rounded away.
 
-    Raises `InputError` for a model that cannot be copied, or as `check_changeable`.
+    Raises `InputError` for a model that cannot be copied. `check_changeable` tells before what cannot be worked on.
     """
-    check_changeable(model)
     try:
         own = copied(model)
     except Exception as error:  # the model's own code may run here, and raise anything
